@@ -1,0 +1,136 @@
+"""Stage 1: which dataset, which encoder, how it is split."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from pipeline.config.schema import Frozen
+
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "f1", "mcc", "accuracy_f1"]
+
+
+class SplitNames(Frozen):
+    """The source's own names of its splits. Without ``dev`` (``test``) one is carved from train."""
+
+    train: str = "train"
+    dev: str | None = None
+    test: str | None = None
+
+
+class HubSource(Frozen):
+    """A dataset of the Hugging Face hub. ``revision`` pins a commit; otherwise it is resolved and recorded once."""
+
+    kind: Literal["hub"]
+    id: str
+    subset: str | None = None
+    revision: str | None = None
+    splits: SplitNames = SplitNames()
+
+
+class FileSource(Frozen):
+    """CSV, TSV, JSON-lines or Parquet files; ``package:NAME/path`` reads one that an installed package ships."""
+
+    kind: Literal["files"]
+    train: str
+    dev: str | None = None
+    test: str | None = None
+
+
+class SavedSource(Frozen):
+    """A folder written by ``datasets.DatasetDict.save_to_disk``."""
+
+    kind: Literal["saved"]
+    folder: str
+    splits: SplitNames = SplitNames()
+
+
+class Task(Frozen):
+    """A labelled text dataset: where it is, which columns are read, how it is scored.
+
+    Attributes:
+        name: short name used in addresses and tables.
+        text: one column, or two for sentence pairs.
+        label: the label column, integers or strings.
+        labels: label values in class order; by default the source's own class names, or the sorted values of train.
+        where: keep only the rows whose column has this value.
+        metric: the headline metric of tables; ``accuracy_f1`` is the mean of accuracy and F1, as for MRPC and QQP.
+
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    source: Annotated[HubSource | FileSource | SavedSource, Field(discriminator="kind")]
+    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
+    label: str = "label"
+    labels: tuple[int | str, ...] | None = None
+    where: dict[str, int | str] = {}
+    metric: Metric = "accuracy"
+
+
+@cache
+def known_tasks() -> dict[str, Any]:
+    """The tasks that can be named instead of described (``config/tasks.yaml``)."""
+    tasks = yaml.safe_load((Path(__file__).parent / "tasks.yaml").read_text())
+    return {name: {"name": name, **task} for name, task in tasks.items()}
+
+
+def _task_by_name(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in known_tasks():
+        from pipeline.config.problems import nearest
+
+        raise ValueError(
+            f"no task is called '{value}'{nearest(value, known_tasks())}; "
+            f"allowed: {', '.join(known_tasks())}, or a mapping with name, source, text and label"
+        )
+    return known_tasks()[value]
+
+
+class Model(Frozen):
+    """An encoder: a hub id, a local folder, or ``package:NAME/path`` for one that an installed package ships.
+
+    ``pretrained: false`` keeps the architecture and the tokenizer but draws every weight anew.
+    """
+
+    name: str
+    revision: str | None = None
+    pretrained: bool = True
+
+
+def _model_by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Prepare(Frozen):
+    """Stage 1. Input: a task and an encoder. Output: tokenised train / dev / test splits and a model snapshot.
+
+    ``dev`` and ``test`` are what is carved from train where the source has none: a share of it (below 1) or a number
+    of rows, stratified by label and drawn from ``seed``. ``test: null`` refuses a source without a test split.
+    """
+
+    revision: int = 1
+    task: Annotated[Task, BeforeValidator(_task_by_name)]
+    model: Annotated[Model, BeforeValidator(_model_by_name)]
+    max_length: Annotated[int | None, Field(ge=3)] = None
+    dev: Annotated[float, Field(gt=0)] = 0.1
+    test: Annotated[float | None, Field(gt=0)] = None
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _check(self) -> Prepare:
+        for name, size in (("dev", self.dev), ("test", self.test)):
+            if size is not None and size >= 1 and size != int(size):
+                raise ValueError(f"{name}: {size} is neither a share (below 1) nor a whole number of rows")
+        return self
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        where, _, rest = self.model.name.partition(":")
+        model = rest.split("/")[0] if where == "package" else Path(self.model.name).name
+        return f"{self.task.name}.{model}".lower()

@@ -1,0 +1,237 @@
+"""An experiment: one YAML file -> a grid of validated cells.
+
+``base`` is a partial config with the sections ``prepare``, ``distill`` and ``evaluate``. ``grids`` is a list of
+blocks; a block maps dotted keys to lists of values; a block is a product, the list a union. ``--set`` overrides a key
+in every block, and sweeps where it gives several values. A mapping given as a value is merged into what base has
+there, unless it names another ``name`` or ``kind``.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from pipeline.config.methods import Method
+from pipeline.config.problems import nearest, sentences, tag_of
+from pipeline.config.protocols import Evaluate, Protocol
+from pipeline.config.schema import Frozen
+from pipeline.errors import InputError
+
+SECTIONS = ("prepare", "distill", "evaluate")
+_TOP = ("base", "grids", "report")
+_KNOWN_AS = {"source.source": "prepare", "source": "distill", "": "evaluate"}
+
+
+class Report(Frozen):
+    """Stage 4: which of the paper's tables the results are laid out as.
+
+    Attributes:
+        table: ``table2`` (methods x tasks) or ``table3`` (steps and shots x tasks).
+        compare: pairs of row labels whose difference is reported with its 95 % interval.
+        paper: show the paper's own numbers beside ours, marked as the paper's.
+
+    """
+
+    table: Literal["table2", "table3"] = "table2"
+    compare: tuple[Annotated[tuple[str, ...], Field(min_length=2, max_length=2)], ...] = ()
+    paper: bool = True
+
+
+class Experiment(Frozen):
+    """A named grid of cells, in the order of the file; ``--index`` is a position in ``cells``."""
+
+    name: str
+    cells: tuple[Evaluate, ...]
+    report: Report = Report()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers (``1e-2`` is a number) and no key given twice."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [key.value for key, _ in node.value if key.value != "<<"]
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise InputError(f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; keep one")
+    loader.flatten_mapping(node)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
+    """Reads and validates an experiment.
+
+    Args:
+        path: the YAML file.
+        settings: ``dotted.key=value`` or ``dotted.key=v1,v2`` strings.
+
+    Raises:
+        InputError: every mistake of the file and the settings, one per line.
+
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = nearest(path.name, (p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
+        raise InputError(f"{path}: no such file{near}; give the path of an experiment, such as configs/quickstart.yaml")
+    try:
+        raw = yaml.load(path.read_text(), _Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    problems = _top_level(raw)
+    if problems:
+        raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
+    chosen = _chosen(settings)
+    unused = set(chosen)
+    blocks = _overridden(raw.get("grids") or [{}], chosen)
+    cells: dict[str, Evaluate] = {}
+    found: dict[str, None] = {}
+    for assignment in itertools.chain.from_iterable(_product(block) for block in blocks):
+        try:
+            given = _assigned(raw.get("base", {}), {k: v for k, v in assignment.items() if k not in chosen})
+            fitting = {k: v for k, v in assignment.items() if k in chosen and _fits(given, k)}
+            unused -= set(fitting)
+            cell = _cell(_assigned(given, fitting))
+            cells.setdefault(cell.model_dump_json(), cell)
+        except ValidationError as error:
+            found.update(dict.fromkeys(sentences(error, Evaluate, _KNOWN_AS)))
+        except InputError as error:
+            found[str(error)] = None
+    if not found:
+        found.update(dict.fromkeys(f"--set {key}: no cell of this experiment has that key" for key in sorted(unused)))
+    try:
+        report = Report.model_validate(raw.get("report") or {})
+    except ValidationError as error:
+        found.update(dict.fromkeys(sentences(error, Report, {"": "report"})))
+    if found:
+        raise InputError("\n".join(f"{path}: {problem}" for problem in found))
+    return Experiment(name=path.stem, cells=tuple(cells.values()), report=report)
+
+
+def _top_level(raw: Any) -> list[str]:
+    if not isinstance(raw, dict):
+        return [f"an experiment is a mapping with the keys {', '.join(_TOP)}"]
+    found = [
+        f"{key}: unknown key{nearest(str(key), _TOP)}; allowed: {', '.join(_TOP)}" for key in raw if key not in _TOP
+    ]
+    base = raw.get("base", {})
+    if not isinstance(base, dict):
+        found.append(f"base: a mapping with the keys {', '.join(SECTIONS)} is needed")
+    else:
+        found += [
+            f"base.{key}: unknown key{nearest(str(key), SECTIONS)}; allowed: {', '.join(SECTIONS)}"
+            for key in base
+            if key not in SECTIONS
+        ]
+        found += [f"base.{key}: a mapping is needed" for key in SECTIONS if not isinstance(base.get(key, {}), dict)]
+    grids = raw.get("grids") or []
+    if not isinstance(grids, list) or not all(isinstance(block, dict) for block in grids):
+        return [*found, "grids: a list of blocks is needed, each mapping dotted keys to lists of values"]
+    for key in {key for block in grids for key in block}:
+        found += _dotted(str(key))
+    found += [
+        f"grids: {key}: a list of values is needed, not {values!r}"
+        for block in grids
+        for key, values in block.items()
+        if not isinstance(values, list)
+    ]
+    return found
+
+
+def _dotted(key: str) -> list[str]:
+    section, _, rest = key.partition(".")
+    if section in SECTIONS and rest:
+        return []
+    return [f"{key}: not a dotted key{nearest(section, SECTIONS)}; allowed: {', '.join(s + '.…' for s in SECTIONS)}"]
+
+
+def _chosen(settings: Iterable[str]) -> dict[str, list[Any]]:
+    """The values of every ``--set``, by dotted key."""
+    chosen: dict[str, list[Any]] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        problems = _dotted(key)
+        if not equals or problems:
+            raise InputError(f"--set {setting}: {problems[0] if problems else 'dotted.key=value is needed'}")
+        value = yaml.load(text, _Loader) if text else None
+        several = isinstance(value, str) and "," in value
+        chosen[key] = [yaml.load(part, _Loader) for part in text.split(",")] if several else [value]
+    return chosen
+
+
+def _overridden(grids: list[dict[str, list[Any]]], chosen: dict[str, list[Any]]) -> list[dict[str, list[Any]]]:
+    """The blocks with every chosen key in place of what they say about it or anything below it."""
+    return [
+        {key: values for key, values in block.items() if not any(_within(key, new) for new in chosen)} | chosen
+        for block in grids
+    ]
+
+
+def _fits(raw: dict[str, Any], key: str) -> bool:
+    """Whether the cell's method or protocol has the key; a ``--set`` passes by the cells of other ones."""
+    for place, union in (("distill.method.", Method), ("evaluate.protocol.", Protocol)):
+        section, part = place.split(".")[:2]
+        given = raw[section].get(part)
+        if key.startswith(place) and isinstance(given, dict):
+            options = [m for m in typing.get_args(typing.get_args(union)[0]) if tag_of(m) == given.get("name")]
+            known = {name for option in options for name in option.model_fields}
+            misspelt = not any(
+                key[len(place) :].split(".")[0] in m.model_fields for m in typing.get_args(typing.get_args(union)[0])
+            )
+            return misspelt or key[len(place) :].split(".")[0] in known
+    return True
+
+
+def _within(key: str, other: str) -> bool:
+    return key == other or key.startswith(other + ".")
+
+
+def _product(block: Mapping[str, list[Any]]) -> Iterable[dict[str, Any]]:
+    for values in itertools.product(*block.values()):
+        yield dict(zip(block, values, strict=True))
+
+
+def _assigned(base: Mapping[str, Any], assignment: Mapping[str, Any]) -> dict[str, Any]:
+    """The raw sections of one cell: base with the assigned dotted keys."""
+    raw: dict[str, Any] = copy.deepcopy({section: base.get(section, {}) for section in SECTIONS})
+    for key, value in assignment.items():
+        *parents, last = key.split(".")
+        place = raw
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise InputError(f"{key}: {parent} is given as {place!r}; write it as a mapping to set {last}")
+        place[last] = _merged(place.get(last), value)
+    return raw
+
+
+def _cell(raw: Mapping[str, Any]) -> Evaluate:
+    distill = {**raw["distill"], "source": raw["prepare"]}
+    return Evaluate.model_validate({**raw["evaluate"], "source": distill})
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return copy.deepcopy(new)
+    if any(tag in new and new[tag] != old.get(tag) for tag in ("name", "kind")):
+        return copy.deepcopy(new)
+    return {key: _merged(old.get(key), new[key]) if key in new else old[key] for key in {**old, **new}}

@@ -1,0 +1,207 @@
+"""Stage 2: the ways to make a small set, one typed config each; the field ``name`` tells them apart."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from pipeline.config.data import Prepare
+from pipeline.config.schema import Frozen, runtime
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class LocalFile(Frozen):
+    """A file of the user's; it counts by its content."""
+
+    path: str
+
+
+def _file_by_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class Outer(Frozen):
+    """The outer loop: how the distilled set itself is optimised on real batches.
+
+    Attributes:
+        epochs: passes over the training split; ``steps``, where given, replaces them by a number of outer steps.
+        lr: step size of the input embeddings (the paper's α); the other learned tensors use it unless given their own.
+        max_grad_norm: one joint norm over all learned tensors; ``null`` does not clip.
+        bucket_by_length: sort by length inside blocks of 50 batches (faster; other batches than the paper's).
+
+    """
+
+    epochs: Count = 30
+    steps: Count | None = None
+    batch_size: Count = 32
+    bucket_by_length: bool = False
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: Positive = 1e-2
+    lr_labels: Positive | None = None
+    lr_attention: Positive | None = None
+    lr_learning_rates: Positive | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    scheduler: Literal["linear", "constant"] = "linear"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    max_grad_norm: Positive | None = 1.0
+
+
+class Validation(Frozen):
+    """Checkpoint selection while distilling.
+
+    Attributes:
+        split: ``dev``, or ``test`` to reproduce the published protocol (every table then says so), or ``none`` to
+            keep the last step.
+        every: outer steps between two validations; by default one epoch.
+        initialisations: fresh students per validation, each scored on all of ``examples``; the same ones every time,
+            so that two checkpoints are compared on equal draws.
+        examples: rows of the split that are scored, a fixed stratified draw; ``null`` scores all.
+        by: what is compared: mean cross-entropy (the paper) or accuracy.
+
+    """
+
+    split: Literal["dev", "test", "none"] = "dev"
+    every: Count | None = None
+    initialisations: Count = 20
+    examples: Count | None = None
+    by: Literal["loss", "accuracy"] = "loss"
+
+
+class DDAL(Frozen):
+    """Dataset distillation with attention labels (ACL 2023). Defaults are the published repository's.
+
+    Attributes:
+        shots: synthetic samples per class.
+        sequence_length: input embeddings per sample (S); every position is attended.
+        labels: ``hard`` one-hot and fixed; ``soft`` softmax of learned logits that start at one-hot; ``unrestricted``
+            learned reals that start at one-hot (the paper's SL).
+        attention_labels: none, the [CLS] query row, or all rows.
+        attention_weight: λ of the attention loss.
+        initialise: embeddings from N(0, 1) as published, or from real training samples.
+        warm_start: path of a ``distilled.h5`` of the same shape to start from.
+        steps: inner gradient-descent steps (T).
+        batch_shots: samples per class in one inner batch.
+        order: ``fixed`` cycles through blocks of the set; ``random`` draws an unstratified batch per step.
+        learning_rate_per_step: one learned step size per inner step, or a single one.
+        learning_rate_decay: with a single one, decay it linearly over the steps.
+        dropout: keep the encoder's dropout on in the inner loop.
+        precision: autocast of the forward passes (fp16 scales the loss).
+        estimator: how the hypergradient is computed.
+
+    """
+
+    name: Literal["ddal"]
+    revision: int = 1
+    shots: Count = 1
+    sequence_length: Count = 512
+    labels: Literal["hard", "soft", "unrestricted"] = "hard"
+    attention_labels: Literal["none", "cls", "all"] = "none"
+    attention_weight: Annotated[float, Field(ge=0)] = 1.0
+    initialise: Literal["noise", "real"] = "noise"
+    warm_start: Annotated[LocalFile | None, BeforeValidator(_file_by_path)] = None
+    steps: Count = 1
+    batch_shots: Count = 1
+    order: Literal["fixed", "random"] = "fixed"
+    learning_rate: Positive = 1e-2
+    learning_rate_per_step: bool = True
+    learning_rate_decay: bool = False
+    dropout: bool = False
+    outer: Outer = Outer()
+    validation: Validation = Validation()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    estimator: Literal["unroll"] = "unroll"
+
+    @model_validator(mode="after")
+    def _check(self) -> DDAL:
+        if self.shots % self.batch_shots:
+            raise ValueError(
+                f"batch_shots: {self.batch_shots} does not divide shots: {self.shots}; "
+                f"allowed: {', '.join(str(n) for n in range(1, self.shots + 1) if self.shots % n == 0)}"
+            )
+        if self.order == "fixed" and self.steps * self.batch_shots < self.shots:
+            raise ValueError(
+                f"{self.steps} steps of {self.batch_shots} samples per class never reach all of shots: {self.shots}; "
+                f"set batch_shots to at least {-(-self.shots // self.steps)} or steps to at least "
+                f"{self.shots // self.batch_shots}"
+            )
+        if self.learning_rate_decay and self.learning_rate_per_step:
+            raise ValueError("learning_rate_decay needs learning_rate_per_step: false (a single step size to decay)")
+        return self
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return f"ddal-{self.labels}-{self.attention_labels}.{self.shots}shot.{self.steps}step"
+
+
+class RandomReal(Frozen):
+    """Real training sentences drawn at random, ``shots`` per class: the first baseline of every table."""
+
+    name: Literal["random"]
+    revision: int = 1
+    shots: Count = 1
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return f"random.{self.shots}shot"
+
+
+class FullData(Frozen):
+    """The whole training split: what a distilled set is measured against."""
+
+    name: Literal["full"]
+    revision: int = 1
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return "full"
+
+
+class Majority(Frozen):
+    """One real sample of the most frequent training class, for the protocol that always answers it."""
+
+    name: Literal["majority"]
+    revision: int = 1
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return "majority"
+
+
+Method = Annotated[DDAL | RandomReal | FullData | Majority, Field(discriminator="name")]
+
+
+class Runtime(Frozen):
+    """How a cell runs; no part of its identity.
+
+    Attributes:
+        device: ``auto`` takes CUDA where there is one.
+        threads: CPU threads of torch; by default all cores. Results are bit-equal only at the same number.
+        save_seconds: longest time between two saves of a running cell.
+
+    """
+
+    device: str = "auto"
+    threads: Count | None = None
+    save_seconds: Annotated[float, Field(ge=0)] = 60.0
+
+
+class Distill(Frozen):
+    """Stage 2. Input: a prepared task. Output: ``distilled.h5`` and ``log.csv``."""
+
+    revision: int = 1
+    source: Prepare
+    method: Method
+    seed: int = 42
+    runtime: Runtime = runtime(Runtime())
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return f"{self.source.slug}.{self.method.slug}.seed{self.seed}"

@@ -1,0 +1,92 @@
+"""Turns validation errors into sentences: the dotted path, what was wrong, what is allowed, the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)``, or nothing where no allowed name is close."""
+    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def sentences(error: ValidationError, model: type[BaseModel], section: dict[str, str]) -> list[str]:
+    """One sentence per problem of ``error``.
+
+    Args:
+        error: what pydantic raised for ``model``.
+        model: the config that was validated.
+        section: longest-first prefixes of dotted paths and the names users know them by.
+
+    """
+    return [_sentence(problem, model, section) for problem in error.errors()]
+
+
+def _sentence(problem: Any, model: type[BaseModel], section: dict[str, str]) -> str:
+    names, parent = _walk(model, problem["loc"])
+    path = ".".join(names)
+    prefix = next((prefix for prefix in section if not prefix or f"{path}.".startswith(f"{prefix}.")), None)
+    if prefix is not None:
+        path = ".".join(part for part in (section[prefix], path[len(prefix) :].lstrip(".")) if part)
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        allowed = [] if parent is None else list(parent.model_fields)
+        key = names[-1]
+        return f"{path}: unknown key{nearest(key, allowed)}; allowed: {', '.join(a for a in allowed if a != 'source')}"
+    if kind == "missing":
+        return f"{path}: required, but not given"
+    if kind == "literal_error":
+        allowed = [word.strip().strip("'") for word in context["expected"].replace(" or ", ", ").split(",")]
+        return f"{path}: '{problem['input']}' is not allowed{nearest(str(problem['input']), allowed)}; allowed: {', '.join(allowed)}"
+    if kind == "union_tag_invalid":
+        allowed = [word.strip().strip("'") for word in context["expected_tags"].split(",")]
+        key = context["discriminator"].strip("'")
+        return f"{path}.{key}: '{context['tag']}' is not allowed{nearest(str(context['tag']), allowed)}; allowed: {', '.join(allowed)}"
+    if kind == "union_tag_not_found":
+        return f"{path}.{context['discriminator'].strip(chr(39))}: required, but not given"
+    if kind == "value_error":
+        return f"{path}: {context['error']}" if path else str(context["error"])
+    return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+
+
+def _walk(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
+    """The names a user wrote along ``loc`` (pydantic adds union tags) and the config that the last one belongs to."""
+    names: list[str] = []
+    current: type[BaseModel] | None = model
+    options: list[type[BaseModel]] = []
+    for position, part in enumerate(loc):
+        tagged = next((option for option in options if tag_of(option) == part), None)
+        if tagged is not None and position < len(loc):
+            current, options = tagged, []
+            continue
+        names.append(str(part))
+        if position == len(loc) - 1:
+            break
+        field = None if current is None else current.model_fields.get(str(part))
+        options = _models(field.annotation) if field is not None else []
+        current = options[0] if len(options) == 1 else None
+    return names, current
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        return [found for part in typing.get_args(annotation) for found in _models(part)]
+    return []
+
+
+def tag_of(model: type[BaseModel]) -> str | None:
+    """The value of a config's discriminator: its required one-value literal."""
+    for field in model.model_fields.values():
+        values = typing.get_args(field.annotation)
+        if field.is_required() and typing.get_origin(field.annotation) is typing.Literal and len(values) == 1:
+            return str(values[0])
+    return None

@@ -1,0 +1,59 @@
+"""What stage 1 leaves for the others: splits, model snapshot, manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from pipeline.data.tokenised import Split
+from pipeline.errors import InputError
+from pipeline.store.atomic import read_json
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared task on disk.
+
+    Files: ``train/ dev/ test/`` tokenised Arrow, ``model/`` the encoder with its tokenizer, ``manifest.json`` (task,
+    classes, sizes, class counts, hashes, usable positions, the parameters drawn anew per initialisation).
+    """
+
+    folder: Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The facts that stage 1 wrote down.
+
+        Raises:
+            InputError: stage 1 has not run.
+
+        """
+        found: dict[str, Any] | None = read_json(self.folder / "manifest.json")
+        if found is None:
+            raise InputError(
+                f"{self.folder}: not prepared; run stage 1 first: python -m pipeline.stage1_prepare CONFIG"
+            )
+        return found
+
+    @property
+    def classes(self) -> list[str]:
+        """The C class names in label order."""
+        return list(self.manifest["classes"])
+
+    @property
+    def model_folder(self) -> Path:
+        """The encoder's snapshot."""
+        return self.folder / "model"
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The encoder's own tokenizer."""
+        return AutoTokenizer.from_pretrained(self.model_folder, local_files_only=True)
+
+    def split(self, name: str) -> Split:
+        """One of "train", "dev", "test"."""
+        return Split.load(self.folder / name, self.tokenizer)

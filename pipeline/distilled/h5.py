@@ -1,0 +1,99 @@
+"""``distilled.h5``, format ``textdd/1``: readable with h5py alone, no pickle.
+
+Datasets (N samples, C classes, S positions, E embedding width, T inner steps):
+
+==================  =========================  ==========================================================
+``labels``          float32 [N, C]             as the loss uses them
+``label_ids``       int64 [N]                  the class each sample was made for
+``inputs_embeds``   float32 [N, S, E]          input embeddings, before positions and layer norm; or instead
+``token_ids``       int32 [N, length]          token ids, padded with -1
+``token_type_ids``  int32 [N, length]          segment ids, where the tokenizer makes them
+``attention_labels``  float32 [N, L, heads, Q, S]  logits; softmax over the last axis gives the labels
+``learning_rates``  float32 [T]                step sizes
+``batch_order``     int64 [T, batch]           rows of each inner step
+==================  =========================  ==========================================================
+
+Root attributes: ``format``; ``recipe`` and ``about``, both JSON texts. ``recipe`` is the student's recipe (name,
+attention_weight, order, dropout, precision); ``about`` holds the full config, the model (name, revision, hash of its
+embedding matrix), data hashes and split sizes, class names, selection and dev scores, seed, git revision, versions, time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from pipeline.distilled.set import DistilledSet, Recipe
+from pipeline.errors import InputError
+from pipeline.store.atomic import replacing
+
+FORMAT = "textdd/1"
+_TYPES = {
+    "labels": "<f4",
+    "label_ids": "<i8",
+    "inputs_embeds": "<f4",
+    "token_ids": "<i4",
+    "token_type_ids": "<i4",
+    "attention_labels": "<f4",
+    "learning_rates": "<f4",
+    "batch_order": "<i8",
+}
+
+
+def save(distilled: DistilledSet, path: str | Path) -> None:
+    """Writes the set; an older file at ``path`` stays whole until the new one is.
+
+    Raises:
+        StageError: the disk is full.
+
+    """
+    with replacing(Path(path)) as aside, h5py.File(aside, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["recipe"] = json.dumps(asdict(distilled.recipe))
+        file.attrs["about"] = json.dumps(distilled.about, ensure_ascii=False)
+        for name, kind in _TYPES.items():
+            tensor = getattr(distilled, name)
+            if tensor is not None:
+                values = tensor.detach().cpu().numpy().astype(kind)
+                large = values.size > 2**16
+                file.create_dataset(name, data=values, compression="gzip" if large else None, shuffle=large)
+
+
+def load(path: str | Path) -> DistilledSet:
+    """Reads a set onto the CPU.
+
+    Raises:
+        InputError: no such file, not a whole HDF5 file, not a distilled set, or one of another format.
+
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a distilled.h5 that stage 2 wrote")
+    try:
+        with h5py.File(path, "r") as file:
+            kind = file.attrs.get("format")
+            if kind != FORMAT:
+                raise InputError(
+                    f"{path}: its format is {kind!r}, not '{FORMAT}'; give a distilled.h5 that stage 2 wrote"
+                )
+            recipe, about = json.loads(file.attrs["recipe"]), json.loads(file.attrs["about"])
+            tensors = {name: _tensor(file[name]) for name in _TYPES if name in file}
+    except (OSError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: not a whole distilled set ({str(error).splitlines()[0]}); copy or make it again"
+        ) from error
+    absent = {"labels", "label_ids"} - tensors.keys()
+    if absent or ("inputs_embeds" in tensors) == ("token_ids" in tensors):
+        raise InputError(f"{path}: not a whole distilled set (it has: {', '.join(tensors)}); copy or make it again")
+    return DistilledSet(recipe=Recipe(**recipe), about=about, **tensors)
+
+
+def _tensor(dataset: Any) -> torch.Tensor:
+    values = np.asarray(dataset)
+    return torch.from_numpy(values.astype(np.int64) if values.dtype.kind == "i" else values)

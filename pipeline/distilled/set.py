@@ -1,0 +1,221 @@
+"""A distilled set in memory: what the inner loop trains on, and what a user does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.bilevel import InnerBatch, descend
+from pipeline.config import FineTune
+from pipeline.errors import InputError
+from pipeline.randomness import torch_generator
+from pipeline.students.encoder import Student, embedding_hash
+from pipeline.students.finetune import finetune
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is meant to learn from the set.
+
+    Attributes:
+        name: ``ddal`` (T plain gradient steps), ``finetune`` (AdamW), ``majority`` (nothing is trained).
+        attention_weight: λ.
+        order: ``fixed`` follows ``batch_order``; ``random`` draws a batch per step.
+        dropout: the encoder's dropout is on.
+        precision: autocast of the forward passes.
+
+    """
+
+    name: Literal["ddal", "finetune", "majority"]
+    attention_weight: float = 1.0
+    order: Literal["fixed", "random"] = "fixed"
+    dropout: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+@dataclass(frozen=True)
+class DistilledSet:
+    """N synthetic (or chosen) samples of C classes.
+
+    Exactly one of ``inputs_embeds`` and ``token_ids`` is given.
+
+    Attributes:
+        labels: [N, C] as the loss uses them.
+        label_ids: [N] the class each sample was made for.
+        recipe: how a student learns from it.
+        inputs_embeds: [N, S, E] input embeddings; the encoder still adds positions and normalises.
+        token_ids: [N, length] token ids, padded on the right with -1.
+        token_type_ids: [N, length] segment ids, where the tokenizer makes them.
+        attention_labels: [N, L, heads, Q, S] logits of the attention labels (softmax over the last axis).
+        learning_rates: [T] step sizes.
+        batch_order: [T, batch] rows of each inner step.
+        about: where it came from; plain JSON values (config, model, data, versions, scores).
+
+    """
+
+    labels: Tensor
+    label_ids: Tensor
+    recipe: Recipe
+    inputs_embeds: Tensor | None = None
+    token_ids: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    attention_labels: Tensor | None = None
+    learning_rates: Tensor | None = None
+    batch_order: Tensor | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert (self.inputs_embeds is None) != (self.token_ids is None)
+        assert self.labels.ndim == 2 and len(self.labels) == len(self.label_ids)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def steps(self) -> int:
+        """T, the number of inner steps; 0 for sets without step sizes."""
+        return 0 if self.learning_rates is None else len(self.learning_rates)
+
+    def to(self, device: torch.device | str) -> DistilledSet:
+        """The set with its tensors on ``device``."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+    def detached(self) -> DistilledSet:
+        """The set without any graph."""
+        return replace(
+            self, **{name: value.detach() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        )
+
+    def batch(self, step: int, order: Tensor | None = None) -> InnerBatch:
+        """What inner step ``step`` trains on; differentiable with respect to the set's tensors.
+
+        Args:
+            step: 0 … T-1.
+            order: [T, batch] rows, by default the set's own.
+
+        """
+        assert self.inputs_embeds is not None and self.learning_rates is not None and self.batch_order is not None
+        rows = (self.batch_order if order is None else order)[step]
+        attention = None if self.attention_labels is None else self.attention_labels[rows].softmax(dim=-1)
+        return InnerBatch(
+            self.inputs_embeds[rows],
+            self.labels[rows],
+            attention,
+            self.recipe.attention_weight,
+            self.learning_rates[step],
+        )
+
+    def inner_batches(self, seed: int = 0, index: int = 0) -> list[InnerBatch]:
+        """All T inner batches; with a random order, those drawn by (seed, index)."""
+        order = self.random_order(seed, index) if self.recipe.order == "random" else None
+        return [self.batch(step, order) for step in range(self.steps)]
+
+    def random_order(self, seed: int, index: int) -> Tensor:
+        """[T, batch] rows drawn by (seed, index) without replacement within a step, not stratified."""
+        assert self.batch_order is not None
+        size = self.batch_order.shape[1]
+        draws = [
+            torch.randperm(len(self), generator=torch_generator(seed, "inner batch", index, step))[:size]
+            for step in range(self.steps)
+        ]
+        return torch.stack(draws).to(self.labels.device)
+
+    def examples(self, rows: Any) -> dict[str, Tensor]:
+        """Rows as a batch for :func:`~pipeline.students.finetune.finetune`: inputs, mask, and ``labels`` [rows, C]."""
+        if self.inputs_embeds is not None:
+            return {"inputs_embeds": self.inputs_embeds[rows], "labels": self.labels[rows]}
+        assert self.token_ids is not None
+        ids = self.token_ids[rows]
+        longest = int((ids >= 0).sum(dim=1).max())
+        ids = ids[:, : -(-longest // 8) * 8]
+        pad = self.about.get("model", {}).get("pad_token_id") or 0
+        batch = {
+            "input_ids": torch.where(ids >= 0, ids, pad),
+            "attention_mask": (ids >= 0).long(),
+            "labels": self.labels[rows],
+        }
+        if self.token_type_ids is not None:
+            batch["token_type_ids"] = self.token_type_ids[rows][:, : ids.shape[1]]
+        return batch
+
+    def check_model(self, matrix: Tensor) -> None:
+        """Refuses an encoder whose embedding matrix is not the one the set was distilled with.
+
+        Raises:
+            InputError: another matrix; input embeddings mean nothing there.
+
+        """
+        made_for = self.about.get("model", {})
+        if self.inputs_embeds is not None and embedding_hash(matrix) != made_for.get("embedding_hash"):
+            raise InputError(
+                f"this set holds input embeddings of {made_for.get('name', 'another encoder')}; the given model has another "
+                f"embedding matrix, in which they mean nothing: load {made_for.get('name', 'that encoder')} instead"
+            )
+
+    def fine_tune(self, model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+        """Trains a Hugging Face ``…ForSequenceClassification`` on the set by its own recipe, in place.
+
+        Args:
+            model: the encoder the set was made for, with C outputs and a classifier of your choice.
+            seed: for random orders and dropout.
+
+        Returns:
+            The same model, trained and in eval mode.
+
+        Raises:
+            InputError: another embedding matrix, or another number of classes.
+
+        """
+        self.check_model(model.get_input_embeddings().weight)
+        if model.config.num_labels != self.labels.shape[1]:
+            raise InputError(
+                f"the model has {model.config.num_labels} outputs, the set {self.labels.shape[1]} classes; "
+                f"load it with num_labels={self.labels.shape[1]}"
+            )
+        attention = model.config._attn_implementation
+        model.set_attn_implementation("eager")
+        student = Student(model, [], dropout=self.recipe.dropout, precision=self.recipe.precision)
+        start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        here = self.to(model.device)
+        if self.recipe.name == "ddal":
+            trained = descend(
+                student, start, here.inner_batches(seed), dropping=lambda step: student.dropping(seed, step)
+            )
+        else:
+            trained = finetune(student, start, len(here), here.examples, FineTune(name="finetune"), seed)
+        student.install(trained)
+        model.set_attn_implementation(attention)
+        return model
+
+    @torch.no_grad()
+    def predict(
+        self,
+        model: PreTrainedModel,
+        texts: Sequence[str | tuple[str, str]],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        batch_size: int = 64,
+    ) -> list[str]:
+        """Class names that ``model`` gives to texts (or pairs of texts).
+
+        Args:
+            model: as returned by :meth:`fine_tune`.
+            texts: sentences, or (first, second) pairs for a pair task.
+            tokenizer: by default the one saved beside the model.
+            batch_size: texts per forward pass.
+
+        """
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(model.name_or_path)
+        classes = self.about.get("classes") or [str(label) for label in range(self.labels.shape[1])]
+        names: list[str] = []
+        for start in range(0, len(texts), batch_size):
+            chunk = [(text,) if isinstance(text, str) else text for text in texts[start : start + batch_size]]
+            columns = [list(column) for column in zip(*chunk, strict=True)]
+            batch = tokenizer(*columns, truncation=True, padding=True, return_tensors="pt").to(model.device)
+            names += [classes[label] for label in model(**batch).logits.argmax(dim=-1).tolist()]
+        return names

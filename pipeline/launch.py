@@ -1,0 +1,152 @@
+"""Cells x stages: what has to run, in which order, and what became of it.
+
+Knows the stages by name only and imports none of them before it runs one, so that ``status``, ``--dry-run`` and
+``--help`` need no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pipeline.config import Distill, Evaluate, Experiment, Prepare, load
+from pipeline.config.data import HubSource
+from pipeline.errors import InputError, StageError
+from pipeline.store import Cell, Store, locate
+
+StageName = Literal["prepare", "distill", "evaluate"]
+MODULES: dict[StageName, str] = {
+    "prepare": "pipeline.stage1_prepare",
+    "distill": "pipeline.stage2_distill",
+    "evaluate": "pipeline.stage3_evaluate",
+}
+
+
+def stage_config(cell: Evaluate, stage: StageName) -> Prepare | Distill | Evaluate:
+    """The config of one stage of a cell."""
+    return {"prepare": cell.source.source, "distill": cell.source, "evaluate": cell}[stage]
+
+
+def stage_cells(experiment: Experiment, store: Store, stage: StageName) -> list[Cell]:
+    """The artifacts of one stage, each once, in the order of the grid."""
+    cells = [store.cell(stage_config(cell, stage)) for cell in experiment.cells]
+    return list({cell.folder: cell for cell in cells}.values())
+
+
+def pin(experiment: Experiment, store: Store) -> Experiment:
+    """The experiment with every hub reference at a commit: the recorded one, or today's, which is then recorded.
+
+    Raises:
+        InputError: a revision was never recorded and the hub cannot be asked.
+
+    """
+    pinned = {}
+    for prepare in {cell.source.source.model_dump_json(): cell.source.source for cell in experiment.cells}.values():
+        task, model = prepare.task, prepare.model
+        if isinstance(task.source, HubSource):
+            source = task.source.model_copy(
+                update={"revision": _revision(store, "dataset", task.source.id, task.source.revision)}
+            )
+            task = task.model_copy(update={"source": source})
+        if locate(model.name) is None:
+            model = model.model_copy(update={"revision": _revision(store, "model", model.name, model.revision)})
+        pinned[prepare.model_dump_json()] = prepare.model_copy(update={"task": task, "model": model})
+    cells = []
+    for cell in experiment.cells:
+        distill = cell.source.model_copy(update={"source": pinned[cell.source.source.model_dump_json()]})
+        cells.append(cell.model_copy(update={"source": distill}))
+    return experiment.model_copy(update={"cells": tuple(cells)})
+
+
+def _revision(store: Store, kind: str, name: str, asked: str | None) -> str:
+    known = store.places.revision(kind, name, asked)
+    if known is None:
+        from pipeline.data.hub import resolve_revision
+
+        known = resolve_revision(kind, name, asked)
+        store.places.record(kind, name, asked, known)
+    return known
+
+
+@dataclass
+class Outcome:
+    """What a stage did: cells finished now, cells found done, cells that failed with their reasons."""
+
+    ran: int = 0
+    found: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run_stage(cells: Sequence[Cell], stage: StageName, store: Store) -> Outcome:
+    """Runs the cells of one stage that are not done, one after the other; a failing one does not stop the others."""
+    outcome = Outcome()
+    for number, cell in enumerate(cells, 1):
+        name = f"{stage} {number}/{len(cells)} {cell.folder.name}"
+        try:
+            cell.check()
+            if cell.state == "done":
+                outcome.found += 1
+                continue
+            print(f"\n{name}", file=sys.stderr)
+            _require_source(cell, store)
+            with cell.claim() as out:
+                importlib.import_module(MODULES[stage]).run(cell.config, out)
+            outcome.ran += 1
+        except (InputError, StageError) as error:
+            outcome.failed[name] = str(error)
+        except Exception as error:
+            traceback.print_exc()
+            outcome.failed[name] = f"{type(error).__name__}: {error}"
+        if name in outcome.failed:
+            print(f"{name}: failed: {outcome.failed[name]}", file=sys.stderr)
+    return outcome
+
+
+def _require_source(cell: Cell, store: Store) -> None:
+    if isinstance(cell.config, Prepare):
+        return
+    source = store.cell(cell.config.source)
+    if source.state != "done":
+        raise InputError(
+            f"needs {source.folder}, which is {source.state}{f': {reason}' if (reason := source.failure()) else ''}"
+        )
+
+
+def stage_command(stage: StageName) -> None:
+    """The command line of one numbered stage: ``python -m pipeline.stageN_… CONFIG [--index K] [--set key=value]``."""
+    import typer
+
+    def command(
+        config: Annotated[str, typer.Argument(help="the experiment's YAML file")],
+        index: Annotated[int | None, typer.Option(help="run one cell: its position in the full grid")] = None,
+        set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; several values sweep")] = None,
+        root: Annotated[str | None, typer.Option(help="folder of all artifacts (default: checkpoints)")] = None,
+    ) -> None:
+        store = Store(root)
+        experiment = load(config, set_ or [])
+        if index is not None:
+            if not 0 <= index < len(experiment.cells):
+                raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")
+            experiment = experiment.model_copy(update={"cells": (experiment.cells[index],)})
+        outcome = run_stage(stage_cells(pin(experiment, store), store, stage), stage, store)
+        print(
+            f"{stage}: {outcome.ran} done now, {outcome.found} done before, {len(outcome.failed)} failed",
+            file=sys.stderr,
+        )
+        if outcome.failed:
+            raise typer.Exit(1)
+
+    guarded(lambda: typer.run(command))
+
+
+def guarded(command: Callable[[], object]) -> None:
+    """Runs a command line; what the user can mend is one sentence on standard error and exit status 2."""
+    try:
+        command()
+    except (InputError, StageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,24 @@
+"""Ways to make a small set, one file each; all return a distilled set.
+
+``ddal`` attention labels (its outer loop), ``learned`` what it learns, ``checkpoint`` how it resumes; ``real`` sets of
+real training sentences.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config import DDAL, Distill
+from pipeline.data.prepared import Prepared
+from pipeline.distilled import DistilledSet
+
+
+def make(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
+    """Runs the method that ``config`` names; ``out`` is for its private progress."""
+    if isinstance(config.method, DDAL):
+        from pipeline.methods.ddal import distill
+
+        return distill(config, prepared, out)
+    from pipeline.methods.real import choose
+
+    return choose(config, prepared)

@@ -1,0 +1,69 @@
+"""The complete state of a running distillation on disk, and its log, cut back to that state."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.store.atomic import replacing, write_text
+
+FIELDS = (
+    "step",
+    "epoch",
+    "loss",
+    "gradient_norm",
+    "learning_rate",
+    "validation_loss",
+    "validation_accuracy",
+    "seconds",
+)
+
+
+class Checkpoint:
+    """``progress.pt`` (private to the cell) and ``log.csv`` (one row per outer step).
+
+    Rows reach the log only together with the state that follows them, so that a killed run neither repeats nor
+    misses one.
+    """
+
+    def __init__(self, folder: Path, every_seconds: float) -> None:
+        self._state_file = folder / "progress.pt"
+        self._log_file = folder / "log.csv"
+        self._every = every_seconds
+        self._rows: list[dict[str, Any]] = []
+        self._saved = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state, or ``None`` at the start; cuts the log back to it."""
+        if not self._state_file.exists():
+            write_text(self._log_file, ",".join(FIELDS) + "\n")
+            return None
+        state: dict[str, Any] = torch.load(self._state_file, weights_only=True)
+        with open(self._log_file, newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["seconds"] and int(row["step"]) <= state["step"]]
+        with replacing(self._log_file) as aside, open(aside, "w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(kept)
+        return state
+
+    def log(self, **row: Any) -> None:
+        """Adds a row; it is written with the next save."""
+        self._rows.append(row)
+
+    def due(self) -> bool:
+        """Whether the last save is longer ago than allowed."""
+        return time.monotonic() - self._saved >= self._every
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes the pending rows, then the state."""
+        with open(self._log_file, "a", newline="") as file:
+            csv.DictWriter(file, FIELDS).writerows(self._rows)
+        self._rows = []
+        with replacing(self._state_file) as aside:
+            torch.save(state, aside)
+        self._saved = time.monotonic()

@@ -1,0 +1,266 @@
+"""Dataset distillation with attention labels (Maekawa, Kobayashi, Funakoshi, Okumura, ACL 2023).
+
+The outer loop, one step of which is: draw a fresh classifier, train the student T gradient steps on the distilled set,
+measure its cross-entropy on a real batch, and move the set against the gradient of that through the T steps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import get_scheduler
+
+from pipeline.bilevel import descend, hypergradient
+from pipeline.config import DDAL, Distill, Outer, Validation
+from pipeline.data.prepared import Prepared
+from pipeline.data.tokenised import Split, TrainingOrder
+from pipeline.distilled import DistilledSet
+from pipeline.errors import InputError, StageError
+from pipeline.methods.checkpoint import Checkpoint
+from pipeline.methods.learned import LearnedSet, initial_tensors
+from pipeline.progress import bar
+from pipeline.randomness import derive
+from pipeline.students.device import pick_device
+from pipeline.students.encoder import Parameters, Student
+from pipeline.students.scoring import score
+
+_OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+def check(method: DDAL, manifest: dict[str, Any]) -> None:
+    """Refuses what this encoder or this task cannot do, before anything is computed.
+
+    Raises:
+        InputError: the sequence is longer than the encoder's usable positions, the classifier does not read the first
+            token, or dev has fewer rows than classes.
+
+    """
+    positions = manifest["positions"]
+    if positions is not None and method.sequence_length > positions:
+        raise InputError(
+            f"sequence_length: {method.sequence_length} is more than the {positions} usable positions of "
+            f"{manifest['model']['name']}; give at most {positions}"
+        )
+    if not manifest["reads_first_token"]:
+        raise InputError(
+            f"{manifest['architecture']} does not classify by its first token, so it cannot be a student of ddal; "
+            f"give an encoder such as BERT, or evaluate with {{name: finetune}}"
+        )
+    split, rows = method.validation.split, method.validation.examples
+    if split != "none" and min(manifest["sizes"][split], rows or math.inf) < len(manifest["classes"]):
+        raise InputError(
+            f"validation on {min(manifest['sizes'][split], rows or math.inf)} {split} rows for {len(manifest['classes'])} "
+            f"classes; give more rows (prepare.dev, validation.examples)"
+        )
+
+
+def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
+    """Learns the set; continues where a killed run left off, bit-equal on the same CPU and thread count.
+
+    Args:
+        config: stage 2's config with a ``ddal`` method.
+        prepared: stage 1's output.
+        out: the cell's folder; ``progress.pt`` and ``log.csv`` are written there.
+
+    Returns:
+        The selected set; ``about["selection"]`` says how and with what score.
+
+    Raises:
+        InputError: see :func:`check`.
+        StageError: the outer loss is no longer finite; the last good state is saved.
+
+    """
+    method = config.method
+    assert isinstance(method, DDAL)
+    check(method, prepared.manifest)
+    device = pick_device(config.runtime)
+    student = Student.load(
+        prepared.model_folder,
+        prepared.manifest["fresh_parameters"],
+        device,
+        dropout=method.dropout,
+        precision=method.precision,
+    )
+    learned = LearnedSet(method, len(prepared.classes), initial_tensors(method, prepared, student, config.seed))
+    run = _OuterLoop(method, learned, student, prepared.split("train"), config.seed)
+    validate = _Validator(method.validation, prepared, student, config.seed)
+    _loop(run, validate, Checkpoint(out, config.runtime.save_seconds))
+    selected = LearnedSet(method, len(prepared.classes), run.best.tensors).view()
+    return replace(selected.detached(), about={"selection": run.best.describe(method.validation)})
+
+
+@dataclass
+class _Best:
+    """The best state so far; without validation, the last one."""
+
+    step: int
+    score: float
+    loss: float | None
+    accuracy: float | None
+    tensors: dict[str, Tensor]
+
+    def describe(self, validation: Validation) -> dict[str, Any]:
+        """How this state was chosen; plain JSON values."""
+        facts = {"split": validation.split, "step": self.step}
+        if validation.split == "none":
+            return facts
+        return facts | {
+            "by": validation.by,
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "initialisations": validation.initialisations,
+            "examples": validation.examples,
+        }
+
+
+class _OuterLoop:
+    """Optimiser, schedule and best state of one distillation: all that a resumed run needs."""
+
+    def __init__(self, method: DDAL, learned: LearnedSet, student: Student, train: Split, seed: int) -> None:
+        outer = method.outer
+        self.method, self.learned, self.student, self.train, self.seed = method, learned, student, train, seed
+        self.order = TrainingOrder(train.lengths, outer.batch_size, seed, outer.bucket_by_length)
+        self.steps = outer.steps or outer.epochs * self.order.batches_per_epoch
+        self.optimizer = _optimizer(learned, outer)
+        self.scheduler = get_scheduler(
+            outer.scheduler, self.optimizer, int(outer.warmup_ratio * self.steps), self.steps
+        )
+        self.scaler = torch.amp.GradScaler(student.device.type, enabled=method.precision == "fp16")
+        self.step = 0
+        self.best = _Best(0, math.inf, None, None, learned.state())
+
+    def advance(self) -> tuple[float, float]:
+        """One outer step (DDAL, algorithm 1); returns the outer loss and the gradient norm before clipping.
+
+        Raises:
+            FloatingPointError: one of them is not finite; nothing was changed.
+
+        """
+        student, step = self.student, self.step
+        batch = self.train.batch(self.order.at(step), student.device)
+        theta_0 = student.initial(derive(self.seed, "outer step"), step)
+        inner = self.learned.view().inner_batches(self.seed, step)
+
+        def outer_loss(theta_T: Parameters) -> Tensor:
+            return F.cross_entropy(student.logits(theta_T, batch), batch["labels"])
+
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = hypergradient(
+            self.method.estimator,
+            student,
+            theta_0,
+            inner,
+            outer_loss,
+            scale=self.scaler.scale,
+            dropping=lambda inner_step: student.dropping(self.seed, step, inner_step),
+        ).item()
+        self.scaler.unscale_(self.optimizer)
+        limit = self.method.outer.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.learned.tensors.values(), limit).item()
+        if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
+            raise FloatingPointError(f"outer loss {loss}, gradient norm {norm}")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        self.step += 1
+        return loss, norm
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides what comes next."""
+        return {
+            "step": self.step,
+            "tensors": self.learned.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": vars(self.best),
+            "threads": torch.get_num_threads(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts a saved state back."""
+        self.step = state["step"]
+        self.learned.restore(state["tensors"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.best = _Best(**state["best"])
+
+
+def _optimizer(learned: LearnedSet, outer: Outer) -> torch.optim.Optimizer:
+    return _OPTIMIZERS[outer.optimizer](learned.groups(outer), lr=outer.lr, weight_decay=outer.weight_decay)
+
+
+def _loop(run: _OuterLoop, validate: _Validator, checkpoint: Checkpoint) -> None:
+    """Outer steps, validations and saves until the last step."""
+    saved = checkpoint.load()
+    if saved is not None:
+        run.restore(saved)
+        if saved["threads"] != torch.get_num_threads():
+            print(
+                f"resumed with {torch.get_num_threads()} threads instead of {saved['threads']}: not bit-equal to an unbroken run"
+            )
+    every = run.method.validation.every or run.order.batches_per_epoch
+    epoch_steps = run.order.batches_per_epoch
+    with bar(run.steps, "distill", "step", run.step) as shown:
+        while run.step < run.steps:
+            began = time.perf_counter()
+            try:
+                loss, norm = run.advance()
+            except FloatingPointError as error:
+                checkpoint.save(run.state())
+                raise StageError(
+                    f"step {run.step + 1}: {error}; the state before it is saved. "
+                    f"Try a smaller learning_rate or outer.lr, a longer outer.warmup_ratio, or precision: fp32"
+                ) from error
+            row = {"step": run.step, "epoch": (run.step - 1) // epoch_steps, "loss": loss, "gradient_norm": norm}
+            if run.step % every == 0 or run.step == run.steps:
+                row |= validate(run)
+            shown.set_postfix(loss=f"{loss:.3f}", best=f"{run.best.accuracy or math.nan:.3f}", refresh=False)
+            shown.update()
+            rate = run.learned.view().learning_rates
+            assert rate is not None
+            checkpoint.log(**row, learning_rate=rate.mean().item(), seconds=round(time.perf_counter() - began, 4))
+            if checkpoint.due() or run.step == run.steps:
+                checkpoint.save(run.state())
+
+
+class _Validator:
+    """Scores the current set with fresh students and keeps the best state.
+
+    Every initialisation sees all the validation rows, and the same initialisations are drawn every time: two states
+    are compared on equal draws (the public code shows each draw only a slice of the split).
+    """
+
+    def __init__(self, config: Validation, prepared: Prepared, student: Student, seed: int) -> None:
+        self.config, self.student, self.seed = config, student, derive(seed, "validation")
+        if config.split != "none":
+            split = prepared.split(config.split)
+            self.split = split.stratified(config.examples or len(split), seed, "validation rows")
+            self.batches = self.split.batches(student.device)
+
+    def __call__(self, run: _OuterLoop) -> dict[str, float]:
+        """Mean loss and accuracy of the current set; replaces ``run.best`` where it is better."""
+        if self.config.split == "none":
+            run.best = _Best(run.step, math.inf, None, None, run.learned.state())
+            return {}
+        distilled = run.learned.view().detached()
+        losses, accuracies = [], []
+        for index in range(self.config.initialisations):
+            theta_0 = self.student.initial(self.seed, index)
+            theta_T = descend(self.student, theta_0, distilled.inner_batches(self.seed, index))
+            logits = score(self.student, theta_T, self.batches)
+            losses.append(F.cross_entropy(logits, self.split.labels).item())
+            accuracies.append((logits.argmax(dim=-1) == self.split.labels).float().mean().item())
+        loss, accuracy = sum(losses) / len(losses), sum(accuracies) / len(accuracies)
+        merit = loss if self.config.by == "loss" else -accuracy
+        if merit < run.best.score:
+            run.best = _Best(run.step, merit, loss, accuracy, run.learned.state())
+        return {"validation_loss": loss, "validation_accuracy": accuracy}

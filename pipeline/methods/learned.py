@@ -1,0 +1,160 @@
+"""The learned tensors of DDAL and how they become a distilled set (DDAL, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.config import DDAL, Outer
+from pipeline.data.prepared import Prepared
+from pipeline.data.tokenised import Split
+from pipeline.distilled import DistilledSet, Recipe, load
+from pipeline.errors import InputError
+from pipeline.randomness import numpy_generator, torch_generator
+from pipeline.students.encoder import Student
+
+
+class LearnedSet:
+    """Leaf tensors with gradients, and the set that they parametrise.
+
+    ``tensors`` (N = C · shots, sample i is made for class i mod C, as published):
+
+    * ``inputs_embeds`` [N, S, E];
+    * ``labels`` [N, C]: logits of soft labels, or unrestricted labels; both start at one-hot; absent for hard labels;
+    * ``attention_labels`` [N, L, heads, Q, S]: logits, start at N(0, 1); absent without attention labels;
+    * ``learning_rates`` [T] or [1]: the step sizes before softplus.
+    """
+
+    def __init__(self, method: DDAL, classes: int, tensors: Mapping[str, Tensor]) -> None:
+        self.method = method
+        self.classes = classes
+        self.tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
+        device = self.tensors["inputs_embeds"].device
+        self._label_ids = torch.arange(classes * method.shots, device=device) % classes
+        self._one_hot = F.one_hot(self._label_ids, classes).float()
+        self._order = batch_order(method, classes).to(device)
+
+    def view(self) -> DistilledSet:
+        """The set as the student sees it, differentiable with respect to the leaves."""
+        method, tensors = self.method, self.tensors
+        labels = tensors.get("labels", self._one_hot)
+        rates = F.softplus(tensors["learning_rates"])
+        if not method.learning_rate_per_step:
+            steps = torch.arange(method.steps, device=rates.device)
+            rates = rates * (1 - steps / method.steps if method.learning_rate_decay else torch.ones_like(steps))
+        return DistilledSet(
+            labels=labels.softmax(dim=-1) if method.labels == "soft" else labels,
+            label_ids=self._label_ids,
+            recipe=Recipe("ddal", method.attention_weight, method.order, method.dropout, method.precision),
+            inputs_embeds=tensors["inputs_embeds"],
+            attention_labels=tensors.get("attention_labels"),
+            learning_rates=rates,
+            batch_order=self._order,
+        )
+
+    def groups(self, outer: Outer) -> list[dict[str, Any]]:
+        """Parameter groups of the outer optimiser, each with its own step size."""
+        rates = {
+            "inputs_embeds": outer.lr,
+            "labels": outer.lr_labels,
+            "attention_labels": outer.lr_attention,
+            "learning_rates": outer.lr_learning_rates,
+        }
+        return [{"params": [tensor], "lr": rates[name] or outer.lr} for name, tensor in self.tensors.items()]
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of the leaves."""
+        return {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Puts saved leaves back in place."""
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                tensor.copy_(state[name])
+
+
+def batch_order(method: DDAL, classes: int) -> Tensor:
+    """[T, C · batch_shots] rows of each inner step: blocks of the set, cycled."""
+    size = classes * method.batch_shots
+    blocks = torch.arange(classes * method.shots).view(-1, size)
+    return blocks[torch.arange(method.steps) % len(blocks)]
+
+
+def initial_tensors(method: DDAL, prepared: Prepared, student: Student, seed: int) -> dict[str, Tensor]:
+    """The leaves at outer step 0.
+
+    Raises:
+        InputError: there are no training samples of a class to start from, or the warm start has other shapes.
+
+    """
+    N, S = len(prepared.classes) * method.shots, method.sequence_length
+    if method.initialise == "real":
+        inputs = real_embeddings(method, prepared, student, seed)
+    else:
+        inputs = torch.randn(N, S, student.width, generator=torch_generator(seed, "initial embeddings"))
+    tensors = {"inputs_embeds": inputs}
+    if method.labels != "hard":
+        tensors["labels"] = torch.eye(len(prepared.classes)).repeat(method.shots, 1)
+    if method.attention_labels != "none":
+        L, heads = prepared.manifest["attention_layers"], prepared.manifest["attention_heads"]
+        shape = (N, L, heads, 1 if method.attention_labels == "cls" else S, S)
+        tensors["attention_labels"] = torch.randn(shape, generator=torch_generator(seed, "initial attention labels"))
+    steps = method.steps if method.learning_rate_per_step else 1
+    tensors["learning_rates"] = _inverse_softplus(torch.full((steps,), method.learning_rate))
+    if method.warm_start is not None:
+        tensors |= _warm(method.warm_start.path, method, tensors)
+    return {name: tensor.to(student.device) for name, tensor in tensors.items()}
+
+
+def real_embeddings(method: DDAL, prepared: Prepared, student: Student, seed: int) -> Tensor:
+    """[N, S, E] word embeddings of training samples drawn per class, padded with the padding token's.
+
+    Every position is attended, so rows of at least S tokens are drawn where the class has them; otherwise its longest.
+    """
+    train, S = prepared.split("train"), method.sequence_length
+    chosen = {label: _rows(train, label, method.shots, S, seed) for label in range(len(prepared.classes))}
+    matrix = student.embedding_matrix.cpu()
+    samples = []
+    for shot in range(method.shots):
+        for label in range(len(prepared.classes)):
+            ids = train.rows[int(chosen[label][shot])]["input_ids"][:S]
+            ids = ids + [prepared.tokenizer.pad_token_id] * (S - len(ids))
+            samples.append(matrix[torch.tensor(ids)])
+    return torch.stack(samples).float()
+
+
+def _rows(train: Split, label: int, shots: int, length: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    rows = np.flatnonzero(train.labels.numpy() == label)
+    if len(rows) < shots:
+        raise InputError(
+            f"class {label} has {len(rows)} training rows, too few for shots: {shots}; lower shots or use initialise: noise"
+        )
+    shuffled = numpy_generator(seed, "initial samples", label).permutation(rows)
+    long_first = np.argsort(-np.minimum(train.lengths[shuffled], length), kind="stable")
+    return np.asarray(shuffled[long_first][:shots])
+
+
+def _inverse_softplus(value: Tensor) -> Tensor:
+    return value + torch.log(-torch.expm1(-value))
+
+
+def _warm(path: str, method: DDAL, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = load(path)
+    given = {"inputs_embeds": found.inputs_embeds, "labels": found.labels, "attention_labels": found.attention_labels}
+    if method.labels == "soft":
+        given["labels"] = found.labels.clamp_min(1e-6).log()
+    if found.learning_rates is not None and method.learning_rate_per_step:
+        given["learning_rates"] = _inverse_softplus(found.learning_rates)
+    warm = {name: tensor for name, tensor in given.items() if tensor is not None and name in tensors}
+    for name, tensor in warm.items():
+        if tensor.shape != tensors[name].shape:
+            raise InputError(
+                f"warm_start {path}: its {name} are {list(tensor.shape)}, this config's {list(tensors[name].shape)}; "
+                f"use the same shots, sequence_length, steps and attention_labels"
+            )
+    return warm

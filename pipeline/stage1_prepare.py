@@ -1,0 +1,81 @@
+"""Stage 1, prepare: a task and an encoder -> tokenised splits, a model snapshot, a manifest.
+
+Needs the network for hub ids; everything after it works without.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config import Prepare
+from pipeline.data.loading import load_raw
+from pipeline.data.splits import carve
+from pipeline.data.tokenised import content_hash, tokenise
+from pipeline.errors import InputError
+from pipeline.progress import bar
+from pipeline.randomness import derive
+from pipeline.store.atomic import write_json
+from pipeline.students.snapshot import describe, load_encoder, save
+
+
+def run(config: Prepare, out: Path) -> None:
+    """Writes ``train/ dev/ test/``, ``model/`` and, last, ``manifest.json`` under ``out``.
+
+    Args:
+        config: with hub revisions resolved (see :func:`pipeline.launch.pin`).
+        out: the cell's folder.
+
+    Raises:
+        InputError: the data or the model cannot be used (see :mod:`pipeline.data.loading`,
+            :mod:`pipeline.students.snapshot`).
+
+    """
+    with bar(5, "prepare", "part") as shown:
+        raw = load_raw(config.task)
+        splits = carve(raw, config)
+        shown.update()
+        model, tokenizer, fresh = load_encoder(config.model, len(raw.classes), derive(config.seed, "encoder"))
+        student = describe(model, fresh)
+        limit = _length_limit(config, student["positions"], tokenizer.model_max_length)
+        shown.update()
+        manifest = {
+            "task": config.task.name,
+            "metric": config.task.metric,
+            "classes": raw.classes,
+            "model": {
+                "name": config.model.name,
+                "revision": config.model.revision,
+                "pad_token_id": tokenizer.pad_token_id,
+            },
+            "max_length": limit,
+            "sizes": {},
+            "class_counts": {},
+            "hashes": {},
+            **student,
+        }
+        for name, rows in splits.items():
+            tokens = tokenise(rows, config.task.text, tokenizer, limit)
+            tokens.save_to_disk(out / name)
+            labels = rows["label"][:]
+            manifest["sizes"][name] = len(labels)
+            manifest["class_counts"][name] = [labels.count(label) for label in range(len(raw.classes))]
+            manifest["hashes"][name] = content_hash(tokens)
+            shown.update()
+        save(model, tokenizer, out / "model")
+        write_json(out / "manifest.json", manifest)
+
+
+def _length_limit(config: Prepare, positions: int | None, tokenizer_limit: int) -> int:
+    """Tokens a row is truncated to: what was asked for, else the most that model and tokenizer take."""
+    most = min(positions or tokenizer_limit, tokenizer_limit)
+    if config.max_length is not None and config.max_length > most:
+        raise InputError(
+            f"max_length: {config.max_length} is more than the {most} usable positions of {config.model.name}; give at most {most}"
+        )
+    return min(config.max_length or most, 2**20)
+
+
+if __name__ == "__main__":
+    from pipeline.launch import stage_command
+
+    stage_command("prepare")

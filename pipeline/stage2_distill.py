@@ -1,0 +1,44 @@
+"""Stage 2, distill: a prepared task -> ``distilled.h5`` (and ``log.csv``) by the method that the config names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.config import Distill
+from pipeline.data.prepared import Prepared
+from pipeline.distilled import save
+from pipeline.methods import make
+from pipeline.store import Store
+from pipeline.store.provenance import provenance
+
+
+def run(config: Distill, out: Path) -> None:
+    """Writes ``distilled.h5`` under ``out``; a run that was killed goes on from ``progress.pt``.
+
+    Raises:
+        InputError: the method cannot be used with this task or encoder.
+        StageError: it had to stop; the last good state is saved.
+
+    """
+    prepared = Prepared(Store.of(out).cell(config.source).folder)
+    facts = prepared.manifest
+    distilled = make(config, prepared, out)
+    about = {
+        "config": config.model_dump(mode="json"),
+        "task": facts["task"],
+        "classes": facts["classes"],
+        "model": {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]},
+        "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
+        "seed": config.seed,
+        "selection": {"split": "none"},
+        **distilled.about,
+        "provenance": provenance(),
+    }
+    save(replace(distilled, about=about), out / "distilled.h5")
+
+
+if __name__ == "__main__":
+    from pipeline.launch import stage_command
+
+    stage_command("distill")

@@ -1,0 +1,29 @@
+"""Stage 3, evaluate: a distilled set -> ``results.csv`` over fresh initialisations, by the protocol of the config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config import Evaluate
+from pipeline.data.prepared import Prepared
+from pipeline.distilled import load
+from pipeline.evaluation.protocols import evaluate
+from pipeline.store import Store
+
+
+def run(config: Evaluate, out: Path) -> None:
+    """Writes ``results.csv`` under ``out``; initialisations that are in it are not run again.
+
+    Raises:
+        InputError: the set cannot be evaluated by this protocol or with this encoder.
+
+    """
+    store = Store.of(out)
+    distilled = load(store.cell(config.source).folder / "distilled.h5")
+    evaluate(config, Prepared(store.cell(config.source.source).folder), distilled, out)
+
+
+if __name__ == "__main__":
+    from pipeline.launch import stage_command
+
+    stage_command("evaluate")

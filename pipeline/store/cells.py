@@ -1,0 +1,233 @@
+"""One folder per artifact, addressed by its config; one process at a time works on it.
+
+``checkpoints/<stage>/<slug>-<8 hex>/``. The slug is for eyes; the hex is the identity, the SHA-256 of the config's
+canonical form. Beside the artifact lie ``config.json`` (the full config, compared on every hit), ``done.json`` once it
+is finished, or ``failed.json`` with the last attempt's reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import SoftFileLease, Timeout
+from pydantic import TypeAdapter
+
+from pipeline.config import Distill, Evaluate, Model, Prepare
+from pipeline.config.data import FileSource, HubSource, SavedSource
+from pipeline.config.methods import LocalFile
+from pipeline.config.schema import Frozen, canonical, introduced_value, is_runtime
+from pipeline.errors import InputError, StageError
+from pipeline.store.atomic import read_json, write_json
+from pipeline.store.places import Places
+from pipeline.store.provenance import job_name, provenance
+
+Stage = Prepare | Distill | Evaluate
+State = Literal["done", "running", "failed", "partial", "missing"]
+STAGE_NAMES: dict[type[Stage], str] = {Prepare: "prepare", Distill: "distill", Evaluate: "evaluate"}
+LEASE_SECONDS = 120.0
+_REFERENCES = (HubSource, FileSource, SavedSource, Model, LocalFile)
+
+
+class Store:
+    """The folder of all artifacts.
+
+    Args:
+        root: by default ``$TEXTDD_ROOT`` or ``checkpoints``.
+
+    """
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = Path(root or os.environ.get("TEXTDD_ROOT") or "checkpoints")
+        self.places = Places(self.root)
+
+    @classmethod
+    def of(cls, out: Path) -> Store:
+        """The store that an artifact's folder lies in."""
+        return cls(out.parent.parent)
+
+    def identity(self, config: Stage) -> Any:
+        """The canonical form of ``config`` with every reference resolved; plain JSON."""
+        return {"stage": STAGE_NAMES[type(config)], "config": canonical(config, self.places.resolve)}
+
+    def cell(self, config: Stage) -> Cell:
+        """The artifact that ``config`` describes, whether or not it exists yet.
+
+        Raises:
+            InputError: a local file of the config does not exist.
+
+        """
+        text = json.dumps(self.identity(config), sort_keys=True, ensure_ascii=False)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return Cell(config, self.root / STAGE_NAMES[type(config)] / f"{config.slug}-{digest[:8]}", digest)
+
+
+class Cell:
+    """One artifact: its config, its folder, its state."""
+
+    def __init__(self, config: Stage, folder: Path, digest: str) -> None:
+        self.config = config
+        self.folder = folder
+        self.digest = digest
+        self._lease_file = folder / "lease"
+
+    @property
+    def state(self) -> State:
+        """Whether the artifact is finished, being worked on, failed, begun, or not there."""
+        if (self.folder / "done.json").exists():
+            return "done"
+        if self.holder() is not None:
+            return "running"
+        if (self.folder / "failed.json").exists():
+            return "failed"
+        return "partial" if (self.folder / "config.json").exists() else "missing"
+
+    def failure(self) -> str | None:
+        """The reason of the last failed attempt."""
+        record = read_json(self.folder / "failed.json")
+        return None if record is None else str(record["reason"])
+
+    def seconds(self) -> float | None:
+        """Wall seconds that the finished artifact took, all attempts together."""
+        record = read_json(self.folder / "done.json")
+        return None if record is None else float(record["seconds"])
+
+    def holder(self) -> str | None:
+        """Who holds the lease, or ``None`` if nobody does or the holder stopped refreshing it."""
+        try:
+            age = time.time() - self._lease_file.stat().st_mtime
+        except OSError:
+            return None
+        record = read_json(self.folder / "holder.json")
+        if age > LEASE_SECONDS or record is None or _is_dead(record):
+            return None
+        return str(record["who"])
+
+    def check(self) -> None:
+        """Compares the stored full config with this one.
+
+        Raises:
+            InputError: a default changed since the artifact was made; both values are named.
+
+        """
+        stored = read_json(self.folder / "config.json")
+        if stored is None:
+            return
+        for path, then, now in _differences(stored, self.config):
+            raise InputError(
+                f"{self.folder}: made with {path} = {then!r}, but that default is now {now!r}; "
+                f"write {path.split('.')[-1]}: {then!r} in the config to keep using it, or remove the folder to make it anew"
+            )
+
+    @contextmanager
+    def claim(self) -> Iterator[Path]:
+        """Holds the cell for this process; marks it done when the block ends well, failed when it raises.
+
+        Yields:
+            The folder to write to.
+
+        Raises:
+            StageError: another process holds the cell.
+            InputError: the stored config differs (see :meth:`check`).
+
+        """
+        self.check()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lease = SoftFileLease(self._lease_file, lease_duration=LEASE_SECONDS, on_compromise=self._lost)
+        try:
+            lease.acquire(timeout=self._patience(), poll_interval=0.1)
+        except Timeout:
+            raise StageError(
+                f"{self.folder}: held by {self.holder() or 'another process'}; wait for it or stop it, then run again"
+            ) from None
+        began = time.monotonic()
+        try:
+            write_json(
+                self.folder / "holder.json",
+                {"who": job_name(), "pid": os.getpid(), "host": os.uname().nodename, "since": _now()},
+            )
+            write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
+            (self.folder / "failed.json").unlink(missing_ok=True)
+            yield self.folder
+            seconds = self._spent(began)
+            write_json(self.folder / "done.json", {"identity": self.digest, "seconds": seconds, **provenance()})
+            (self.folder / "spent.json").unlink(missing_ok=True)
+        except BaseException as error:
+            self._give_up(error, began)
+            raise
+        finally:
+            (self.folder / "holder.json").unlink(missing_ok=True)
+            lease.release()
+
+    def _patience(self) -> float:
+        """Seconds to wait for the lease: longer than its duration where the holder seems to have died on another node."""
+        try:
+            age = time.time() - self._lease_file.stat().st_mtime
+        except OSError:
+            return 1.0
+        return LEASE_SECONDS + 5 if age > LEASE_SECONDS else 1.0
+
+    def _spent(self, began: float) -> float:
+        earlier = read_json(self.folder / "spent.json") or {"seconds": 0.0}
+        return round(float(earlier["seconds"]) + time.monotonic() - began, 3)
+
+    def _give_up(self, error: BaseException, began: float) -> None:
+        reason = str(error) if isinstance(error, InputError | StageError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, KeyboardInterrupt):
+            reason = "interrupted"
+        try:
+            write_json(self.folder / "spent.json", {"seconds": self._spent(began)})
+            write_json(self.folder / "failed.json", {"reason": reason, "time": _now(), "who": job_name()})
+        except (OSError, StageError):
+            return  # the disk may be full: the error that is on its way says so
+
+    def _lost(self, compromise: Any) -> None:
+        # Runs on the heartbeat thread, where an exception would be swallowed. Whoever took over writes from now on.
+        os.write(2, f"{self.folder}: lost the lease ({compromise.reason}); stopping before the next write\n".encode())
+        os._exit(75)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _is_dead(record: dict[str, Any]) -> bool:
+    if record.get("host") != os.uname().nodename:
+        return False
+    try:
+        os.kill(int(record["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _plain(value: Any) -> Any:
+    return TypeAdapter(Any).dump_python(value, mode="json")
+
+
+def _differences(stored: Any, config: Frozen, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted path, stored value, today's value of everything that differs.
+
+    What a reference resolves to is compared by the address already, so paths and names may differ here.
+    """
+    for name, field in type(config).model_fields.items():
+        if is_runtime(field) or (isinstance(config, _REFERENCES) and name != "splits"):
+            continue
+        value = getattr(config, name)
+        then = stored[name] if name in stored else _plain(introduced_value(field))
+        dotted = f"{path}{name}"
+        if isinstance(value, Frozen) and isinstance(then, dict):
+            yield from _differences(then, value, dotted + ".")
+        else:
+            now = _plain(value)
+            if now != then:
+                yield dotted, then, now

@@ -1,0 +1,50 @@
+"""What an artifact records of where it came from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "h5py", "numpy", "scikit-learn", "scipy")
+
+
+def provenance() -> dict[str, Any]:
+    """Git revision and whether the tree was changed, library versions, machine, time."""
+    root = Path(__file__).resolve().parents[2]
+    revision = _git(root, "rev-parse", "HEAD")
+    return {
+        "git_revision": revision,
+        "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if revision else None,
+        "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        "host": socket.gethostname(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def job_name() -> str:
+    """Who runs this process: host, process id and, on a cluster, the job id."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"{socket.gethostname()} pid {os.getpid()}" + (f" job {job}" if job else "")
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,181 @@
+"""A Hugging Face sequence classifier as pure functions of its parameters.
+
+Nothing is ever written into the module: every forward pass takes the parameters to use, so there is no state to reset
+between two initialisations (the public DDAL code keeps a live reference there and never resets on a CPU).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from pipeline.errors import StageError
+from pipeline.randomness import seeded
+
+Parameters = dict[str, Tensor]
+Rows = Literal["none", "cls", "all"]
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Student:
+    """An encoder with a classifier whose fresh parameters are drawn anew for every initialisation.
+
+    Args:
+        model: a loaded ``…ForSequenceClassification`` with ``eager`` attention, the one implementation that has
+            second derivatives and returns attention maps.
+        fresh: names of the parameters drawn anew (the classifier, and whatever the checkpoint did not have).
+        dropout: keep the encoder's dropouts on while training on the distilled set.
+        precision: autocast of the forward passes.
+
+    Raises:
+        StageError: the library loaded another attention than was asked for.
+
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, fresh: Sequence[str], *, dropout: bool = False, precision: str = "fp32"
+    ) -> None:
+        if model.config._attn_implementation != "eager":
+            raise StageError(
+                f"{type(model).__name__} came with '{model.config._attn_implementation}' attention, which has no second "
+                f"derivatives; load it with attn_implementation='eager'"
+            )
+        self._module = model.train(dropout)
+        self._scorer = _with_fused_attention(model)
+        self._pretrained = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        self._heads = _owners(model, fresh)
+        self._dropout = dropout
+        self._precision = precision
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        fresh: Sequence[str],
+        device: torch.device | str,
+        *,
+        dropout: bool = False,
+        precision: str = "fp32",
+    ) -> Student:
+        """Loads the snapshot that stage 1 made, offline."""
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, attn_implementation="eager", dtype=torch.float32
+        )
+        return cls(model.to(device), fresh, dropout=dropout, precision=precision)
+
+    @property
+    def width(self) -> int:
+        """E, the width of the embedding table (not always the hidden size)."""
+        return int(self.embedding_matrix.shape[1])
+
+    @property
+    def embedding_matrix(self) -> Tensor:
+        """[vocabulary, E] word embeddings."""
+        return self._module.get_input_embeddings().weight.detach()
+
+    def initial(self, seed: int, index: int) -> Parameters:
+        """θ_0: the pretrained parameters with the fresh ones drawn by (seed, index) as the library initialises them.
+
+        The draw is made on the CPU, so that every device gets the same. Tensors are shared with the module except the
+        fresh ones: update out of place.
+        """
+        parameters = dict(self._pretrained)
+        with seeded(seed, "classifier", index):
+            for prefix, (owner, names) in self._heads.items():
+                self._module._init_weights(owner)
+                drawn = dict(owner.named_parameters(recurse=False))
+                parameters |= {f"{prefix}{name}": drawn[name].detach().clone().to(self.device) for name in names}
+        return parameters
+
+    def __call__(
+        self, parameters: Parameters, inputs_embeds: Tensor, rows: Rows = "none"
+    ) -> tuple[Tensor, Tensor | None]:
+        """The differentiable forward pass on synthetic samples, every position attended.
+
+        Args:
+            parameters: θ by name.
+            inputs_embeds: [m, S, E]; the encoder still adds positions and normalises.
+            rows: which query rows of the attention maps are returned.
+
+        Returns:
+            logits [m, C], and attention probabilities [m, L, heads, Q, S] (Q = 1 for ``cls``, S for ``all``) or ``None``.
+
+        """
+        with self._autocast():
+            output = functional_call(
+                self._module, parameters, kwargs={"inputs_embeds": inputs_embeds, "output_attentions": rows != "none"}
+            )
+        if rows == "none":
+            return output.logits.float(), None
+        if not output.attentions or any(layer is None for layer in output.attentions):
+            raise StageError(
+                f"{type(self._module).__name__} returned no attention maps; attention labels cannot be used with it"
+            )
+        layers = [layer[..., :1, :] if rows == "cls" else layer for layer in output.attentions]
+        return output.logits.float(), torch.stack(layers, dim=1).float()
+
+    def logits(self, parameters: Parameters, batch: dict[str, Tensor]) -> Tensor:
+        """[rows, C] for real text (token ids and mask) or real vectors; fused attention, first derivatives only."""
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        with self._autocast():
+            return functional_call(self._scorer, parameters, kwargs=inputs).logits.float()
+
+    def dropping(self, seed: int, *steps: int) -> contextlib.AbstractContextManager[None]:
+        """Dropout masks drawn by (seed, steps) inside the block; nothing to draw where dropout is off."""
+        return seeded(seed, "dropout", *steps) if self._dropout else contextlib.nullcontext()
+
+    def training(self, on: bool) -> None:
+        """Switches dropout of :meth:`logits` (the ``finetune`` recipe trains with it)."""
+        self._scorer.train(on)
+
+    def install(self, parameters: Parameters) -> PreTrainedModel:
+        """Writes θ into the module, for a user who wants a model rather than functions."""
+        with torch.no_grad():
+            for name, parameter in self._module.named_parameters():
+                parameter.copy_(parameters[name])
+        return self._module.eval()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = _AUTOCAST[self._precision]
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+
+def embedding_hash(matrix: Tensor) -> str:
+    """SHA-256 of a word-embedding matrix in float32: what a set of input embeddings is bound to."""
+    return hashlib.sha256(matrix.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).hexdigest()
+
+
+def _with_fused_attention(model: PreTrainedModel) -> PreTrainedModel:
+    """A second view of the same parameters whose attention is fused where the architecture has it."""
+    config = copy.deepcopy(model.config)
+    try:
+        scorer = type(model)._from_config(config, attn_implementation="sdpa")
+    except (ValueError, ImportError):
+        scorer = type(model)._from_config(config, attn_implementation="eager")
+    scorer.load_state_dict(model.state_dict(), assign=True)
+    return scorer.to(next(model.parameters()).device).eval()
+
+
+def _owners(model: PreTrainedModel, fresh: Sequence[str]) -> dict[str, tuple[nn.Module, list[str]]]:
+    """Private copies of the modules that own the fresh parameters, to draw into: prefix -> (module, names)."""
+    owners: dict[str, tuple[nn.Module, list[str]]] = {}
+    for name in fresh:
+        path, _, last = name.rpartition(".")
+        prefix = f"{path}." if path else ""
+        if prefix not in owners:
+            copied = copy.deepcopy(model.get_submodule(path)).cpu()
+            for parameter in copied.parameters():
+                parameter.__dict__.pop("_is_hf_initialized", None)  # transformers skips what it thinks is loaded
+            owners[prefix] = (copied, [])
+        owners[prefix][1].append(last)
+    return owners

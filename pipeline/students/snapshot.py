@@ -1,0 +1,156 @@
+"""Stage 1's side of a student: load an encoder once, look at what it is, and keep a copy that needs no network.
+
+What the other stages have to know is found by looking at the model, never by its name: which parameters are drawn
+anew, how many positions can be used, which attention rows the classifier reads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from pipeline.config import Model
+from pipeline.data.hub import explained
+from pipeline.errors import InputError
+from pipeline.randomness import seeded
+from pipeline.store import locate
+from pipeline.students.encoder import embedding_hash
+
+
+def load_encoder(config: Model, classes: int, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """Loads an encoder with a head of ``classes`` outputs.
+
+    Args:
+        config: which encoder; a hub id with its revision resolved.
+        classes: C.
+        seed: for the weights that the checkpoint does not have.
+
+    Returns:
+        The model (float32, eager attention), its tokenizer, and the names of the parameters drawn anew per
+        initialisation: the head, and whatever the checkpoint lacks.
+
+    Raises:
+        InputError: the model cannot be had, or has no usable sequence-classification head.
+
+    """
+    place = locate(config.name)
+    name, where = (
+        (config.name, {"revision": config.revision}) if place is None else (str(place), {"local_files_only": True})
+    )
+    settings: dict[str, Any] = {"num_labels": classes, "attn_implementation": "eager", "dtype": torch.float32}
+    with explained("model", config.name), seeded(seed, "missing weights"):
+        tokenizer = _tokenizer(config.name, name, where)
+        try:
+            loaded = AutoConfig.from_pretrained(name, **where, num_labels=classes)
+            if config.pretrained:
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    name, **where, **settings, ignore_mismatched_sizes=True, output_loading_info=True
+                )
+                absent = {
+                    *info["missing_keys"],
+                    *(key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]),
+                }
+            else:
+                model = AutoModelForSequenceClassification.from_config(
+                    loaded, attn_implementation="eager", dtype=torch.float32
+                )
+                absent = {parameter for parameter, _ in model.named_parameters()}
+        except (ValueError, KeyError) as error:
+            raise InputError(
+                f"model {config.name}: no usable sequence-classification head ({str(error).splitlines()[0][:120]}); "
+                f"give an encoder such as bert-base-uncased"
+            ) from error
+    fresh = _fresh(config.name, model, absent)
+    if model.config.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer, fresh
+
+
+def describe(model: PreTrainedModel, fresh: list[str]) -> dict[str, Any]:
+    """What the other stages have to know of a student; plain JSON values."""
+    return {
+        "architecture": type(model).__name__,
+        "fresh_parameters": fresh,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "positions": usable_positions(model),
+        "embedding_width": model.get_input_embeddings().embedding_dim,
+        "embedding_hash": embedding_hash(model.get_input_embeddings().weight),
+        **_attention(model),
+    }
+
+
+def usable_positions(model: PreTrainedModel) -> int | None:
+    """Longest input in tokens, or ``None`` for models without learned positions.
+
+    RoBERTa-like models number positions from ``padding_idx + 1``, so that many rows of their table are never used.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and ("position_embeddings" in name or name.endswith("wpe")):
+            offset = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - offset
+    return None
+
+
+def _tokenizer(asked: str, name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name, **where)
+    except (ValueError, KeyError, OSError) as error:
+        if "revision" in where:
+            raise
+        raise InputError(
+            f"model {asked}: no usable tokenizer beside it ({str(error).splitlines()[0][:120]})"
+        ) from error
+
+
+def _fresh(name: str, model: PreTrainedModel, absent: set[str]) -> list[str]:
+    body = getattr(model, model.base_model_prefix, None)
+    if body is None or body is model:
+        raise InputError(
+            f"model {name}: its head cannot be told from its body; give an encoder such as bert-base-uncased"
+        )
+    inside = {f"{model.base_model_prefix}.{parameter}" for parameter, _ in body.named_parameters()}
+    names = [parameter for parameter, _ in model.named_parameters()]
+    if all(parameter in inside for parameter in names):
+        raise InputError(f"model {name}: no sequence-classification head; give an encoder such as bert-base-uncased")
+    return [parameter for parameter in names if parameter in absent or parameter not in inside]
+
+
+def _attention(model: PreTrainedModel) -> dict[str, Any]:
+    """Layers and heads of the attention maps, and whether the classifier reads the first token and nothing else.
+
+    The gradient of the logits with respect to the last layer's attention probabilities is non-zero in exactly the
+    query rows that the head depends on: row 0 for [CLS] encoders, the last row for causal models and XLNet.
+    """
+    model.eval()
+    with seeded(0, "probe"):
+        inputs = torch.randn(2, 8, model.get_input_embeddings().embedding_dim)
+    try:
+        output = model(inputs_embeds=inputs, output_attentions=True)
+        (gradient,) = torch.autograd.grad(output.logits.sum(), output.attentions[-1], allow_unused=True)
+    except Exception:
+        return {"attention_layers": 0, "attention_heads": 0, "reads_first_token": False}
+    first, *_ = output.attentions
+    rows = [] if gradient is None else gradient.abs().sum(dim=(0, 1, 3)).nonzero().flatten().tolist()
+    sees_all = bool((first[:, :, 0] > 0).all())
+    return {
+        "attention_layers": len(output.attentions),
+        "attention_heads": first.shape[1],
+        "reads_first_token": rows == [0] and sees_all,
+    }
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes the snapshot: config, safetensors, tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
