@@ -16,7 +16,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Distill a text-classification dataset into a handful of synthetic samples: prepare, distill, evaluate, aggregate.",
+    help="Distill a text-classification dataset into a handful of synthetic samples: "
+    "prepare, distill, evaluate, aggregate.",
 )
 Config = Annotated[str, typer.Argument(help="the experiment's YAML file, such as configs/quickstart.yaml")]
 Settings = Annotated[
@@ -51,7 +52,7 @@ def run(
         failed += len(outcome.failed)
     from pipeline import stage4_aggregate
 
-    stage4_aggregate.run(experiment, store, out)
+    stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
     for cell in launch.stage_cells(experiment, store, "distill"):
         if cell.state == "done" and "ddal" in cell.folder.name:
             print(f"distilled set: {cell.folder / 'distilled.h5'}")

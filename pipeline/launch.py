@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import typer
+
 from pipeline.config import Distill, Evaluate, Experiment, Prepare, load
 from pipeline.config.data import HubSource
 from pipeline.errors import InputError, StageError
@@ -28,7 +30,9 @@ MODULES: dict[StageName, str] = {
 
 def stage_config(cell: Evaluate, stage: StageName) -> Prepare | Distill | Evaluate:
     """The config of one stage of a cell."""
-    return {"prepare": cell.source.source, "distill": cell.source, "evaluate": cell}[stage]
+    configs: dict[StageName, Prepare | Distill | Evaluate]
+    configs = {"prepare": cell.source.source, "distill": cell.source, "evaluate": cell}
+    return configs[stage]
 
 
 def stage_cells(experiment: Experiment, store: Store, stage: StageName) -> list[Cell]:
@@ -118,8 +122,6 @@ def _require_source(cell: Cell, store: Store) -> None:
 
 def stage_command(stage: StageName) -> None:
     """The command line of one numbered stage: ``python -m pipeline.stageN_… CONFIG [--index K] [--set key=value]``."""
-    import typer
-
     def command(
         config: Annotated[str, typer.Argument(help="the experiment's YAML file")],
         index: Annotated[int | None, typer.Option(help="run one cell: its position in the full grid")] = None,

@@ -41,6 +41,7 @@ def run(config: Prepare, out: Path) -> None:
         manifest = {
             "task": config.task.name,
             "metric": config.task.metric,
+            "data": config.task.source.model_dump(mode="json"),
             "classes": raw.classes,
             "model": {
                 "name": config.model.name,
@@ -70,7 +71,8 @@ def _length_limit(config: Prepare, positions: int | None, tokenizer_limit: int) 
     most = min(positions or tokenizer_limit, tokenizer_limit)
     if config.max_length is not None and config.max_length > most:
         raise InputError(
-            f"max_length: {config.max_length} is more than the {most} usable positions of {config.model.name}; give at most {most}"
+            f"max_length: {config.max_length} is more than the {most} usable positions of {config.model.name}; "
+            f"give at most {most}"
         )
     return min(config.max_length or most, 2**20)
 

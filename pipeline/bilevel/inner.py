@@ -20,8 +20,10 @@ class Forward(Protocol):
     """A student: logits [m, C] and, where asked for, attention probabilities [m, L, heads, Q, S]."""
 
     def __call__(
-        self, parameters: Parameters, inputs: Tensor, rows: Literal["none", "cls", "all"] = "none"
-    ) -> tuple[Tensor, Tensor | None]: ...
+        self, parameters: Parameters, inputs: Tensor, /, rows: Literal["none", "cls", "all"] = "none"
+    ) -> tuple[Tensor, Tensor | None]:
+        """Runs the student at ``parameters``; ``rows`` are the query rows whose attention is returned."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,16 @@ def descend(
         θ_T by name; parameters that the loss does not depend on (the word embeddings) are passed through.
 
     """
-    current = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+    current = parameters
     for step, batch in enumerate(batches):
+        if step == 0 or not differentiable:
+            current = {name: parameter.detach().requires_grad_() for name, parameter in current.items()}
         with torch.enable_grad(), dropping(step):
             loss = inner_loss(forward, current, batch)
         gradients = torch.autograd.grad(loss, list(current.values()), create_graph=differentiable, allow_unused=True)
-        updated = {}
         with torch.set_grad_enabled(differentiable):
-            for (name, parameter), gradient in zip(current.items(), gradients, strict=True):
-                updated[name] = parameter if gradient is None else parameter - batch.learning_rate * gradient
-        current = (
-            updated if differentiable else {name: value.detach().requires_grad_() for name, value in updated.items()}
-        )
-    return current if differentiable else {name: value.detach() for name, value in current.items()}
+            current = {
+                name: parameter if gradient is None else parameter - batch.learning_rate * gradient
+                for (name, parameter), gradient in zip(current.items(), gradients, strict=True)
+            }
+    return current if differentiable else {name: parameter.detach() for name, parameter in current.items()}

@@ -66,9 +66,16 @@ class Task(Frozen):
     source: Annotated[HubSource | FileSource | SavedSource, Field(discriminator="kind")]
     text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
     label: str = "label"
-    labels: tuple[int | str, ...] | None = None
-    where: dict[str, int | str] = {}
+    labels: Annotated[tuple[int | str, ...], Field(min_length=2)] | None = None
+    where: dict[str, int | str] = Field(default_factory=dict)
     metric: Metric = "accuracy"
+
+    @model_validator(mode="after")
+    def _check(self) -> Task:
+        twice = [value for value in self.labels or () if (self.labels or ()).count(value) > 1]
+        if twice:
+            raise ValueError(f"labels: {twice[0]!r} is given twice; give every class once")
+        return self
 
 
 @cache

@@ -93,7 +93,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
         raise InputError(f"{path}: no such file{near}; give the path of an experiment, such as configs/quickstart.yaml")
     try:
         raw = yaml.load(path.read_text(), _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -154,6 +154,12 @@ def _top_level(raw: Any) -> list[str]:
         for key, values in block.items()
         if not isinstance(values, list)
     ]
+    found += [
+        f"grids: {key}: at least one value is needed; remove the key to keep what base says"
+        for block in grids
+        for key, values in block.items()
+        if values == []
+    ]
     return found
 
 
@@ -172,9 +178,12 @@ def _chosen(settings: Iterable[str]) -> dict[str, list[Any]]:
         problems = _dotted(key)
         if not equals or problems:
             raise InputError(f"--set {setting}: {problems[0] if problems else 'dotted.key=value is needed'}")
-        value = yaml.load(text, _Loader) if text else None
-        several = isinstance(value, str) and "," in value
-        chosen[key] = [yaml.load(part, _Loader) for part in text.split(",")] if several else [value]
+        try:
+            value = yaml.load(text, _Loader) if text else None
+            several = isinstance(value, str) and "," in value
+            chosen[key] = [yaml.load(part, _Loader) for part in text.split(",")] if several else [value]
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
     return chosen
 
 

@@ -44,16 +44,20 @@ def _sentence(problem: Any, model: type[BaseModel], section: dict[str, str]) -> 
         return f"{path}: required, but not given"
     if kind == "literal_error":
         allowed = [word.strip().strip("'") for word in context["expected"].replace(" or ", ", ").split(",")]
-        return f"{path}: '{problem['input']}' is not allowed{nearest(str(problem['input']), allowed)}; allowed: {', '.join(allowed)}"
+        return f"{path}: {_not_allowed(problem['input'], allowed)}"
     if kind == "union_tag_invalid":
         allowed = [word.strip().strip("'") for word in context["expected_tags"].split(",")]
         key = context["discriminator"].strip("'")
-        return f"{path}.{key}: '{context['tag']}' is not allowed{nearest(str(context['tag']), allowed)}; allowed: {', '.join(allowed)}"
+        return f"{path}.{key}: {_not_allowed(context['tag'], allowed)}"
     if kind == "union_tag_not_found":
         return f"{path}.{context['discriminator'].strip(chr(39))}: required, but not given"
     if kind == "value_error":
         return f"{path}: {context['error']}" if path else str(context["error"])
     return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+
+
+def _not_allowed(value: Any, allowed: list[str]) -> str:
+    return f"'{value}' is not allowed{nearest(str(value), allowed)}; allowed: {', '.join(allowed)}"
 
 
 def _walk(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:

@@ -23,30 +23,54 @@ def resolve_revision(kind: str, name: str, asked: str | None) -> str:
     """
     from huggingface_hub import HfApi
 
-    with explained(kind, name):
+    with explained(kind, name, asked):
         sha = HfApi(token=os.environ.get("HF_TOKEN")).repo_info(name, repo_type=kind, revision=asked).sha
     return str(sha)
 
 
 @contextmanager
-def explained(kind: str, name: str) -> Iterator[None]:
-    """Turns the hub's exceptions into one sentence that says what to do."""
-    from huggingface_hub import errors
+def explained(kind: str, name: str, revision: str | None = None) -> Iterator[None]:
+    """Turns the hub's exceptions into one sentence that says what to do; others pass through unchanged.
 
+    The libraries on top of the hub wrap its exceptions in their own, so the whole chain of causes is looked at.
+
+    Raises:
+        InputError: the hub refused, does not have it, or cannot be reached.
+
+    """
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise InputError(
-            f"hub {kind} {name}: access is gated; accept its terms on the hub, then set HF_TOKEN"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise InputError(f"hub {kind} {name}: no such revision; leave `revision` out to take the newest") from error
-    except errors.RepositoryNotFoundError as error:
-        raise InputError(
-            f"hub {kind} {name}: no such repository, or it is private; check the id, or set HF_TOKEN"
-        ) from error
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, OSError) as error:
-        raise InputError(
-            f"hub {kind} {name}: not reachable ({type(error).__name__}); run stage 1 on a machine with network "
-            f"(and without HF_HUB_OFFLINE), or give a local path"
-        ) from error
+    except Exception as error:
+        problem = _problem(error, revision)
+        if problem is None:
+            raise
+        raise InputError(f"hub {kind} {name}: {problem}") from error
+
+
+def _problem(error: Exception, revision: str | None) -> str | None:
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub import errors
+
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    unreachable = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, errors.HTTPError, ConnectionError)
+    for kinds, sentence in (
+        (errors.GatedRepoError, "access is gated; accept its terms on the hub, then set HF_TOKEN"),
+        (errors.RevisionNotFoundError, f"no such revision '{revision}'; leave `revision` out to take the newest"),
+        # datasets does not always chain what the hub said
+        (
+            (errors.RepositoryNotFoundError, DatasetNotFoundError),
+            "no such repository, or it is private; check the id, or set HF_TOKEN",
+        ),
+        # a file that some repositories have and this one lacks is nothing to do with the network
+        (errors.RemoteEntryNotFoundError, None),
+        (
+            unreachable,
+            f"not reachable ({type(chain[0]).__name__}); run stage 1 on a machine with network "
+            f"(and without HF_HUB_OFFLINE), or give a local path",
+        ),
+    ):
+        if any(isinstance(link, kinds) for link in chain):
+            return sentence
+    return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, get_dataset_config_names, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
 
 from pipeline.config.data import FileSource, HubSource, SavedSource, SplitNames, Task
 from pipeline.config.problems import nearest
@@ -16,7 +16,7 @@ from pipeline.data.hub import explained
 from pipeline.errors import InputError
 from pipeline.store import locate
 
-_READERS = {
+_READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", {}),
     ".tsv": ("csv", {"sep": "\t"}),
     ".jsonl": ("json", {}),
@@ -55,11 +55,13 @@ def load_raw(task: Task) -> RawSplits:
     for split, rows in found.items():
         _check_columns(task, split, rows)
     found = {split: _keep(task, split, rows) for split, rows in found.items()}
-    classes, code = _classes(task, found)
-    splits = {split: _coded(task, split, rows, code, classes) for split, rows in found.items()}
-    if len(classes) < 2 or len(set(splits["train"]["label"])) < 2:
+    classes, codes = _classes(task, found)
+    splits = {split: _coded(task, split, rows, codes) for split, rows in found.items()}
+    present = sorted(set(splits["train"]["label"]))
+    if len(present) < 2:
         raise InputError(
-            f"task {task.name}: train has one class only ({classes[0]}); a classification task needs two or more"
+            f"task {task.name}: train has one class only ({classes[present[0]]}); "
+            f"a classification task needs two or more"
         )
     return RawSplits(splits, classes)
 
@@ -70,9 +72,8 @@ def _read(task: Task) -> dict[str, Dataset]:
         names = {"train": source.train, "dev": source.dev, "test": source.test}
         return {split: _read_file(task, name) for split, name in names.items() if name}
     if isinstance(source, SavedSource):
-        saved = load_from_disk(str(locate(source.folder)))
-        return _pick(task, saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved), source.splits)
-    return _pick(task, _read_hub(source), source.splits)
+        return _pick(task, _read_saved(task, source), source.splits)
+    return _pick(task, _read_hub(task, source), source.splits)
 
 
 def _read_file(task: Task, name: str) -> Dataset:
@@ -81,19 +82,54 @@ def _read_file(task: Task, name: str) -> Dataset:
     if suffix not in _READERS or path is None:
         raise InputError(f"task {task.name}: {name}: cannot read '{suffix}' files; allowed: {', '.join(_READERS)}")
     reader, options = _READERS[suffix]
+    if reader == "csv":
+        # an empty cell is missing and nothing else is: "NA" and "None" are words, and text of digits stays as it is
+        options = options | {"na_values": [""], "keep_default_na": False, "converters": dict.fromkeys(task.text, str)}
     try:
         # keep_in_memory: the Arrow files that count are written by stage 1, not to the user's cache
         return load_dataset(reader, data_files=str(path), split="train", keep_in_memory=True, **options)
     except Exception as error:
-        reason = error.__cause__ or error
+        reason = _first_line(error.__cause__ or error)
+        if "corresponds to no data" in reason:
+            raise InputError(f"task {task.name}: {name} has no rows; give a file with rows") from error
+        raise InputError(f"task {task.name}: {name}: not readable as {reader} ({reason}); mend the file") from error
+
+
+def _read_saved(task: Task, source: SavedSource) -> DatasetDict:
+    try:
+        saved = load_from_disk(str(locate(source.folder)))
+    except Exception as error:
         raise InputError(
-            f"task {task.name}: {name}: not readable as {reader}: {str(reason).splitlines()[0]}"
+            f"task {task.name}: {source.folder}: cannot be read as a folder written by save_to_disk ({_first_line(error)}); "
+            f"for CSV, JSON-lines or Parquet use {{kind: files, train: …}}"
         ) from error
+    return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
 
 
-def _read_hub(source: HubSource) -> DatasetDict:
-    with explained("dataset", source.id):
-        return load_dataset(source.id, source.subset, revision=source.revision, token=os.environ.get("HF_TOKEN"))
+def _read_hub(task: Task, source: HubSource) -> DatasetDict:
+    access: dict[str, Any] = {"revision": source.revision, "token": os.environ.get("HF_TOKEN")}
+    where = f"task {task.name}: hub dataset {source.id}"
+    with explained("dataset", source.id, source.revision):
+        try:
+            return load_dataset(source.id, source.subset, **access)
+        except ValueError as error:
+            subsets = get_dataset_config_names(source.id, **access)
+            if source.subset is None and len(subsets) > 1:
+                raise InputError(
+                    f"{where} has several subsets; give source.subset, one of: {', '.join(subsets)}"
+                ) from error
+            if source.subset is not None and source.subset not in subsets:
+                raise InputError(
+                    f"{where} has no subset '{source.subset}'{nearest(source.subset, subsets)}; "
+                    f"it has: {', '.join(subsets)}"
+                ) from error
+            raise InputError(f"{where} cannot be loaded ({_first_line(error)}); download it and give files") from error
+        except (RuntimeError, DatasetsError) as error:
+            raise InputError(f"{where} cannot be loaded ({_first_line(error)}); download it and give files") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _pick(task: Task, found: DatasetDict, names: SplitNames) -> dict[str, Dataset]:
@@ -128,37 +164,47 @@ def _keep(task: Task, split: str, rows: Dataset) -> Dataset:
     return rows
 
 
-def _classes(task: Task, found: dict[str, Dataset]) -> tuple[list[str], Callable[[Any], int | None]]:
-    """Class names in label order, and the map from a cell of the label column to 0 … C-1 (None: unlabelled)."""
+def _classes(task: Task, found: dict[str, Dataset]) -> tuple[list[str], dict[Any, int]]:
+    """Class names in label order, and the map from the cells of the label column to 0 … C-1."""
     features = {split: rows.features[task.label] for split, rows in found.items()}
     named = {split: feature.names for split, feature in features.items() if isinstance(feature, ClassLabel)}
     train = named.get("train")
     for split, names in named.items():
         if train is not None and names != train:
             raise InputError(
-                f"task {task.name}: label map of {split} ({', '.join(names)}) disagrees with train's ({', '.join(train)}); "
-                f"make them equal, or give the labels as strings"
+                f"task {task.name}: label map of {split} ({', '.join(names)}) disagrees with train's "
+                f"({', '.join(train)}); make them equal, or give the labels as strings"
             )
     if task.labels is not None:
-        codes = {value: index for index, value in enumerate(task.labels)}
-        if train is not None:
-            codes = {train.index(value) if isinstance(value, str) else value: index for value, index in codes.items()}
-        return [str(value) for value in task.labels], codes.get
+        return [str(value) for value in task.labels], _given_order(task, task.labels, train)
     if train is not None:
-        return list(train), {index: index for index in range(len(train))}.get
+        return list(train), {index: index for index in range(len(train))}
     values = sorted(
         {value for value in found["train"][task.label] if value is not None}, key=lambda v: (isinstance(v, str), v)
     )
-    codes = {value: index for index, value in enumerate(values)}
-    return [str(value) for value in values], codes.get
+    return [str(value) for value in values], {value: index for index, value in enumerate(values)}
 
 
-def _coded(task: Task, split: str, rows: Dataset, code: Callable[[Any], int | None], classes: list[str]) -> Dataset:
-    labels = [code(value) for value in rows[task.label]]
+def _given_order(task: Task, labels: tuple[int | str, ...], names: list[str] | None) -> dict[Any, int]:
+    """The map for ``labels`` in the order that the user gave; class names, where the source has them, become cells."""
+    for value in labels if names is not None else ():
+        if value not in (names if isinstance(value, str) else range(len(names))):
+            raise InputError(
+                f"task {task.name}: labels: the source has no class {value!r}{nearest(str(value), names)}; "
+                f"it has: {', '.join(names)}"
+            )
+    cells = [names.index(value) if names is not None and isinstance(value, str) else value for value in labels]
+    return {cell: index for index, cell in enumerate(cells)}
+
+
+def _coded(task: Task, split: str, rows: Dataset, codes: dict[Any, int]) -> Dataset:
+    cells = rows[task.label][:]
+    labels = [codes.get(cell) for cell in cells]
     if None in labels:
         row = labels.index(None)
         raise InputError(
-            f"task {task.name}: {split} row {row} has the unknown label {rows[row][task.label]!r}; allowed: {', '.join(classes)}"
+            f"task {task.name}: {split} row {row} has the unknown label {cells[row]!r}; "
+            f"allowed: {', '.join(map(repr, codes))}"
         )
     texts = {column: [str(text if text is not None else "").strip() for text in rows[column]] for column in task.text}
     return Dataset.from_dict({**texts, "label": labels})

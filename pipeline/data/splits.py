@@ -29,27 +29,25 @@ def carve(raw: RawSplits, config: Prepare) -> dict[str, Dataset]:
                 f"task {config.task.name}: its source has no {split} split; name one in the source, "
                 f"or carve one from train with prepare.{split}: 0.1"
             )
-        splits["train"], splits[split] = _carve_one(splits["train"], split, size, len(raw.classes), config)
+        splits["train"], splits[split] = _carve_one(splits["train"], split, size, raw.classes, config)
     return {split: splits[split] for split in ("train", "dev", "test")}
 
 
-def _carve_one(train: Dataset, split: str, size: float, classes: int, config: Prepare) -> tuple[Dataset, Dataset]:
+def _carve_one(train: Dataset, split: str, size: float, classes: list[str], config: Prepare) -> tuple[Dataset, Dataset]:
     rows = round(len(train) * size) if size < 1 else int(size)
-    if rows < classes:
+    asked = f"task {config.task.name}: prepare.{split}: {size:g}"
+    if rows < len(classes):
+        raise InputError(f"{asked} gives {rows} rows for {len(classes)} classes; give at least {len(classes)}")
+    if rows > len(train) - len(classes):
         raise InputError(
-            f"task {config.task.name}: prepare.{split}: {size} gives {rows} rows for {classes} classes; "
-            f"give at least {classes}"
-        )
-    if rows > len(train) - classes:
-        raise InputError(
-            f"task {config.task.name}: prepare.{split}: {size} takes {rows} of {len(train)} training rows; "
-            f"give at most {len(train) - classes}"
+            f"{asked} takes {rows} of {len(train)} training rows; give at most {len(train) - len(classes)}"
         )
     labels = np.asarray(train["label"])
-    if np.bincount(labels, minlength=classes).min() < 2:
-        rare = int(np.bincount(labels, minlength=classes).argmin())
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < 2:
         raise InputError(
-            f"task {config.task.name}: class {rare} has fewer than 2 training rows; {split} cannot be carved from train"
+            f"task {config.task.name}: class '{classes[int(counts.argmin())]}' has fewer than 2 training rows, "
+            f"so {split} cannot be carved from train; name a {split} split in the source, or add rows of that class"
         )
     seed = derive(config.seed, f"carve {split}") % 2**32
     left, taken = train_test_split(np.arange(len(train)), test_size=rows, stratify=labels, random_state=seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -71,7 +71,8 @@ class DistilledSet:
 
     def __post_init__(self) -> None:
         assert (self.inputs_embeds is None) != (self.token_ids is None)
-        assert self.labels.ndim == 2 and len(self.labels) == len(self.label_ids)
+        assert self.labels.ndim == 2
+        assert len(self.labels) == len(self.label_ids)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -83,14 +84,15 @@ class DistilledSet:
 
     def to(self, device: torch.device | str) -> DistilledSet:
         """The set with its tensors on ``device``."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        return self._mapped(lambda tensor: tensor.to(device))
 
     def detached(self) -> DistilledSet:
         """The set without any graph."""
-        return replace(
-            self, **{name: value.detach() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        )
+        return self._mapped(Tensor.detach)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> DistilledSet:
+        changed: dict[str, Any] = {n: change(v) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **changed)
 
     def batch(self, step: int, order: Tensor | None = None) -> InnerBatch:
         """What inner step ``step`` trains on; differentiable with respect to the set's tensors.
@@ -100,7 +102,9 @@ class DistilledSet:
             order: [T, batch] rows, by default the set's own.
 
         """
-        assert self.inputs_embeds is not None and self.learning_rates is not None and self.batch_order is not None
+        assert self.inputs_embeds is not None
+        assert self.learning_rates is not None
+        assert self.batch_order is not None
         rows = (self.batch_order if order is None else order)[step]
         attention = None if self.attention_labels is None else self.attention_labels[rows].softmax(dim=-1)
         return InnerBatch(
@@ -152,10 +156,11 @@ class DistilledSet:
 
         """
         made_for = self.about.get("model", {})
+        name = made_for.get("name", "another encoder")
         if self.inputs_embeds is not None and embedding_hash(matrix) != made_for.get("embedding_hash"):
             raise InputError(
-                f"this set holds input embeddings of {made_for.get('name', 'another encoder')}; the given model has another "
-                f"embedding matrix, in which they mean nothing: load {made_for.get('name', 'that encoder')} instead"
+                f"this set holds input embeddings of {name}; the given model has another embedding matrix, "
+                f"in which they mean nothing: load {name} instead"
             )
 
     def fine_tune(self, model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from pipeline.data.tokenised import Batch
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError
 from pipeline.evaluation.metrics import decisions, measure, predicted_majority
-from pipeline.evaluation.results import Results, Scores
+from pipeline.evaluation.results import Results
 from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
@@ -92,9 +93,9 @@ def _train(
     return finetune(student, theta_0, len(distilled), distilled.examples, config.protocol, seed, index, watch)
 
 
-def _majority(distilled: DistilledSet, labels: dict[str, Tensor], results: Results) -> None:
+def _majority(distilled: DistilledSet, labels: Mapping[Any, Tensor], results: Results) -> None:
     if 0 not in results.done:
-        scores: Scores = {
+        scores = {
             name: decisions(predicted_majority(distilled.labels, len(true)), true, distilled.labels.shape[1])
             for name, true in labels.items()
         }

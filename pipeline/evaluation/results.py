@@ -6,12 +6,14 @@ import csv
 import io
 import os
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.store.atomic import write_text
 
 FIELDS = ("initialisation", "split", "metric", "value", "seconds")
-Scores = dict[str, dict[str, float]]  # split -> metric -> value
+Scores = Mapping[Any, Mapping[str, float]]  # split -> metric -> value
 
 
 class Results:
@@ -50,7 +52,7 @@ class Results:
         self.done.add(initialisation)
 
 
-def _lines(rows: list[tuple[object, ...]]) -> str:
+def _lines(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

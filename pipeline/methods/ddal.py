@@ -7,6 +7,7 @@ measure its cross-entropy on a real batch, and move the set against the gradient
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,10 +55,11 @@ def check(method: DDAL, manifest: dict[str, Any]) -> None:
             f"give an encoder such as BERT, or evaluate with {{name: finetune}}"
         )
     split, rows = method.validation.split, method.validation.examples
-    if split != "none" and min(manifest["sizes"][split], rows or math.inf) < len(manifest["classes"]):
+    scored = math.inf if split == "none" else min(manifest["sizes"][split], rows or math.inf)
+    if scored < len(manifest["classes"]):
         raise InputError(
-            f"validation on {min(manifest['sizes'][split], rows or math.inf)} {split} rows for {len(manifest['classes'])} "
-            f"classes; give more rows (prepare.dev, validation.examples)"
+            f"validation on {scored} {split} rows for {len(manifest['classes'])} classes; "
+            f"give more rows (prepare.dev, validation.examples)"
         )
 
 
@@ -148,8 +150,8 @@ class _OuterLoop:
         theta_0 = student.initial(derive(self.seed, "outer step"), step)
         inner = self.learned.view().inner_batches(self.seed, step)
 
-        def outer_loss(theta_T: Parameters) -> Tensor:
-            return F.cross_entropy(student.logits(theta_T, batch), batch["labels"])
+        def outer_loss(trained: Parameters) -> Tensor:
+            return F.cross_entropy(student.logits(trained, batch), batch["labels"])
 
         self.optimizer.zero_grad(set_to_none=True)
         loss = hypergradient(
@@ -166,9 +168,11 @@ class _OuterLoop:
         norm = torch.nn.utils.clip_grad_norm_(self.learned.tensors.values(), limit).item()
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
             raise FloatingPointError(f"outer loss {loss}, gradient norm {norm}")
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.scheduler.step()
+        if self.scaler.get_scale() >= scale:  # lower: fp16 overflowed and the optimiser was not stepped
+            self.scheduler.step()
         self.step += 1
         return loss, norm
 
@@ -195,7 +199,9 @@ class _OuterLoop:
 
 
 def _optimizer(learned: LearnedSet, outer: Outer) -> torch.optim.Optimizer:
-    return _OPTIMIZERS[outer.optimizer](learned.groups(outer), lr=outer.lr, weight_decay=outer.weight_decay)
+    kind: Any = _OPTIMIZERS[outer.optimizer]
+    optimizer: torch.optim.Optimizer = kind(learned.groups(outer), lr=outer.lr, weight_decay=outer.weight_decay)
+    return optimizer
 
 
 def _loop(run: _OuterLoop, validate: _Validator, checkpoint: Checkpoint) -> None:
@@ -205,7 +211,9 @@ def _loop(run: _OuterLoop, validate: _Validator, checkpoint: Checkpoint) -> None
         run.restore(saved)
         if saved["threads"] != torch.get_num_threads():
             print(
-                f"resumed with {torch.get_num_threads()} threads instead of {saved['threads']}: not bit-equal to an unbroken run"
+                f"resumed with {torch.get_num_threads()} threads instead of {saved['threads']}: "
+                f"not bit-equal to an unbroken run",
+                file=sys.stderr,
             )
     every = run.method.validation.every or run.order.batches_per_epoch
     epoch_steps = run.order.batches_per_epoch
@@ -254,8 +262,7 @@ class _Validator:
         distilled = run.learned.view().detached()
         losses, accuracies = [], []
         for index in range(self.config.initialisations):
-            theta_0 = self.student.initial(self.seed, index)
-            theta_T = descend(self.student, theta_0, distilled.inner_batches(self.seed, index))
+            theta_T = self._trained(distilled, index)
             logits = score(self.student, theta_T, self.batches)
             losses.append(F.cross_entropy(logits, self.split.labels).item())
             accuracies.append((logits.argmax(dim=-1) == self.split.labels).float().mean().item())
@@ -264,3 +271,10 @@ class _Validator:
         if merit < run.best.score:
             run.best = _Best(run.step, merit, loss, accuracy, run.learned.state())
         return {"validation_loss": loss, "validation_accuracy": accuracy}
+
+    def _trained(self, distilled: DistilledSet, index: int) -> Parameters:
+        theta_0 = self.student.initial(self.seed, index)
+        inner = distilled.inner_batches(self.seed, index)
+        return descend(
+            self.student, theta_0, inner, dropping=lambda step: self.student.dropping(self.seed, index, step)
+        )

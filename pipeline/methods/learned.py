@@ -132,7 +132,8 @@ def _rows(train: Split, label: int, shots: int, length: int, seed: int) -> np.nd
     rows = np.flatnonzero(train.labels.numpy() == label)
     if len(rows) < shots:
         raise InputError(
-            f"class {label} has {len(rows)} training rows, too few for shots: {shots}; lower shots or use initialise: noise"
+            f"class {label} has {len(rows)} training rows, too few for shots: {shots}; "
+            f"lower shots or use initialise: noise"
         )
     shuffled = numpy_generator(seed, "initial samples", label).permutation(rows)
     long_first = np.argsort(-np.minimum(train.lengths[shuffled], length), kind="stable")

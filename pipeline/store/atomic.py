@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        if is_full(error):
             raise StageError(
                 f"{path}: no space left on the disk; what was there is unchanged: free some and run again"
             ) from error
@@ -44,6 +44,11 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk is full or the quota used up (HDF5 says it in words only)."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def write_text(path: Path, text: str) -> None:

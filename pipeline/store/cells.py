@@ -25,7 +25,7 @@ from pipeline.config.data import FileSource, HubSource, SavedSource
 from pipeline.config.methods import LocalFile
 from pipeline.config.schema import Frozen, canonical, introduced_value, is_runtime
 from pipeline.errors import InputError, StageError
-from pipeline.store.atomic import read_json, write_json
+from pipeline.store.atomic import is_full, read_json, write_json
 from pipeline.store.places import Places
 from pipeline.store.provenance import job_name, provenance
 
@@ -121,9 +121,10 @@ class Cell:
         if stored is None:
             return
         for path, then, now in _differences(stored, self.config):
+            name = _as_written(path, self.config)
             raise InputError(
-                f"{self.folder}: made with {path} = {then!r}, but that default is now {now!r}; "
-                f"write {path.split('.')[-1]}: {then!r} in the config to keep using it, or remove the folder to make it anew"
+                f"{self.folder}: made with {name} = {then!r}, but that default is now {now!r}; write {name}: {then!r} "
+                f"to compute with the old value in another folder, or remove this one to make it anew with the new value"
             )
 
     @contextmanager
@@ -159,6 +160,11 @@ class Cell:
             seconds = self._spent(began)
             write_json(self.folder / "done.json", {"identity": self.digest, "seconds": seconds, **provenance()})
             (self.folder / "spent.json").unlink(missing_ok=True)
+        except OSError as error:
+            self._give_up(error, began)
+            if is_full(error):
+                raise StageError(f"{self.folder}: no space left on the disk; free some and run again") from error
+            raise
         except BaseException as error:
             self._give_up(error, began)
             raise
@@ -167,7 +173,7 @@ class Cell:
             lease.release()
 
     def _patience(self) -> float:
-        """Seconds to wait for the lease: longer than its duration where the holder seems to have died on another node."""
+        """Seconds to wait for the lease: more than its duration where the holder seems to have died on another node."""
         try:
             age = time.time() - self._lease_file.stat().st_mtime
         except OSError:
@@ -196,6 +202,15 @@ class Cell:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _as_written(path: str, config: Stage) -> str:
+    """The dotted key as an experiment's YAML has it: ``source.…`` is the stage before."""
+    stages = list(STAGE_NAMES.values())
+    stage = stages.index(STAGE_NAMES[type(config)])
+    while stage and path.startswith("source."):
+        path, stage = path.removeprefix("source."), stage - 1
+    return f"{stages[stage]}.{path}"
 
 
 def _is_dead(record: dict[str, Any]) -> bool:

@@ -81,7 +81,8 @@ class Student:
     @property
     def embedding_matrix(self) -> Tensor:
         """[vocabulary, E] word embeddings."""
-        return self._module.get_input_embeddings().weight.detach()
+        matrix: Tensor = self._module.get_input_embeddings().weight
+        return matrix.detach()
 
     def initial(self, seed: int, index: int) -> Parameters:
         """θ_0: the pretrained parameters with the fresh ones drawn by (seed, index) as the library initialises them.
@@ -116,19 +117,19 @@ class Student:
                 self._module, parameters, kwargs={"inputs_embeds": inputs_embeds, "output_attentions": rows != "none"}
             )
         if rows == "none":
-            return output.logits.float(), None
+            return _full(output.logits), None
         if not output.attentions or any(layer is None for layer in output.attentions):
             raise StageError(
                 f"{type(self._module).__name__} returned no attention maps; attention labels cannot be used with it"
             )
         layers = [layer[..., :1, :] if rows == "cls" else layer for layer in output.attentions]
-        return output.logits.float(), torch.stack(layers, dim=1).float()
+        return _full(output.logits), _full(torch.stack(layers, dim=1))
 
     def logits(self, parameters: Parameters, batch: dict[str, Tensor]) -> Tensor:
         """[rows, C] for real text (token ids and mask) or real vectors; fused attention, first derivatives only."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         with self._autocast():
-            return functional_call(self._scorer, parameters, kwargs=inputs).logits.float()
+            return _full(functional_call(self._scorer, parameters, kwargs=inputs).logits)
 
     def dropping(self, seed: int, *steps: int) -> contextlib.AbstractContextManager[None]:
         """Dropout masks drawn by (seed, steps) inside the block; nothing to draw where dropout is off."""
@@ -153,6 +154,11 @@ class Student:
 def embedding_hash(matrix: Tensor) -> str:
     """SHA-256 of a word-embedding matrix in float32: what a set of input embeddings is bound to."""
     return hashlib.sha256(matrix.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).hexdigest()
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """Half precision back to float32: losses and attention logarithms are taken there."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _with_fused_attention(model: PreTrainedModel) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from transformers import get_scheduler
 
 from pipeline.config import FineTune
-from pipeline.randomness import torch_generator
+from pipeline.randomness import seeded, torch_generator
 from pipeline.students.encoder import Parameters, Student
 
 
@@ -48,7 +49,7 @@ def finetune(
     student.training(recipe.dropout)
     for step, rows in zip(range(steps), _batches(size, batch_size, seed, index), strict=False):
         batch = examples(rows)
-        with student.dropping(seed, index, step):
+        with seeded(seed, "dropout", index, step) if recipe.dropout else contextlib.nullcontext():
             loss = F.cross_entropy(student.logits(trained, batch), batch["labels"])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

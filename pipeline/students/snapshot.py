@@ -6,10 +6,12 @@ anew, how many positions can be used, which attention rows the classifier reads.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -24,6 +26,7 @@ from pipeline.data.hub import explained
 from pipeline.errors import InputError
 from pipeline.randomness import seeded
 from pipeline.store import locate
+from pipeline.store.atomic import is_full
 from pipeline.students.encoder import embedding_hash
 
 
@@ -44,37 +47,39 @@ def load_encoder(config: Model, classes: int, seed: int) -> tuple[PreTrainedMode
 
     """
     place = locate(config.name)
-    name, where = (
-        (config.name, {"revision": config.revision}) if place is None else (str(place), {"local_files_only": True})
-    )
-    settings: dict[str, Any] = {"num_labels": classes, "attn_implementation": "eager", "dtype": torch.float32}
-    with explained("model", config.name), seeded(seed, "missing weights"):
-        tokenizer = _tokenizer(config.name, name, where)
+    at_hub = contextlib.nullcontext() if place else explained("model", config.name, config.revision)
+    where: dict[str, Any] = {"local_files_only": True} if place else {"revision": config.revision}
+    with at_hub, seeded(seed, "missing weights"):
         try:
-            loaded = AutoConfig.from_pretrained(name, **where, num_labels=classes)
-            if config.pretrained:
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    name, **where, **settings, ignore_mismatched_sizes=True, output_loading_info=True
-                )
-                absent = {
-                    *info["missing_keys"],
-                    *(key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]),
-                }
-            else:
-                model = AutoModelForSequenceClassification.from_config(
-                    loaded, attn_implementation="eager", dtype=torch.float32
-                )
-                absent = {parameter for parameter, _ in model.named_parameters()}
-        except (ValueError, KeyError) as error:
+            model, absent = _model(str(place or config.name), where, classes, config.pretrained)
+        except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, OSError) and is_full(error):
+                raise
             raise InputError(
-                f"model {config.name}: no usable sequence-classification head ({str(error).splitlines()[0][:120]}); "
+                f"model {config.name}: no usable sequence classifier ({_first_line(error)}); "
                 f"give an encoder such as bert-base-uncased"
             ) from error
-    fresh = _fresh(config.name, model, absent)
+        fresh = _fresh(config.name, model, absent)
+        tokenizer = _tokenizer(config.name, str(place or config.name), where)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer, fresh
+
+
+def _model(name: str, where: dict[str, Any], classes: int, pretrained: bool) -> tuple[PreTrainedModel, set[str]]:
+    """The model and the names of the parameters that its checkpoint does not have."""
+    settings: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}
+    if not pretrained:
+        config = AutoConfig.from_pretrained(name, **where, num_labels=classes)
+        model = AutoModelForSequenceClassification.from_config(config, **settings)
+        return model, {parameter for parameter, _ in model.named_parameters()}
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        name, **where, **settings, num_labels=classes, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
+    return model, {*info["missing_keys"], *mismatched}
 
 
 def describe(model: PreTrainedModel, fresh: list[str]) -> dict[str, Any]:
@@ -104,16 +109,29 @@ def usable_positions(model: PreTrainedModel) -> int | None:
 
 def _tokenizer(asked: str, name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(name, **where)
-    except (ValueError, KeyError, OSError) as error:
-        if "revision" in where:
-            raise
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **where)
+    except Exception as error:  # whatever a tokenizer's own code raises
         raise InputError(
-            f"model {asked}: no usable tokenizer beside it ({str(error).splitlines()[0][:120]})"
+            f"model {asked}: no usable tokenizer beside it ({_first_line(error)}); save the tokenizer there too"
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # without its files, transformers makes one that knows no word and reads every text as unknown tokens
+        raise InputError(
+            f"model {asked}: no usable tokenizer beside it (its vocabulary is empty); save the tokenizer there too"
+        )
+    return tokenizer
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
 
 
 def _fresh(name: str, model: PreTrainedModel, absent: set[str]) -> list[str]:
+    if model.config.is_encoder_decoder:
+        raise InputError(
+            f"model {name}: an encoder-decoder, which takes no input embeddings; "
+            f"give an encoder such as bert-base-uncased"
+        )
     body = getattr(model, model.base_model_prefix, None)
     if body is None or body is model:
         raise InputError(

@@ -1,0 +1,38 @@
+# quickstart, test and lint set up what they need in .venv; nothing else has to be installed but Python >= 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test lint clean
+
+quickstart: .venv/stamp-quickstart
+	$(BIN)/python -m pipeline run configs/quickstart.yaml
+
+test: .venv/stamp-test
+	$(BIN)/python -m pytest
+
+lint: .venv/stamp-test
+	$(BIN)/ruff check pipeline tests
+	$(BIN)/ruff format --check pipeline tests
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv
+
+.venv/stamp-torch: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; type: make PYTHON=python3.11 …" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@echo "installing torch (once; a few minutes on a slow line) …"
+	$(PIP) torch==2.13.0
+	@touch $@
+
+.venv/stamp-quickstart: .venv/stamp-torch
+	@echo "installing the rest …"
+	$(PIP) -e '.[quickstart]'
+	@touch $@
+
+.venv/stamp-test: .venv/stamp-torch
+	@echo "installing the rest …"
+	$(PIP) -e '.[quickstart,test]'
+	@touch $@ .venv/stamp-quickstart

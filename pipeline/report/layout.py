@@ -1,0 +1,203 @@
+"""From cells to rows and columns: which results belong to one table entry, and what rows and columns are called.
+
+A row is a method with its budget; a column is one set of splits and one encoder. Whatever else two cells differ in is
+a hyper-parameter, except seeds, the number of initialisations and the scored splits, which only add runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pipeline.config import DDAL, Distill, Evaluate, FullData, Majority, Prepare, RandomReal
+from pipeline.config.schema import Frozen, is_runtime
+
+LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
+ATTENTION = {"none": "", "cls": " + AL", "all": " + AL (all)"}
+RUNS_ONLY = ("distill.seed", "evaluate.seed", "evaluate.initialisations", "evaluate.splits")
+_DATA = ("-", "same", "different", "random")
+_NOT_A_SPLIT = ("prepare.max_length", "prepare.revision", "prepare.model.")
+
+
+class Row(NamedTuple):
+    """A method and its budget; rows sort in the order of the paper's tables.
+
+    ``data`` says what the T inner steps see: ``same`` (every step the whole set), ``different`` blocks of it,
+    ``random`` draws, or ``-`` where there is one step. ``on_test``: its checkpoint was selected on the test split.
+    """
+
+    order: tuple[int, ...]
+    method: str
+    kind: Literal["majority", "random", "ddal", "full"]
+    steps: int | None
+    shots: int | None
+    data: str
+    on_test: bool
+
+    @property
+    def competes(self) -> bool:
+        """Whether it is a small set; full data and majority are references."""
+        return self.kind in ("random", "ddal")
+
+    @property
+    def budget(self) -> str:
+        """Such as ``3 steps, 1 shot, same``; empty for full data and majority."""
+        parts = [f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((self.steps, "step"), (self.shots, "shot")) if n]
+        return ", ".join([*parts, self.data] if self.data not in ("", "-") else parts)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One set of splits and one encoder."""
+
+    key: str
+    task: str
+    model: str
+    title: str
+    metric: str
+    classes: int | None
+    split: Literal["dev", "test"]
+    prepares: tuple[Prepare, ...] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The rows and columns of an experiment; ``places[k]`` is where its k-th cell belongs."""
+
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    labels: dict[Row, str]
+    places: tuple[tuple[Row, Column], ...]
+
+
+def layout(cells: Sequence[Evaluate], table: str) -> Layout:
+    """Rows in the paper's order, columns in the file's."""
+    rows = [row_of(cell) for cell in cells]
+    columns = _columns(cells)
+    places = tuple(zip(rows, [columns[_splits_key(cell.source.source)] for cell in cells], strict=True))
+    distinct = tuple(sorted(set(rows)))
+    return Layout(distinct, tuple(columns.values()), _labels(distinct, table), places)
+
+
+def row_of(cell: Evaluate) -> Row:
+    """The row that a cell's result belongs to."""
+    method = cell.source.method
+    if isinstance(method, Majority):
+        return Row((0,), "majority", "majority", None, None, "", False)
+    if isinstance(method, RandomReal):
+        return Row((1, method.shots), "random real", "random", None, method.shots, "", False)
+    if isinstance(method, FullData):
+        return Row((3,), "full data", "full", None, None, "", False)
+    data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
+    if data == "different" and method.order == "random":
+        data = "random"
+    on_test = method.validation.split == "test"
+    ranks = list(ATTENTION).index(method.attention_labels), list(LABELS).index(method.labels), _DATA.index(data)
+    order = (2, *ranks, method.steps, method.shots, int(on_test))
+    label = LABELS[method.labels] + ATTENTION[method.attention_labels]
+    return Row(order, label, "ddal", method.steps, method.shots, data, on_test)
+
+
+def hyper_parameters(cell: Evaluate) -> dict[str, Any]:
+    """Dotted key -> value of everything in a cell that is not a seed or a number of runs."""
+    found = _flat(cell.source.source, "prepare") | _flat(cell.source, "distill") | _flat(cell, "evaluate")
+    return {key: value for key, value in found.items() if key not in RUNS_ONLY}
+
+
+def selection(cell: Evaluate) -> str:
+    """How the distilled set's checkpoint was selected."""
+    method = cell.source.method
+    if not isinstance(method, DDAL):
+        return "none"
+    where, by = method.validation.split, method.validation.by
+    return {"none": "last step", "test": f"TEST {by} (as published)", "dev": f"dev {by}"}[where]
+
+
+def published_split(prepare: Prepare, split: Literal["dev", "test"]) -> str | None:
+    """The source's own name of a split, or None where it is carved from train."""
+    source = prepare.task.source
+    named: str | None = getattr(source, split) if source.kind == "files" else getattr(source.splits, split)
+    return named
+
+
+def _flat(config: Frozen, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        if is_runtime(info) or isinstance(value, Prepare | Distill):
+            continue
+        found |= _flat(value, f"{path}.{name}") if isinstance(value, Frozen) else {f"{path}.{name}": value}
+    return found
+
+
+def _splits(prepare: Prepare) -> dict[str, Any]:
+    flat = _flat(prepare, "prepare")
+    return {key: value for key, value in flat.items() if not key.startswith(_NOT_A_SPLIT)}
+
+
+def _splits_key(prepare: Prepare) -> str:
+    return json.dumps([_splits(prepare), prepare.model.model_dump()], default=str, sort_keys=True)
+
+
+def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
+    members: dict[str, list[Evaluate]] = {}
+    for cell in cells:
+        members.setdefault(_splits_key(cell.source.source), []).append(cell)
+    named = {key: _names(found[0].source.source) for key, found in members.items()}
+    several = len({model for _, model in named.values()}) > 1
+    columns = {}
+    for key, found in members.items():
+        prepare = found[0].source.source
+        task, model = named[key]
+        twins = [members[other][0].source.source for other, names in named.items() if names == named[key]]
+        task += _apart(prepare, twins)
+        columns[key] = Column(
+            key=key,
+            task=task,
+            model=model,
+            title=f"{task}, {model}" if several else task,
+            metric=prepare.task.metric,
+            classes=len(prepare.task.labels) if prepare.task.labels else None,
+            split="test" if any("test" in cell.splits for cell in found) else "dev",
+            prepares=_distinct(found),
+        )
+    return columns
+
+
+def _names(prepare: Prepare) -> tuple[str, str]:
+    where, _, rest = prepare.model.name.partition(":")
+    model = rest.split("/")[0] if where == "package" else Path(prepare.model.name).name
+    return prepare.task.name, model if prepare.model.pretrained else f"{model} (random weights)"
+
+
+def _distinct(cells: Sequence[Evaluate]) -> tuple[Prepare, ...]:
+    return tuple({cell.source.source.model_dump_json(): cell.source.source for cell in cells}.values())
+
+
+def _apart(prepare: Prepare, twins: Sequence[Prepare]) -> str:
+    """What tells a column from others of the same task and encoder, such as `` (seed=1)``."""
+    flats = [_flat(twin, "prepare") for twin in twins]
+    own = _flat(prepare, "prepare")
+    keys = dict.fromkeys(key for flat in flats for key in flat if not key.startswith(_NOT_A_SPLIT[:2]))
+    differ = [key for key in keys if len({str(flat.get(key)) for flat in flats}) > 1]
+    words = ", ".join(f"{key.removeprefix('prepare.')}={own.get(key)}" for key in differ)
+    return f" ({words})" if words else ""
+
+
+def _labels(rows: Sequence[Row], table: str) -> dict[Row, str]:
+    ddal = [row for row in rows if row.kind == "ddal"]
+    methods = {row.method for row in ddal}
+    budgets = len({row.budget for row in ddal}) > 1 or len({row.shots for row in rows if row.competes}) > 1
+    mixed = len({row.on_test for row in ddal}) > 1
+    labels = {}
+    for row in rows:
+        parts = [row.method]
+        if row.kind == "ddal" and table == "table3":
+            parts = [row.budget] if len(methods) == 1 else [row.method, row.budget]
+        elif row.competes and budgets:
+            parts = [row.method, row.budget]
+        labels[row] = ", ".join(parts) + (" [selected on test]" if mixed and row.on_test else "")
+    return labels

@@ -1,0 +1,54 @@
+"""The published numbers (``analysis/paper.csv``), which stand beside ours and are never mixed with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.errors import InputError
+from pipeline.report.layout import Column, Row
+
+FILE = Path(__file__).resolve().parents[2] / "analysis" / "paper.csv"
+HEADING = "paper (BERT-base)"
+METRICS = {"ag_news": "accuracy", "sst2": "accuracy", "qnli": "accuracy", "mrpc": "accuracy_f1"}
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Means and standard deviations in percent, as printed, of one of the paper's tables."""
+
+    frame: pd.DataFrame
+
+    def has(self, column: Column) -> bool:
+        """Whether the paper reports this task by the same metric."""
+        return METRICS.get(_task(column)) == column.metric and bool((self.frame["task"] == _task(column)).any())
+
+    def entry(self, row: Row, column: Column) -> str:
+        """Such as ``93.0 ± 0.2``; empty where the paper has no such row."""
+        frame = self.frame[(self.frame["task"] == _task(column)) & (self.frame["row"] == row.method)]
+        if row.kind == "ddal":
+            budget = (frame["steps"] == row.steps) & (frame["shots"] == row.shots) & (frame["data"] == row.data)
+            frame = frame[budget]
+        if frame.empty or not self.has(column):
+            return ""
+        mean, std = frame.iloc[0][["mean", "std"]]
+        return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+
+
+def read(table: str, file: Path = FILE) -> Paper:
+    """The paper's table ``table2`` or ``table3``.
+
+    Raises:
+        InputError: the file of published numbers is not there.
+
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such file with the paper's numbers; restore it or write report: {{paper: false}}")
+    frame = pd.read_csv(file)
+    return Paper(frame[frame["table"] == table])
+
+
+def _task(column: Column) -> str:
+    return column.prepares[0].task.name

@@ -1,0 +1,85 @@
+"""A table as Markdown and as LaTeX (booktabs)."""
+
+from __future__ import annotations
+
+from pipeline.report.tables import Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": r"$-$",
+    "–": "--",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+}
+
+
+def markdown(table: Table) -> str:
+    """Title, table, how to read it, differences, unfinished cells. The best entries are bold."""
+    head = [_cell(name) for name in table.frame.columns]
+    rule = ["---", *("---:" for _ in head[1:])]
+    lines = [f"### {table.title}", "", _line(head), _line(rule)]
+    for index, row in enumerate(table.frame.itertuples(index=False)):
+        lines.append(_line([f"**{_cell(t)}**" if (index, at) in table.best else _cell(t) for at, t in enumerate(row)]))
+    if table.caption:
+        lines += ["", *(f"* {sentence}" for sentence in table.caption)]
+    for title, sentences in (("Differences", table.differences), (_without(table), table.unfinished)):
+        if sentences:
+            lines += ["", f"{title}:", "", *(f"* {sentence}" for sentence in sentences)]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: Table) -> str:
+    r"""A ``table*`` that needs ``\usepackage{booktabs,adjustbox}``. The best entries are bold."""
+    names = list(table.frame.columns)
+    body = [
+        [rf"\textbf{{{_escaped(t)}}}" if (index, at) in table.best else _escaped(t) for at, t in enumerate(row)]
+        for index, row in enumerate(table.frame.itertuples(index=False))
+    ]
+    below = [*table.differences, *([f"{_without(table)}:"] if table.unfinished else []), *table.unfinished]
+    lines = [
+        r"\begin{table*}[t]",
+        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        r"\begin{adjustbox}{max width=\textwidth}",
+        rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}",
+        r"\toprule",
+        " & ".join(_heading(name) for name in names) + r" \\",
+        r"\midrule",
+        *(" & ".join(cells) + r" \\" for cells in body),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{adjustbox}",
+        rf"\caption{{{_escaped(' '.join([table.title + '.', *table.caption]))}}}",
+        rf"\label{{tab:{table.title.split(':')[0]}-{table.name}}}",
+        *(rf"\par\raggedright {_escaped(sentence)}" for sentence in below),
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _without(table: Table) -> str:
+    return f"Without results ({len(table.unfinished)})"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _escaped(text: object) -> str:
+    return "".join(_LATEX.get(character, character) for character in str(text))
+
+
+def _heading(name: str) -> str:
+    """A heading broken at its separators, so that columns stay narrow."""
+    parts = name.replace(": ", ":\n").replace(", ", ",\n").replace(" (", "\n(").split("\n")
+    stacked = r" \\ ".join(_escaped(part) for part in parts)
+    return stacked if len(parts) == 1 else rf"\shortstack[r]{{{stacked}}}"

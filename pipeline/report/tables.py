@@ -1,0 +1,205 @@
+"""The paper's tables with our numbers: 1 (tasks), 2 (methods x tasks), 3 (steps and shots x tasks)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from pipeline.config import Experiment, Prepare
+from pipeline.report import notes, paper
+from pipeline.report.collect import Collected, Entry, Sample
+from pipeline.report.intervals import estimate
+from pipeline.report.layout import Column, Row, published_split
+
+METRIC_NAMES = {
+    "accuracy": "accuracy %",
+    "balanced_accuracy": "balanced accuracy %",
+    "macro_f1": "macro F1 %",
+    "f1": "F1 %",
+    "mcc": "MCC × 100",
+    "accuracy_f1": "mean of accuracy and F1 %",
+}
+TITLES = {"table2": "methods and tasks (the paper's Table 2)", "table3": "steps and shots (the paper's Table 3)"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is shown: a frame of text, the positions (row, column) of the best entries, sentences below."""
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+    best: frozenset[tuple[int, int]] = frozenset()
+    caption: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+
+
+def task_table(experiment: Experiment, collected: Collected) -> Table:
+    """Table 1: metric, classes, rows of the three splits, where dev and test come from."""
+    tasks: dict[str, Column] = {}
+    for column in sorted(collected.layout.columns, key=lambda c: not collected.manifests[c]):
+        tasks.setdefault(column.task, column)
+    records = []
+    for column in (tasks[name] for name in dict.fromkeys(c.task for c in collected.layout.columns)):
+        counts = collected.manifests[column].get("class_counts", {}).get(column.split) or []
+        sizes = {split: _count(collected.size(column, split)) for split in ("train", "dev", "test")}
+        records.append(
+            {"task": column.task, "metric": METRIC_NAMES[column.metric], "classes": _count(collected.classes(column))}
+            | sizes
+            | {f"largest class % of {column.split}": f"{100 * max(counts) / sum(counts):.1f}" if sum(counts) else "?"}
+            | {"dev is": _origin(column.prepares[0], "dev"), "test is": _origin(column.prepares[0], "test")}
+        )
+    frame = pd.DataFrame(records).fillna("")
+    return Table("table1", f"{experiment.name}: tasks (the paper's Table 1)", frame)
+
+
+def results_table(experiment: Experiment, collected: Collected) -> Table:
+    """Table 2 or 3, as ``report.table`` says.
+
+    Raises:
+        InputError: ``report.compare`` names a row that is not there.
+
+    """
+    rows, columns, name = collected.layout.rows, collected.layout.columns, experiment.report.table
+    published = paper.read(name) if experiment.report.paper else None
+    first = "method" if name == "table2" else "setting"
+    shown: dict[str, list[str]] = {first: [collected.layout.labels[row] for row in rows]}
+    best: set[tuple[int, int]] = set()
+    for column in columns:
+        best |= {(index, len(shown)) for index in _best(collected, column)}
+        shown[_heading(collected, column)] = [_entry(collected, row, column) for row in rows]
+        if published is not None and published.has(column):
+            shown[f"{column.title}: {paper.HEADING}"] = [published.entry(row, column) for row in rows]
+    titles = " / ".join(column.title for column in columns)
+    where = f" ({titles})" if len(columns) > 1 else ""
+    shown["n (sets × initialisations)"] = [_sizes(collected, row) for row in rows]
+    shown[f"% of full data{where}"] = [_joined(collected, row, lambda e: _share(collected, e)) for row in rows]
+    shown[f"distillation s{where}"] = [_joined(collected, row, _distill_seconds) for row in rows]
+    shown[f"training s{where}"] = [_joined(collected, row, _train_seconds) for row in rows]
+    shows_paper = published is not None and any(published.has(column) for column in columns)
+    return Table(
+        name=name,
+        title=f"{experiment.name}: {TITLES[name]}",
+        frame=pd.DataFrame(shown),
+        best=frozenset(best),
+        caption=notes.caption(collected, shows_paper, bool(best)),
+        differences=notes.differences(experiment.report.compare, collected),
+        unfinished=notes.unfinished(collected.problems),
+    )
+
+
+def long_form(collected: Collected) -> pd.DataFrame:
+    """One row per (task, model, row, metric, split) of what was chosen; fractions, nats and seconds as measured."""
+    records = []
+    for (row, column), entry in collected.entries.items():
+        if entry.chosen is None:
+            continue
+        for metric, split in sorted(set(zip(entry.chosen.runs["metric"], entry.chosen.runs["split"], strict=True))):
+            sample = entry.chosen.sample(metric, split)
+            assert sample is not None
+            records.append(
+                {"task": column.task, "model": column.model, "row": collected.layout.labels[row]}
+                | {"metric": metric, "split": split}
+                | _numbers(sample)
+                | {"n_split": collected.size(column, split), "shots": row.shots, "steps": row.steps, "data": row.data}
+                | {"selection": entry.selection, "chosen": entry.choice(), "alternatives": entry.planned}
+                | {"distill_seconds": entry.chosen.distill_seconds, "train_seconds": entry.chosen.train_seconds}
+            )
+    return pd.DataFrame(records, columns=_LONG).astype(dict.fromkeys(_COUNTS, "Int64"))
+
+
+_LONG = [
+    *("task", "model", "row", "metric", "split", "mean", "std", "n", "n_seeds", "n_init", "ci_low", "ci_high"),
+    *("n_split", "shots", "steps", "data", "selection", "chosen", "alternatives"),
+    *("distill_seconds", "train_seconds"),
+]
+_COUNTS = ("n", "n_seeds", "n_init", "n_split", "shots", "steps", "alternatives")
+
+
+def _numbers(sample: Sample) -> dict[str, float | None]:
+    mean, std, n, low, high = estimate(sample.values)
+    runs = {"n": n, "n_seeds": sample.sets, "n_init": sample.initialisations}
+    return {"mean": mean, "std": std, **runs, "ci_low": low, "ci_high": high}
+
+
+def _heading(collected: Collected, column: Column) -> str:
+    size = _count(collected.size(column, column.split))
+    return f"{column.title}: {METRIC_NAMES[column.metric]}, {size} {column.split} rows"
+
+
+def _entry(collected: Collected, row: Row, column: Column) -> str:
+    entry = collected.entries.get((row, column))
+    if entry is None:
+        return "–"
+    sample = entry.headline
+    if sample is None:
+        return entry.state if entry.chosen is None else f"no {column.split} scores"
+    mean, std, *_ = estimate(sample.values)
+    text = f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
+    return text if len(_distinct_sizes(collected, row)) == 1 else f"{text} (n = {sample.size})"
+
+
+def _best(collected: Collected, column: Column) -> list[int]:
+    """Positions of the small sets whose mean is highest at the precision that is shown.
+
+    Beside rows selected on dev, those selected on test do not compete.
+    """
+    fair = any(row.kind == "ddal" and not row.on_test for row in collected.layout.rows)
+    means = {}
+    for index, row in enumerate(collected.layout.rows):
+        sample = collected.sample(row, column)
+        if row.competes and sample is not None and not (fair and row.on_test):
+            means[index] = round(100 * estimate(sample.values).mean, 1)
+    return [index for index, mean in means.items() if mean == max(means.values())]
+
+
+def _distinct_sizes(collected: Collected, row: Row) -> list[str]:
+    samples = [collected.sample(row, column) for column in collected.layout.columns]
+    return list(dict.fromkeys(sample.size for sample in samples if sample is not None))
+
+
+def _sizes(collected: Collected, row: Row) -> str:
+    sizes = _distinct_sizes(collected, row)
+    return sizes[0] if len(sizes) == 1 else "see entries" if sizes else "0"
+
+
+def _joined(collected: Collected, row: Row, text: Callable[[Entry], str]) -> str:
+    entries = [collected.entries.get((row, column)) for column in collected.layout.columns]
+    texts = ["–" if entry is None or entry.headline is None else text(entry) for entry in entries]
+    return " / ".join(texts) if set(texts) != {"–"} else "–"
+
+
+def _share(collected: Collected, entry: Entry) -> str:
+    full, sample = collected.reference("full", entry.column), entry.headline
+    whole = 0.0 if full is None else estimate(full.values).mean
+    return f"{100 * estimate(sample.values).mean / whole:.1f}" if sample is not None and whole > 0 else "–"
+
+
+def _distill_seconds(entry: Entry) -> str:
+    seconds = None if entry.chosen is None else entry.chosen.distill_seconds
+    return "–" if seconds is None else _seconds(seconds)
+
+
+def _train_seconds(entry: Entry) -> str:
+    return "–" if entry.chosen is None else _seconds(entry.chosen.train_seconds)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.1f}" if seconds >= 0.1 else f"{seconds:.2g}"
+
+
+def _count(size: int | None) -> str:
+    return "?" if size is None else f"{size:,}"
+
+
+def _origin(prepare: Prepare, split: str) -> str:
+    published = published_split(prepare, "dev" if split == "dev" else "test")
+    if published is not None:
+        return "the source's own file" if prepare.task.source.kind == "files" else f"the source's '{published}'"
+    size = prepare.dev if split == "dev" else prepare.test
+    if size is None:
+        return "none"
+    return "carved from train: " + (f"{100 * size:g} %" if size < 1 else f"{size:g} rows") + f", seed {prepare.seed}"

@@ -1,0 +1,80 @@
+"""Stage 4: every finished ``results.csv`` -> the paper's tables and a figure.
+
+``python -m pipeline.stage4_aggregate CONFIG``. Reads the store, writes only to ``out``, names what has no results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.config import Experiment, load
+from pipeline.store import Store
+from pipeline.store.atomic import write_text
+
+if TYPE_CHECKING:
+    from pipeline.report import Problem
+
+OUT = Path("analysis/results")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was shown and written: the tables as Markdown, all files, the cells without results."""
+
+    markdown: str
+    files: tuple[Path, ...]
+    problems: tuple[Problem, ...]
+
+
+def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
+    """Aggregates an experiment into ``<out>/<experiment>.csv``, tables (CSV, Markdown, LaTeX) and a figure (PNG, PDF).
+
+    Raises:
+        InputError: hyper-parameters would have to be chosen without dev scores, or ``report.compare`` names no row.
+
+    """
+    from pipeline import report  # pandas and matplotlib: not for those who only list the stages
+
+    collected = report.collect(experiment, store)
+    tables = (report.task_table(experiment, collected), report.results_table(experiment, collected))
+    files = [out / f"{experiment.name}.csv"]
+    write_text(files[0], report.long_form(collected).to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+    for table in tables:
+        texts = {
+            "csv": table.frame.to_csv(index=False, lineterminator="\n"),
+            "md": report.markdown(table),
+            "tex": report.latex(table),
+        }
+        for suffix, text in texts.items():
+            files.append(out / f"{experiment.name}.{table.name}.{suffix}")
+            write_text(files[-1], text)
+    files += report.draw(collected, tables[-1].title, out / experiment.name)
+    markdown = "\n".join(report.markdown(table) for table in tables)
+    return Summary(markdown, tuple(files), collected.problems)
+
+
+def show(summary: Summary) -> None:
+    """Prints the tables and the paths of everything that was written."""
+    print(summary.markdown)
+    for file in summary.files:
+        print(file)
+
+
+def main(
+    config: Annotated[Path, typer.Argument(help="the experiment's YAML file, such as configs/quickstart.yaml")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; several values sweep")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of all artifacts (default: checkpoints)")] = None,
+    out: Annotated[Path, typer.Option(help="folder of the tables and figures")] = OUT,
+) -> None:
+    """Tables and a figure from the finished cells of CONFIG."""
+    show(run(load(config, settings or ()), Store(root), out))
+
+
+if __name__ == "__main__":
+    from pipeline.launch import guarded
+
+    guarded(lambda: typer.run(main))

@@ -1,0 +1,117 @@
+"""``distilled.h5``: round trip, plain h5py reading, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline.distilled import DistilledSet, Recipe, load, save
+from pipeline.errors import InputError
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def small(**changes: object) -> DistilledSet:
+    parts: dict[str, object] = {
+        "labels": torch.eye(2),
+        "label_ids": torch.arange(2),
+        "recipe": Recipe("ddal"),
+        "inputs_embeds": torch.randn(2, 3, 4),
+        "learning_rates": torch.tensor([0.1]),
+        "batch_order": torch.tensor([[0, 1]]),
+    }
+    return DistilledSet(**(parts | changes))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), rows=st.integers(1, 4), steps=st.integers(1, 3), attention=st.booleans(), ids=st.booleans())
+def test_round_trip(tmp_path: Path, data: st.DataObject, rows: int, steps: int, attention: bool, ids: bool) -> None:
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(data.draw(arrays(np.float32, shape, elements=FINITE)))
+
+    made = small(
+        labels=drawn(rows, 2),
+        label_ids=torch.arange(rows) % 2,
+        recipe=Recipe("ddal", data.draw(st.floats(0, 10)), data.draw(st.sampled_from(["fixed", "random"]))),
+        inputs_embeds=None if ids else drawn(rows, 3, 4),
+        token_ids=torch.from_numpy(data.draw(arrays(np.int32, (rows, 5), elements=st.integers(-1, 999)))).long()
+        if ids
+        else None,
+        attention_labels=drawn(rows, 2, 2, 1, 3) if attention else None,
+        learning_rates=drawn(steps),
+        batch_order=torch.from_numpy(data.draw(arrays(np.int64, (steps, rows), elements=st.integers(0, rows - 1)))),
+        about=data.draw(
+            st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5), st.none()), max_size=3)
+        ),
+    )
+    save(made, tmp_path / "d.h5")
+    found = load(tmp_path / "d.h5")
+    assert found.recipe == made.recipe
+    assert found.about == made.about
+    for name, value in vars(made).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(found, name), value), name
+        elif value is None:
+            assert getattr(found, name) is None, name
+
+
+def test_readable_with_h5py_alone(tmp_path: Path) -> None:
+    made = small(about={"seed": 3})
+    save(made, tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5") as file:
+        assert file.attrs["format"] == "textdd/1"
+        assert json.loads(file.attrs["about"]) == {"seed": 3}
+        assert json.loads(file.attrs["recipe"])["name"] == "ddal"
+        assert file["inputs_embeds"].dtype == np.float32
+        assert set(file) == {"labels", "label_ids", "inputs_embeds", "learning_rates", "batch_order"}
+        np.testing.assert_array_equal(file["inputs_embeds"], made.inputs_embeds)
+
+
+def test_no_pickle_inside(tmp_path: Path) -> None:
+    save(small(), tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5") as file:
+        assert all(dataset.dtype.kind in "fi" for dataset in file.values())
+
+
+@pytest.mark.parametrize("kept", [0, 10, 1000])
+def test_truncated(tmp_path: Path, kept: int) -> None:
+    save(small(), tmp_path / "d.h5")
+    (tmp_path / "d.h5").write_bytes((tmp_path / "d.h5").read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"d\.h5: not a whole distilled set .*copy or make it again"):
+        load(tmp_path / "d.h5")
+
+
+def test_foreign(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = [1]
+    with pytest.raises(InputError, match=r"other\.h5: its format is None, not 'textdd/1'"):
+        load(tmp_path / "other.h5")
+
+
+def test_newer_format(tmp_path: Path) -> None:
+    save(small(), tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5", "a") as file:
+        file.attrs["format"] = "textdd/2"
+    with pytest.raises(InputError, match="its format is 'textdd/2'"):
+        load(tmp_path / "d.h5")
+
+
+def test_incomplete(tmp_path: Path) -> None:
+    save(small(), tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5", "a") as file:
+        del file["labels"]
+    with pytest.raises(InputError, match="not a whole distilled set"):
+        load(tmp_path / "d.h5")
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no\.h5: no such file; give a distilled\.h5"):
+        load(tmp_path / "no.h5")

@@ -1,0 +1,100 @@
+"""A distilled set in memory: its batches, and the three lines a user needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from pipeline import distilled
+from pipeline.config import load as load_experiment
+from pipeline.distilled import DistilledSet, Recipe
+from pipeline.errors import InputError
+from pipeline.launch import pin, run_stage, stage_cells
+from pipeline.store import Store
+
+
+def plain(shots: int, rows: list[list[int]], **recipe: object) -> DistilledSet:
+    return DistilledSet(
+        labels=torch.eye(2).repeat(shots, 1),
+        label_ids=torch.arange(2 * shots) % 2,
+        recipe=Recipe("ddal", **recipe),  # type: ignore[arg-type]
+        inputs_embeds=torch.arange(2 * shots).float().view(-1, 1, 1).expand(-1, 3, 4),
+        attention_labels=torch.zeros(2 * shots, 1, 1, 1, 3),
+        learning_rates=torch.arange(1.0, 1 + len(rows)),
+        batch_order=torch.tensor(rows),
+    )
+
+
+def test_batches_follow_the_order() -> None:
+    found = plain(2, [[0, 1], [2, 3], [0, 1]], attention_weight=0.5).inner_batches()
+    assert [batch.inputs[:, 0, 0].tolist() for batch in found] == [[0, 1], [2, 3], [0, 1]]
+    assert [batch.learning_rate.item() for batch in found] == [1, 2, 3]
+    assert {batch.attention_weight for batch in found} == {0.5}
+    assert found[0].attention is not None
+    torch.testing.assert_close(found[0].attention, torch.full((2, 1, 1, 1, 3), 1 / 3))
+
+
+def test_random_order_is_drawn_by_seed_and_index_without_replacement() -> None:
+    made = plain(4, [[0, 1, 2, 3]] * 6, order="random")
+    draws = made.random_order(0, 0)
+    assert torch.equal(draws, made.random_order(0, 0))
+    assert not torch.equal(draws, made.random_order(0, 1))
+    assert all(len(set(step.tolist())) == 4 for step in draws)
+    assert len({tuple(step.tolist()) for step in draws}) > 1
+
+
+@pytest.fixture
+def distilled_file(experiment: Callable[..., Path], tmp_path: Path) -> Path:
+    config = load_experiment(experiment(method={"labels": "unrestricted", "attention_labels": "cls"}))
+    store = Store(tmp_path / "checkpoints")
+    for stage in ("prepare", "distill"):
+        outcome = run_stage(stage_cells(pin(config, store), store, stage), stage, store)
+        assert not outcome.failed
+    return store.cell(config.cells[0].source).folder / "distilled.h5"
+
+
+def test_three_lines(distilled_file: Path, encoder_folder: Callable[[str], Path]) -> None:
+    found = distilled.load(distilled_file)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    attention = model.config._attn_implementation
+    trained = found.fine_tune(model)
+    assert trained is model
+    assert model.config._attn_implementation == attention
+    assert any(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    answers = found.predict(trained, ["good word1", "word2 dull word3", "strong"])
+    assert len(answers) == 3
+    assert set(answers) <= {"0", "1"}
+
+
+def test_fine_tune_is_the_evaluated_inner_loop(distilled_file: Path, encoder_folder: Callable[[str], Path]) -> None:
+    """The loader's students are those of stage 3: the same parameters from the same classifier."""
+    from pipeline.bilevel import descend
+    from pipeline.students.encoder import Student
+
+    found = distilled.load(distilled_file)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        encoder_folder("bert"), num_labels=2, attn_implementation="eager"
+    )
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    expected = descend(Student(model, []), start, found.inner_batches())
+    for name, parameter in found.fine_tune(model).named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+
+
+def test_another_embedding_matrix_is_refused(distilled_file: Path, encoder_folder: Callable[[str], Path]) -> None:
+    other = AutoModelForSequenceClassification.from_pretrained(encoder_folder("roberta"), num_labels=2)
+    with pytest.raises(InputError, match=r"another embedding matrix.* load .*bert instead"):
+        distilled.load(distilled_file).fine_tune(other)
+
+
+def test_another_number_of_classes_is_refused(distilled_file: Path, encoder_folder: Callable[[str], Path]) -> None:
+    other = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=3)
+    with pytest.raises(InputError, match="3 outputs, the set 2 classes; load it with num_labels=2"):
+        distilled.load(distilled_file).fine_tune(other)

@@ -1,0 +1,153 @@
+"""Stage 3: rows are whole and resumable, initialisations pure, every recipe trains."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load as load_experiment
+from pipeline.evaluation.results import Results
+from pipeline.launch import run_stage, stage_cells
+from pipeline.store import Store
+
+Write = Callable[..., Path]
+
+
+def evaluated(path: Path, root: Path) -> tuple[list[dict[str, str]], Path]:
+    experiment, store = load_experiment(path), Store(root)
+    for stage in ("prepare", "distill", "evaluate"):
+        outcome = run_stage(stage_cells(experiment, store, stage), stage, store)
+        assert not outcome.failed, outcome.failed
+    folder = store.cell(experiment.cells[0]).folder
+    return rows(folder), folder
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def values(found: list[dict[str, str]]) -> dict[tuple[int, str, str], str]:
+    return {(int(row["initialisation"]), row["split"], row["metric"]): row["value"] for row in found}
+
+
+def test_one_row_per_initialisation_split_and_metric(experiment: Write, tmp_path: Path) -> None:
+    found, _ = evaluated(experiment(evaluate={"protocol": {"name": "ddal"}, "initialisations": 3}), tmp_path / "ck")
+    metrics = {"accuracy", "balanced_accuracy", "macro_f1", "f1", "mcc", "ece", "loss", "accuracy_f1"}
+    assert set(values(found)) == {(i, s, m) for i in range(3) for s in ("dev", "test") for m in metrics}
+    assert len(found) == 3 * 2 * len(metrics)
+
+
+def test_initialisations_differ_and_are_pure(experiment: Write, tmp_path: Path) -> None:
+    few, _ = evaluated(experiment(evaluate={"protocol": {"name": "ddal"}, "initialisations": 2}), tmp_path / "ck")
+    more, _ = evaluated(experiment(evaluate={"protocol": {"name": "ddal"}, "initialisations": 4}), tmp_path / "ck")
+    assert values(few).items() <= values(more).items()
+    losses = {values(more)[index, "test", "loss"] for index in range(4)}
+    assert len(losses) == 4
+
+
+@pytest.mark.parametrize("recipe", ["ddal", "finetune"])
+def test_killed_and_started_again_it_ends_with_the_same_rows(experiment: Write, tmp_path: Path, recipe: str) -> None:
+    protocol = {"name": recipe} | ({"steps": 3} if recipe == "finetune" else {})
+    path = experiment(evaluate={"protocol": protocol, "initialisations": 60, "runtime": {"threads": 1}})
+    undisturbed, folder = evaluated(path, tmp_path / "a")
+    store = Store(tmp_path / "b")
+    for stage in ("prepare", "distill"):
+        run_stage(stage_cells(load_experiment(path), store, stage), stage, store)
+    command = [sys.executable, "-m", "pipeline.stage3_evaluate", str(path), "--root", str(tmp_path / "b")]
+    target = tmp_path / "b" / "evaluate" / folder.name
+    process = subprocess.Popen(command)
+    while process.poll() is None and not _has(target, 30):
+        time.sleep(0.01)
+    assert process.poll() is None, "it was over before it could be killed; give it more initialisations"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with open(target / "results.csv", "a") as file:
+        file.write("59,dev,accuracy,0.5,0.1\n59,dev,ma")  # a torn line, as a crash would leave it
+    subprocess.run(command, check=True)
+    assert values(rows(target)) == values(undisturbed)
+    assert len(rows(target)) == len(undisturbed)
+
+
+def _has(folder: Path, lines: int) -> bool:
+    try:
+        return len((folder / "results.csv").read_text().splitlines()) > lines
+    except FileNotFoundError:
+        return False
+
+
+def test_a_torn_initialisation_is_dropped(tmp_path: Path) -> None:
+    first = Results(tmp_path / "results.csv", ("dev", "test"))
+    first.add(0, {"dev": {"accuracy": 0.5, "loss": 1.0}, "test": {"accuracy": 0.25, "loss": 2.0}}, 0.1)
+    with open(tmp_path / "results.csv", "a") as file:
+        file.write("1,dev,accuracy,0.5,0.1\n1,dev,loss,0.5,0.1\n1,test,accuracy,0.")
+    again = Results(tmp_path / "results.csv", ("dev", "test"))
+    assert again.done == {0}
+    assert {row["initialisation"] for row in rows(tmp_path)} == {"0"}
+
+
+def test_fine_tuning_on_everything_learns(
+    experiment: Write, tmp_path: Path, encoder_folder: Callable[..., Path]
+) -> None:
+    path = experiment(
+        prepare={"model": str(encoder_folder("bert", pretrained=True))},
+        evaluate={"protocol": {"name": "finetune", "epochs": 6, "batch_size": 16, "lr": 3e-3}, "initialisations": 1},
+        grids=[{"distill.method": [{"name": "full"}]}],
+    )
+    found, _ = evaluated(path, tmp_path / "ck")
+    assert float(values(found)[0, "test", "accuracy"]) > 0.95
+
+
+def test_random_real_draws_follow_the_seed(experiment: Write, tmp_path: Path) -> None:
+    path = experiment(
+        evaluate={"protocol": {"name": "finetune", "steps": 2}, "initialisations": 1},
+        grids=[{"distill.method": [{"name": "random", "shots": 3}], "distill.seed": [0, 1]}],
+    )
+    from pipeline.distilled import load
+
+    config, store = load_experiment(path), Store(tmp_path / "ck")
+    evaluated(path, tmp_path / "ck")
+    one, other = (load(store.cell(cell.source).folder / "distilled.h5") for cell in config.cells)
+    assert one.label_ids.tolist() == [0, 1, 0, 1, 0, 1]
+    assert one.token_ids is not None
+    assert other.token_ids is not None
+    assert one.token_ids.tolist() != other.token_ids.tolist()
+
+
+def test_majority_answers_the_most_frequent_training_class(experiment: Write, tmp_path: Path) -> None:
+    path = experiment(
+        evaluate={"protocol": {"name": "majority"}, "initialisations": 1},
+        grids=[{"distill.method": [{"name": "majority"}]}],
+    )
+    found, _ = evaluated(path, tmp_path / "ck")
+    assert float(values(found)[0, "test", "accuracy"]) == 0.5
+    assert float(values(found)[0, "test", "mcc"]) == 0
+    assert (0, "test", "loss") not in values(found)  # nothing is trained: it has no probabilities
+
+
+def test_a_set_is_also_evaluated_by_fine_tuning(experiment: Write, tmp_path: Path) -> None:
+    """The recipe is independent of where the set came from."""
+    found, _ = evaluated(
+        experiment(evaluate={"protocol": {"name": "finetune", "steps": 3}, "initialisations": 1}), tmp_path / "ck"
+    )
+    assert values(found)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "xlnet"])
+def test_causal_and_xlnet_classifiers_are_fine_tuned(
+    experiment: Write, tmp_path: Path, encoder_folder: Callable[..., Path], family: str
+) -> None:
+    path = experiment(
+        prepare={"model": str(encoder_folder(family))},
+        evaluate={"protocol": {"name": "finetune", "steps": 3}, "initialisations": 1},
+        grids=[{"distill.method": [{"name": "random", "shots": 2}]}],
+    )
+    found, _ = evaluated(path, tmp_path / "ck")
+    assert values(found)

@@ -1,0 +1,93 @@
+"""Fabricated experiments: a tiny local task, a dummy model folder, results written straight into the store."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import Evaluate, Experiment, load
+from pipeline.store import Store
+from pipeline.store.cells import Stage
+
+Scores = Mapping[str, Sequence[float]]
+MAJORITY = {"distill.method": [{"name": "majority"}], "evaluate.protocol": [{"name": "majority"}]}
+RANDOM = {"distill.method": [{"name": "random"}], "evaluate.protocol": [{"name": "finetune"}]}
+FULL = {"distill.method": [{"name": "full"}], "evaluate.protocol": [{"name": "finetune"}]}
+SIZES = {"train": 90, "dev": 10, "test": 1234}
+
+
+class Fabric:
+    """A store in a temporary folder and the experiments that fill it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(folder / "checkpoints")
+        self.data = folder / "data.csv"
+        self.data.write_text("text,label\ngood,1\nbad,0\n")
+        self.model = folder / "bert-tiny"
+        self.model.mkdir(exist_ok=True)
+        (self.model / "config.json").write_text("{}")
+
+    def task(self, name: str = "sst2", **more: Any) -> dict[str, Any]:
+        return {"name": name, "source": {"kind": "files", "train": str(self.data)}, "text": ["text"], **more}
+
+    def experiment(
+        self, *grids: Any, name: str = "demo", report: Any = None, tasks: Any = None, **evaluate: Any
+    ) -> Experiment:
+        """An experiment whose base is DDAL with one step, one shot and 3 initialisations; ``evaluate`` adds to it."""
+        base = {
+            "prepare": {"task": self.task(), "model": str(self.model), "test": 0.1},
+            "distill": {"method": {"name": "ddal"}},
+            "evaluate": {"protocol": {"name": "ddal"}, "initialisations": 3} | evaluate,
+        }
+        blocks = []
+        for grid in grids or ({},):
+            single = any(each.get("name") == "majority" for each in grid.get("distill.method", []))
+            blocks.append(({"evaluate.initialisations": [1]} if single else {}) | grid)
+            blocks[-1] |= {"prepare.task": tasks} if tasks else {}
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"base": base, "grids": blocks, "report": {"paper": False} | (report or {})}))
+        return load(path)
+
+    def fill(self, experiment: Experiment, scores: Callable[[Evaluate], Scores | None], **facts: Any) -> None:
+        """Finishes every cell for which ``scores`` gives the values of each split (None: leaves it missing)."""
+        for cell in experiment.cells:
+            found = scores(cell)
+            if found is not None:
+                self.finish(cell, found, **facts)
+
+    def finish(self, cell: Evaluate, scores: Scores, metric: str | None = None, distill_seconds: float = 12.0) -> None:
+        """Writes manifest, done marks and ``results.csv`` of one cell; run k trained for k + 1 seconds."""
+        prepared = self._done(cell.source.source, 1.0)
+        manifest = {"task": "t", "classes": ["a", "b"], "sizes": SIZES, "class_counts": {"test": [1000, 234]}}
+        (prepared / "manifest.json").write_text(json.dumps(manifest))
+        self._done(cell.source, distill_seconds)
+        folder = self._done(cell, 3.0)
+        metric = metric or cell.source.source.task.metric
+        with open(folder / "results.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["initialisation", "split", "metric", "value", "seconds"])
+            for split, values in scores.items():
+                for at, value in enumerate(values):
+                    writer.writerow([at, split, metric, value, at + 1.0])
+                    writer.writerow([at, split, "loss", 1 - value, at + 1.0])
+
+    def fail(self, config: Stage, reason: str) -> None:
+        folder = self._folder(config)
+        (folder / "failed.json").write_text(json.dumps({"reason": reason}))
+
+    def _done(self, config: Stage, seconds: float) -> Path:
+        folder = self._folder(config)
+        (folder / "done.json").write_text(json.dumps({"seconds": seconds}))
+        return folder
+
+    def _folder(self, config: Stage) -> Path:
+        folder = self.store.cell(config).folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
+        return folder

@@ -1,0 +1,132 @@
+import pytest
+from report_fabric import FULL, MAJORITY, RANDOM, Fabric
+
+from pipeline.report.layout import hyper_parameters, layout, published_split, row_of, selection
+
+TABLE3 = [  # steps, shots, batch_shots, label
+    (1, 1, 1, "1 step, 1 shot"),
+    (1, 3, 3, "1 step, 3 shots"),
+    (1, 5, 5, "1 step, 5 shots"),
+    (3, 1, 1, "3 steps, 1 shot, same"),
+    (5, 1, 1, "5 steps, 1 shot, same"),
+    (3, 3, 1, "3 steps, 3 shots, different"),
+    (5, 5, 1, "5 steps, 5 shots, different"),
+]
+
+
+def table3_grids():
+    return [
+        {
+            "distill.method": [
+                {"labels": "unrestricted", "attention_labels": "cls", "steps": t, "shots": s, "batch_shots": b}
+            ]
+        }
+        for t, s, b, _ in reversed(TABLE3)
+    ]
+
+
+def labels(experiment):
+    plan = layout(experiment.cells, experiment.report.table)
+    return [plan.labels[row] for row in plan.rows]
+
+
+def test_table3_has_the_papers_seven_rows_in_its_order(fabric: Fabric):
+    experiment = fabric.experiment(*table3_grids(), report={"table": "table3"})
+    assert labels(experiment) == [label for *_, label in TABLE3]
+
+
+def test_table2_rows_in_the_papers_order(fabric: Fabric):
+    experiment = fabric.experiment(
+        FULL, RANDOM, MAJORITY,
+        {
+            "distill.method.labels": ["soft", "unrestricted", "hard"],
+            "distill.method.attention_labels": ["all", "cls", "none"],
+        },
+    )  # fmt: skip
+    assert labels(experiment) == [
+        "majority", "random real", "HL", "SL", "SL (softmax)", "HL + AL", "SL + AL", "SL (softmax) + AL",
+        "HL + AL (all)", "SL + AL (all)", "SL (softmax) + AL (all)", "full data",
+    ]  # fmt: skip
+
+
+def test_several_budgets_are_separate_rows(fabric: Fabric):
+    experiment = fabric.experiment(
+        RANDOM | {"distill.method.shots": [1, 3]},
+        {
+            "distill.method": [
+                {"shots": 3, "batch_shots": 3},
+                {"shots": 3, "batch_shots": 1, "steps": 3, "order": "random"},
+            ]
+        },
+    )
+    assert labels(experiment) == [
+        "random real, 1 shot",
+        "random real, 3 shots",
+        "HL, 1 step, 3 shots",
+        "HL, 3 steps, 3 shots, random",
+    ]
+
+
+def test_table3_names_the_method_where_there_are_several(fabric: Fabric):
+    experiment = fabric.experiment({"distill.method.labels": ["hard", "unrestricted"]}, report={"table": "table3"})
+    assert labels(experiment) == ["HL, 1 step, 1 shot", "SL, 1 step, 1 shot"]
+
+
+def test_rows_selected_on_test_stand_apart(fabric: Fabric):
+    experiment = fabric.experiment({"distill.method.validation.split": ["dev", "test", "none"]})
+    assert labels(experiment) == ["HL", "HL [selected on test]"]
+    assert [selection(cell) for cell in experiment.cells] == ["dev loss", "TEST loss (as published)", "last step"]
+
+
+def test_seeds_and_numbers_of_runs_are_no_hyper_parameters(fabric: Fabric):
+    experiment = fabric.experiment(
+        {
+            "distill.seed": [0, 1],
+            "evaluate.seed": [0, 1],
+            "evaluate.initialisations": [2, 3],
+            "evaluate.splits": [["test"], ["dev"]],
+        },
+        {"distill.method.outer.lr": [0.5], "distill.seed": [0]},
+    )
+    found = {repr(hyper_parameters(cell)) for cell in experiment.cells}
+    assert len(experiment.cells) == 17
+    assert len(found) == 2
+    assert hyper_parameters(experiment.cells[-1])["distill.method.outer.lr"] == 0.5
+
+
+def test_one_column_per_task_encoder_and_split(fabric: Fabric):
+    other = fabric.folder / "other-model"
+    other.mkdir()
+    (other / "config.json").write_text("{1}")
+    experiment = fabric.experiment(
+        {"prepare.model": [str(fabric.model), str(other)], "prepare.seed": [1, 2], "prepare.max_length": [16, 32]}
+    )
+    plan = layout(experiment.cells, "table2")
+    assert [column.title for column in plan.columns] == [
+        "sst2 (seed=1), bert-tiny",
+        "sst2 (seed=2), bert-tiny",
+        "sst2 (seed=1), other-model",
+        "sst2 (seed=2), other-model",
+    ]
+    assert len(plan.places) == 8  # max_length is a hyper-parameter of the same column
+
+
+def test_a_column_shows_dev_only_where_no_cell_asks_for_test(fabric: Fabric):
+    mixed = fabric.experiment({"evaluate.splits": [["dev"], ["dev", "test"]]})
+    only = fabric.experiment({"evaluate.splits": [["dev"]]})
+    assert layout(mixed.cells, "table2").columns[0].split == "test"
+    assert layout(only.cells, "table2").columns[0].split == "dev"
+
+
+def test_published_split(fabric: Fabric):
+    (cell,) = fabric.experiment().cells
+    assert published_split(cell.source.source, "test") is None
+    (hub,) = fabric.experiment(tasks=["sst2"]).cells
+    assert published_split(hub.source.source, "test") == "validation"
+    assert published_split(hub.source.source, "dev") is None
+
+
+@pytest.mark.parametrize(("block", "competes"), [(MAJORITY, False), (FULL, False), (RANDOM, True), ({}, True)])
+def test_only_small_sets_compete(fabric: Fabric, block, competes):
+    (cell,) = fabric.experiment(block).cells
+    assert row_of(cell).competes is competes

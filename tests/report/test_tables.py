@@ -1,0 +1,173 @@
+import math
+
+import pytest
+from report_fabric import FULL, MAJORITY, RANDOM, Fabric
+
+from pipeline.report import collect, long_form, results_table, task_table
+
+
+def built(fabric, experiment):
+    return results_table(experiment, collect(experiment, fabric.store))
+
+
+def column(table, start):
+    (name,) = [name for name in table.frame.columns if name.startswith(start)]
+    return list(table.frame[name])
+
+
+def standard(fabric, scores, *grids, **more):
+    """One-run-per-method experiment: scores by method label."""
+    experiment = fabric.experiment(
+        MAJORITY, RANDOM, {"distill.method.labels": ["hard", "unrestricted"]}, FULL, *grids, **more
+    )
+    keys = {"hard": "HL", "unrestricted": "SL"}
+    fabric.fill(
+        experiment, lambda c: scores.get(keys.get(getattr(c.source.method, "labels", ""), c.source.method.name))
+    )
+    return experiment
+
+
+SCORES = {
+    "majority": {"test": [0.5]},
+    "random": {"test": [0.52, 0.56, 0.54]},
+    "HL": {"test": [0.6, 0.7, 0.8]},
+    "SL": {"test": [0.72, 0.76, 0.74]},
+    "full": {"test": [0.8]},
+}
+
+
+def test_entries_are_mean_and_sample_std_in_percent(fabric: Fabric):
+    table = built(fabric, standard(fabric, SCORES))
+    assert column(table, "method") == ["majority", "random real", "HL", "SL", "full data"]
+    assert column(table, "sst2: accuracy %, 1,234 test rows") == [
+        "50.0",
+        "54.0 ± 2.0",
+        "70.0 ± 10.0",
+        "74.0 ± 2.0",
+        "80.0",
+    ]
+    assert column(table, "n (") == ["1 × 1", "1 × 3", "1 × 3", "1 × 3", "1 × 1"]
+    assert column(table, "% of full data") == ["62.5", "67.5", "87.5", "92.5", "100.0"]
+    assert column(table, "distillation s") == ["12.0"] * 5
+    assert column(table, "training s") == ["1.0", "2.0", "2.0", "2.0", "1.0"]
+
+
+def test_best_is_the_best_small_set(fabric: Fabric):
+    table = built(fabric, standard(fabric, SCORES | {"majority": {"test": [0.99]}, "full": {"test": [0.98]}}))
+    assert table.best == {(3, 1)}
+
+
+def test_equal_as_shown_are_both_best(fabric: Fabric):
+    table = built(fabric, standard(fabric, SCORES | {"HL": {"test": [0.7401, 0.7401]}}))
+    assert table.best == {(2, 1), (3, 1)}
+
+
+def test_rows_selected_on_test_do_not_beat_those_selected_on_dev(fabric: Fabric):
+    experiment = fabric.experiment({"distill.method.validation.split": ["dev", "test"]})
+    fabric.fill(experiment, lambda c: {"test": [0.9 if c.source.method.validation.split == "test" else 0.8]})
+    table = built(fabric, experiment)
+    assert table.best == {(0, 1)}
+    only_leaky = fabric.experiment({"distill.method.validation.split": ["test"]})
+    assert built(fabric, only_leaky).best == {(0, 1)}
+
+
+def test_sizes_that_differ_between_tasks_stand_in_the_entries(fabric: Fabric):
+    experiment = fabric.experiment({}, tasks=[fabric.task("one"), fabric.task("two")])
+    fabric.fill(experiment, lambda c: {"test": [0.5, 0.6] if c.source.source.task.name == "one" else [0.5, 0.5, 0.5]})
+    table = built(fabric, experiment)
+    assert column(table, "one") == ["55.0 ± 7.1 (n = 1 × 2)"]
+    assert column(table, "two") == ["50.0 ± 0.0 (n = 1 × 3)"]
+    assert column(table, "n (") == ["see entries"]
+    assert column(table, "training s (one / two)") == ["1.5 / 2.0"]
+
+
+def test_without_runs_an_entry_says_missing_or_failed(fabric: Fabric):
+    experiment = standard(fabric, {"SL": SCORES["SL"]})
+    fabric.fail(experiment.cells[1], "boom")
+    fabric.fail(experiment.cells[2].source, "out of memory")
+    table = built(fabric, experiment)
+    assert column(table, "sst2")[:4] == ["missing", "missing", "failed", "74.0 ± 2.0"]
+    assert column(table, "% of full data") == ["–"] * 5
+    assert any("out of memory" in line and "stage distill is failed" in line for line in table.unfinished)
+    assert len(table.unfinished) == 4
+
+
+def test_what_the_grid_does_not_hold_is_a_dash(fabric: Fabric):
+    experiment = fabric.experiment(
+        {"prepare.task": [fabric.task("one"), fabric.task("two")]}, RANDOM | {"prepare.task": [fabric.task("two")]}
+    )
+    fabric.fill(experiment, lambda c: {"test": [0.5, 0.6]})
+    table = built(fabric, experiment)
+    assert column(table, "one") == ["–", "55.0 ± 7.1"]
+    assert column(table, "two") == ["55.0 ± 7.1", "55.0 ± 7.1"]
+    assert table.unfinished == ()
+
+
+def test_the_papers_numbers_have_their_own_columns(fabric: Fabric):
+    experiment = standard(fabric, SCORES | {"SL": None}, report={"paper": True})
+    collected = collect(experiment, fabric.store)
+    table = results_table(experiment, collected)
+    assert column(table, "sst2: paper (BERT-base)") == ["50.9", "", "81.6 ± 2.4", "82.5 ± 1.6", "92.7"]
+    others = table.frame.drop(columns="sst2: paper (BERT-base)").to_csv() + long_form(collected).to_csv()
+    assert column(table, "sst2: accuracy")[3] == "missing"
+    assert not any(number in others for number in ("50.9", "81.6", "82.5", "92.7"))
+    assert any("not ours" in sentence for sentence in table.caption)
+
+
+def test_no_paper_column_unless_asked_and_known(fabric: Fabric):
+    silent = built(fabric, standard(fabric, SCORES))
+    unknown = built(fabric, fabric.experiment(tasks=[fabric.task("rotten_tomatoes")], report={"paper": True}))
+    for table in (silent, unknown):
+        assert not any("paper" in name for name in table.frame.columns)
+        assert not any("Maekawa" in sentence for sentence in table.caption)
+
+
+def test_long_form(fabric: Fabric):
+    experiment = standard(fabric, SCORES)
+    frame = long_form(collect(experiment, fabric.store)).set_index(["row", "metric", "split"])
+    row = frame.loc[("SL", "accuracy", "test")]
+    half = 4.302652730 * 0.02 / math.sqrt(3)  # t(0.975, 2)
+    assert (row["mean"], row["std"], row["ci_low"], row["ci_high"]) == pytest.approx(
+        (0.74, 0.02, 0.74 - half, 0.74 + half)
+    )
+    assert (row["n"], row["n_seeds"], row["n_init"], row["n_split"], row["shots"], row["steps"]) == (
+        3,
+        1,
+        3,
+        1234,
+        1,
+        1,
+    )
+    assert (row["task"], row["model"], row["selection"], row["chosen"]) == ("sst2", "bert-tiny", "dev loss", "")
+    assert (row["distill_seconds"], row["train_seconds"]) == (12.0, 2.0)
+    single = frame.loc[("majority", "accuracy", "test")]
+    assert single[["std", "ci_low", "ci_high", "shots"]].isna().all()
+    assert frame.loc[("SL", "loss", "test")]["mean"] == pytest.approx(0.26)
+
+
+def test_long_form_of_nothing_is_an_empty_table_with_its_columns(fabric: Fabric):
+    frame = long_form(collect(fabric.experiment(), fabric.store))
+    assert frame.empty
+    assert {"task", "row", "mean", "selection"} <= set(frame.columns)
+
+
+def test_task_table(fabric: Fabric):
+    experiment = standard(fabric, SCORES)
+    record = task_table(experiment, collect(experiment, fabric.store)).frame.iloc[0].to_dict()
+    assert record == {
+        "task": "sst2",
+        "metric": "accuracy %",
+        "classes": "2",
+        "train": "90",
+        "dev": "10",
+        "test": "1,234",
+        "largest class % of test": "81.0",
+        "dev is": "carved from train: 10 %, seed 42",
+        "test is": "carved from train: 10 %, seed 42",
+    }
+
+
+def test_task_table_before_stage_1(fabric: Fabric):
+    experiment = fabric.experiment(tasks=["sst2"])
+    record = task_table(experiment, collect(experiment, fabric.store)).frame.iloc[0]
+    assert (record["classes"], record["test"], record["test is"]) == ("?", "?", "the source's 'validation'")
