@@ -18,6 +18,7 @@ import typer
 from pipeline.config import Distill, Evaluate, Experiment, Prepare, load
 from pipeline.config.data import HubSource
 from pipeline.errors import InputError, StageError
+from pipeline.progress import quiet_libraries
 from pipeline.store import Cell, Store, locate
 
 StageName = Literal["prepare", "distill", "evaluate"]
@@ -96,9 +97,11 @@ def run_stage(cells: Sequence[Cell], stage: StageName, store: Store) -> Outcome:
                 outcome.found += 1
                 continue
             print(f"\n{name}", file=sys.stderr)
-            _require_source(cell, store)
+            _require_source(cell, stage, store)
             with cell.claim() as out:
-                importlib.import_module(MODULES[stage]).run(cell.config, out)
+                module = importlib.import_module(MODULES[stage])
+                quiet_libraries()
+                module.run(cell.config, out)
             outcome.ran += 1
         except (InputError, StageError) as error:
             outcome.failed[name] = str(error)
@@ -110,18 +113,21 @@ def run_stage(cells: Sequence[Cell], stage: StageName, store: Store) -> Outcome:
     return outcome
 
 
-def _require_source(cell: Cell, store: Store) -> None:
+def _require_source(cell: Cell, stage: StageName, store: Store) -> None:
     if isinstance(cell.config, Prepare):
         return
     source = store.cell(cell.config.source)
     if source.state != "done":
+        reason = f" ({source.failure()})" if source.failure() else ""
+        before = list(MODULES.values())[list(MODULES).index(stage) - 1]
         raise InputError(
-            f"needs {source.folder}, which is {source.state}{f': {reason}' if (reason := source.failure()) else ''}"
+            f"needs {source.folder}, which is {source.state}{reason}; run it first: python -m {before} CONFIG"
         )
 
 
 def stage_command(stage: StageName) -> None:
     """The command line of one numbered stage: ``python -m pipeline.stageN_… CONFIG [--index K] [--set key=value]``."""
+
     def command(
         config: Annotated[str, typer.Argument(help="the experiment's YAML file")],
         index: Annotated[int | None, typer.Option(help="run one cell: its position in the full grid")] = None,

@@ -18,3 +18,13 @@ def bar(total: int, what: str, unit: str, done: int = 0) -> tqdm[None]:
         dynamic_ncols=sys.stderr.isatty(),
         smoothing=0.05,
     )
+
+
+def quiet_libraries() -> None:
+    """Leaves the terminal to the stages' own bars: no loading bars and no load reports of other libraries."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -27,7 +27,7 @@ class Answer:
 
 
 class Session:
-    """Runs ``python -m pipeline …`` and ``python -m pipeline.stage1_prepare …`` in one process with this environment."""
+    """Runs ``python -m MODULE ARGUMENTS`` again and again in one process with this environment."""
 
     def __init__(self, **environment: str) -> None:
         self._process = subprocess.Popen(

@@ -71,7 +71,7 @@ class HubStandIn:
         self._server.server_close()
 
 
-class _Refusal(Exception):
+class _RefusalError(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status, self.code = status, code
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             headers, content = self._route(body)
             status = 200
-        except _Refusal as refusal:
+        except _RefusalError as refusal:
             status, content = refusal.status, json.dumps({"error": str(refusal)}).encode()
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": str(refusal)}
         self.send_response(status)
@@ -120,22 +120,22 @@ class _Handler(BaseHTTPRequestHandler):
         if len(rest) >= 5 and rest[2] == "resolve":
             repository = self._repository(kind, "/".join(rest[:2]))
             return self._file(repository, rest[3], "/".join(rest[4:]))
-        raise _Refusal(404, "EntryNotFound", f"the stand-in knows nothing of {self.path}")
+        raise _RefusalError(404, "EntryNotFound", f"the stand-in knows nothing of {self.path}")
 
     def _repository(self, kind: str, name: str) -> Repository:
         repository = self.hub.repositories.get((kind, name))
         allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if repository is None or (repository.readers == "owner" and not allowed):
             # As the real hub: whether a repository does not exist or is private is not told to strangers.
-            raise _Refusal(404 if allowed else 401, "RepoNotFound", "Repository not found")
+            raise _RefusalError(404 if allowed else 401, "RepoNotFound", "Repository not found")
         if repository.readers == "nobody":
-            raise _Refusal(403, "GatedRepo", "Access to this repository is restricted")
+            raise _RefusalError(403, "GatedRepo", "Access to this repository is restricted")
         return repository
 
     def _commit(self, repository: Repository, revision: str) -> tuple[str, dict[str, bytes]]:
         sha = repository.main if revision in ("main", "refs/heads/main") else revision
         if sha not in repository.commits:
-            raise _Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            raise _RefusalError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return sha, repository.commits[sha]
 
     def _api(self, repository: Repository, rest: list[str], body: bytes) -> Any:
@@ -160,13 +160,13 @@ class _Handler(BaseHTTPRequestHandler):
         if verb == "paths-info":
             paths = parse_qs(body.decode()).get("paths", []) or json.loads(body or "{}").get("paths", [])
             return [entry for path in paths for entry in self._entries(tree) if entry["path"] == path]
-        raise _Refusal(404, "EntryNotFound", f"the stand-in knows nothing of {verb}")
+        raise _RefusalError(404, "EntryNotFound", f"the stand-in knows nothing of {verb}")
 
     def _listing(self, tree: dict[str, bytes], folder: str) -> list[dict[str, Any]]:
         recursive = "recursive" in self.path.lower() and "recursive=false" not in self.path.lower()
         inside = [e for e in self._entries(tree) if not folder or e["path"].startswith(f"{folder}/")]
         if folder and not inside:
-            raise _Refusal(404, "EntryNotFound", f"{folder} does not exist")
+            raise _RefusalError(404, "EntryNotFound", f"{folder} does not exist")
         depth = folder.count("/") + 1 if folder else 0
         return [entry for entry in inside if recursive or entry["path"].count("/") == depth]
 
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, repository: Repository, revision: str, path: str) -> tuple[dict[str, str], bytes]:
         sha, tree = self._commit(repository, revision)
         if path not in tree:
-            raise _Refusal(404, "EntryNotFound", f"{path} not found")
+            raise _RefusalError(404, "EntryNotFound", f"{path} not found")
         content = tree[path]
         return {
             "X-Repo-Commit": sha,

@@ -196,17 +196,18 @@ def _overridden(grids: list[dict[str, list[Any]]], chosen: dict[str, list[Any]])
 
 
 def _fits(raw: dict[str, Any], key: str) -> bool:
-    """Whether the cell's method or protocol has the key; a ``--set`` passes by the cells of other ones."""
-    for place, union in (("distill.method.", Method), ("evaluate.protocol.", Protocol)):
-        section, part = place.split(".")[:2]
+    """Whether the cell's method or protocol has the key; a ``--set`` passes by the cells of other ones.
+
+    A key that none of them has fits every cell, so that it is reported as misspelt.
+    """
+    for section, part, union in (("distill", "method", Method), ("evaluate", "protocol", Protocol)):
+        prefix = f"{section}.{part}."
         given = raw[section].get(part)
-        if key.startswith(place) and isinstance(given, dict):
-            options = [m for m in typing.get_args(typing.get_args(union)[0]) if tag_of(m) == given.get("name")]
-            known = {name for option in options for name in option.model_fields}
-            misspelt = not any(
-                key[len(place) :].split(".")[0] in m.model_fields for m in typing.get_args(typing.get_args(union)[0])
-            )
-            return misspelt or key[len(place) :].split(".")[0] in known
+        if key.startswith(prefix) and isinstance(given, dict):
+            name = key.removeprefix(prefix).split(".")[0]
+            options = typing.get_args(typing.get_args(union)[0])
+            owners = [tag_of(option) for option in options if name in option.model_fields]
+            return not owners or given.get("name") in owners
     return True
 
 

@@ -54,7 +54,8 @@ def _problem(error: Exception, revision: str | None) -> str | None:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
-    unreachable = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, errors.HTTPError, ConnectionError)
+    http = errors.HTTPError  # type: ignore[attr-defined]  # of the HTTP library that this version of the hub's uses
+    unreachable = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, http, ConnectionError)
     for kinds, sentence in (
         (errors.GatedRepoError, "access is gated; accept its terms on the hub, then set HF_TOKEN"),
         (errors.RevisionNotFoundError, f"no such revision '{revision}'; leave `revision` out to take the newest"),

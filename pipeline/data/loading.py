@@ -100,8 +100,8 @@ def _read_saved(task: Task, source: SavedSource) -> DatasetDict:
         saved = load_from_disk(str(locate(source.folder)))
     except Exception as error:
         raise InputError(
-            f"task {task.name}: {source.folder}: cannot be read as a folder written by save_to_disk ({_first_line(error)}); "
-            f"for CSV, JSON-lines or Parquet use {{kind: files, train: …}}"
+            f"task {task.name}: {source.folder}: cannot be read as a folder written by save_to_disk "
+            f"({_first_line(error)}); for CSV, JSON-lines or Parquet use {{kind: files, train: …}}"
         ) from error
     return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
 
@@ -187,14 +187,15 @@ def _classes(task: Task, found: dict[str, Dataset]) -> tuple[list[str], dict[Any
 
 def _given_order(task: Task, labels: tuple[int | str, ...], names: list[str] | None) -> dict[Any, int]:
     """The map for ``labels`` in the order that the user gave; class names, where the source has them, become cells."""
-    for value in labels if names is not None else ():
+    if names is None:
+        return {value: index for index, value in enumerate(labels)}
+    for value in labels:
         if value not in (names if isinstance(value, str) else range(len(names))):
             raise InputError(
                 f"task {task.name}: labels: the source has no class {value!r}{nearest(str(value), names)}; "
                 f"it has: {', '.join(names)}"
             )
-    cells = [names.index(value) if names is not None and isinstance(value, str) else value for value in labels]
-    return {cell: index for index, cell in enumerate(cells)}
+    return {names.index(value) if isinstance(value, str) else value: index for index, value in enumerate(labels)}
 
 
 def _coded(task: Task, split: str, rows: Dataset, codes: dict[Any, int]) -> Dataset:

@@ -124,7 +124,7 @@ class Cell:
             name = _as_written(path, self.config)
             raise InputError(
                 f"{self.folder}: made with {name} = {then!r}, but that default is now {now!r}; write {name}: {then!r} "
-                f"to compute with the old value in another folder, or remove this one to make it anew with the new value"
+                f"to compute with the old value in another folder, or remove this one to make it anew"
             )
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 from datetime import UTC, datetime
@@ -10,8 +11,8 @@ from typing import Any
 
 from pipeline.config.data import FileSource, HubSource, Model, SavedSource
 from pipeline.config.methods import LocalFile
-from pipeline.config.schema import Frozen
-from pipeline.errors import InputError
+from pipeline.config.schema import Frozen, canonical
+from pipeline.errors import InputError, StageError
 from pipeline.store.atomic import read_json, write_json
 
 
@@ -66,13 +67,13 @@ class Places:
                 "id": config.id,
                 "subset": config.subset,
                 "revision": revision,
-                "splits": config.splits.model_dump(),
+                "splits": canonical(config.splits),
             }
         if isinstance(config, FileSource):
             splits = {"train": config.train, "dev": config.dev, "test": config.test}
             return {"kind": "files"} | {split: self._local(name) for split, name in splits.items() if name}
         if isinstance(config, SavedSource):
-            return {"kind": "saved", "digest": self._local(config.folder), "splits": config.splits.model_dump()}
+            return {"kind": "saved", "digest": self._local(config.folder), "splits": canonical(config.splits)}
         if isinstance(config, LocalFile):
             return {"digest": self._local(config.path)}
         if isinstance(config, Model):
@@ -108,8 +109,14 @@ class Places:
         if key not in self._known:
             with open(path, "rb") as file:
                 self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-            write_json(self._digests, self._known)
+            self._remember()
         return str(self._known[key])
+
+    def _remember(self) -> None:
+        """Saves the digests where there is a store already: looking (``status``, ``--dry-run``) makes none."""
+        if self._digests.parent.is_dir():
+            with contextlib.suppress(OSError, StageError):  # only a cache: a read-only or full store is no obstacle
+                write_json(self._digests, self._known)
 
     def _local(self, name: str) -> str:
         path = locate(name)

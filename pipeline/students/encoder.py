@@ -46,8 +46,8 @@ class Student:
     ) -> None:
         if model.config._attn_implementation != "eager":
             raise StageError(
-                f"{type(model).__name__} came with '{model.config._attn_implementation}' attention, which has no second "
-                f"derivatives; load it with attn_implementation='eager'"
+                f"{type(model).__name__} came with '{model.config._attn_implementation}' attention, which has no "
+                f"second derivatives; load it with attn_implementation='eager'"
             )
         self._module = model.train(dropout)
         self._scorer = _with_fused_attention(model)
@@ -109,7 +109,8 @@ class Student:
             rows: which query rows of the attention maps are returned.
 
         Returns:
-            logits [m, C], and attention probabilities [m, L, heads, Q, S] (Q = 1 for ``cls``, S for ``all``) or ``None``.
+            logits [m, C], and attention probabilities [m, L, heads, Q, S] (Q = 1 for ``cls``, S for ``all``) or
+            ``None``.
 
         """
         with self._autocast():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import DDAL, Evaluate, FineTune, load
 from pipeline.config.data import known_tasks
+from pipeline.config.experiment import _Loader
 from pipeline.errors import InputError
 
 TASK = {"name": "mine", "source": {"kind": "files", "train": "x.csv"}, "text": ["text"]}
@@ -124,6 +125,13 @@ def test_a_mapping_is_merged_unless_it_names_another_method(write: Write) -> Non
     assert replaced.source.method.shots == 1, "nothing of ddal's is left"
 
 
+def test_later_keys_of_a_block_win(write: Write) -> None:
+    for first, second, steps in (("", ".steps", 3), (".steps", "", 2)):
+        values = {"": [{"steps": 2}], ".steps": [3]}
+        path = write(grids=[{f"distill.method{key}": values[key] for key in (first, second)}])
+        assert methods(path)[0].steps == steps
+
+
 # --- --set ---------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +186,8 @@ def test_wrong_settings(write: Write, setting: str, words: list[str]) -> None:
     [("1e-2", 0.01), ("1E3", 1000.0), ("1.5e+1", 15.0), (".5e1", 5.0), ("0.25", 0.25), ("3", 3.0), ("+2e0", 2.0)],
 )
 def test_yaml_numbers(write: Write, text: str, number: float) -> None:
+    value = yaml.load(text, _Loader)
+    assert isinstance(value, int | float), "a number before any typed field is asked"
     path = write(text=yaml.safe_dump({"base": BASE}) + f"grids:\n- distill.method.learning_rate: [{text}]\n")
     assert math.isclose(methods(path)[0].learning_rate, number)
     assert math.isclose(methods(write(), f"distill.method.learning_rate={text}")[0].learning_rate, number)
@@ -257,7 +267,7 @@ def test_all_mistakes_at_once_with_the_nearest_name(write: Write) -> None:
         "distill.method.outer.learning_rate: unknown key",
         "distill.method.outer.epoch: unknown key (did you mean 'epochs'?)",
         "distill.sed: unknown key (did you mean 'seed'?)",
-        "evaluate.protocol.name: 'finetun' is not allowed (did you mean 'finetune'?); allowed: ddal, finetune, majority",
+        "evaluate.protocol.name: 'finetun' is not allowed (did you mean 'finetune'?); allowed: ddal, finetune,",
         "evaluate.initialisation: unknown key (did you mean 'initialisations'?)",
         "report.tabel: unknown key (did you mean 'table'?)",
     ):

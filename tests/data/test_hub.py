@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from pipeline.data.hub import explained
+from pipeline.errors import InputError
 from tests.conftest import FILLERS, KEYWORDS, corpus
 from tests.hub_session import Answer, Session
 from tests.hub_stand_in import TOKEN, HubStandIn
@@ -290,3 +292,17 @@ def test_a_hub_that_is_down(tmp_path: Path) -> None:
     path, root = write(tmp_path, "down", task(), "acme/tiny-bert"), tmp_path / "root"
     refused(down(STAGE1, path, "--root", root), root, "hub dataset acme/sentences: not reachable", "with network")
     down.close()
+
+
+def test_only_the_hub_s_own_errors_are_explained() -> None:
+    """A name that cannot be resolved is an HTTP library's error, not a ConnectionError; a bug stays a bug."""
+    from huggingface_hub import errors
+
+    with (
+        pytest.raises(InputError, match=r"hub model a/b: not reachable .* run stage 1 on a machine with network"),
+        explained("model", "a/b"),
+    ):
+        raise errors.HTTPError("Name or service not known")
+    for other in (ZeroDivisionError("x"), OSError(28, "No space left on device"), InputError("said already")):
+        with pytest.raises(type(other), match=str(other).replace("[", r"\[")), explained("model", "a/b"):
+            raise other

@@ -35,10 +35,17 @@ def test_whole_file_or_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.json"
     write_json(path, {"é": [1, None]})
     assert read_json(path) == {"é": [1, None]}
-    with pytest.raises(RuntimeError, match="half way"), replacing(path) as aside:
-        aside.write_text("half")
-        assert read_json(path) == {"é": [1, None]}, "nobody sees half a file"
-        raise RuntimeError("half way")
+    seen = []
+
+    def half_way() -> None:
+        with replacing(path) as aside:
+            aside.write_text("half")
+            seen.append(read_json(path))
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        half_way()
+    assert seen == [{"é": [1, None]}], "nobody sees half a file"
     assert read_json(path) == {"é": [1, None]}
     assert list(path.parent.iterdir()) == [path]
     assert read_json(tmp_path / "absent.json") is None

@@ -56,7 +56,14 @@ def test_an_address_is_stage_slug_and_eight_hex_digits(store: Store, make: Make)
     assert slug == "mine.model.ddal-hard-none.1shot.1step.seed42"
     assert digits == cell.digest[:8]
     assert len(digits) == 8
-    assert not store.root.exists() or not list(store.root.glob("*/"))
+    assert not store.root.exists()
+
+
+def test_revisions_and_names_are_always_part_of_it(store: Store, make: Make) -> None:
+    whole = store.identity(make())["config"]
+    assert whole["revision"] == whole["source"]["revision"] == whole["source"]["source"]["revision"] == 1
+    assert whole["protocol"] == {"name": "ddal", "revision": 1}
+    assert whole["source"]["method"] == {"name": "ddal", "revision": 1}
 
 
 def test_writing_a_default_out_moves_nothing(store: Store, make: Make) -> None:
@@ -211,6 +218,23 @@ def test_files_count_by_their_content(store: Store, make: Make, tmp_path: Path) 
     assert at(moved) != here
 
 
+def test_digests_are_remembered_where_there_is_a_store(
+    store: Store, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.root.mkdir()
+    first = store.cell(make()).digest
+
+    def read_again(*_: object) -> None:
+        raise AssertionError("read a file whose digest was known")
+
+    monkeypatch.setattr("pipeline.store.places.hashlib.file_digest", read_again)
+    again = Store(store.root)
+    assert again.cell(make()).digest == first
+    (tmp_path / "data.csv").write_text("text,label\nz,0\n")
+    with pytest.raises(AssertionError, match="was known"):
+        again.cell(make())
+
+
 def test_the_same_file_as_another_split_is_another_dataset(store: Store, make: Make, tmp_path: Path) -> None:
     data = str(tmp_path / "data.csv")
     sources = [{"kind": "files", "train": data, split: data} for split in ("dev", "test")]
@@ -274,7 +298,7 @@ def test_models_that_are_not_there(store: Store, make: Make, name: str, words: l
         store.cell(make({"model": name}))
     for word in words:
         assert word in str(refusal.value)
-    assert not list(store.root.glob("*/"))
+    assert not store.root.exists()
 
 
 def test_introduced_values() -> None:

@@ -125,6 +125,7 @@ def test_attention_maps_and_second_derivatives(student: Students, family: str) -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fused_attention_is_the_eager_forward(student: Students, split: Split, family: str) -> None:
     subject = student(family)
+    assert subject._scorer.config._attn_implementation == ("eager" if family in ("mpnet", "xlnet") else "sdpa")
     parameters = subject.initial(1, 0)
     batch = fitting(split.batch(range(12)), family)
     assert not batch["attention_mask"].all(), "rows of different lengths"

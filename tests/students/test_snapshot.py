@@ -36,7 +36,7 @@ FRESH = {
     "gpt2": ["score.weight"],
     "xlnet": [f"{m}.{p}" for m in ("sequence_summary.summary", "logits_proj") for p in LINEAR],
 }
-POSITIONS = {family: 40 for family in FAMILIES} | {"roberta": 39, "mpnet": 38, "xlnet": None}
+POSITIONS = dict.fromkeys(FAMILIES, 40) | {"roberta": 39, "mpnet": 38, "xlnet": None}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

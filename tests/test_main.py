@@ -1,0 +1,168 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import __main__, launch
+from pipeline.config import load
+from pipeline.store import Store
+
+Write = Callable[..., Path]
+Run = Callable[..., tuple[int, str, str]]
+HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "scipy", "matplotlib", "h5py", "numpy")
+WHAT_IS_IMPORTED = f"""
+import sys
+from pipeline.__main__ import main
+try:
+    main()
+except SystemExit as end:
+    status = end.code or 0
+print("imported", [name for name in {HEAVY!r} if name in sys.modules])
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``python -m pipeline ARGUMENTS`` in this process, in an empty folder: (status, stdout, stderr)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pipeline", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            __main__.main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["status", "CONFIG"], ["run", "CONFIG", "--dry-run"], ["run", "nowhere.yaml"]],
+    ids=" ".join,
+)
+def test_looking_imports_no_torch(experiment: Write, tmp_path: Path, arguments: list[str]) -> None:
+    path = experiment(grids=[{"distill.seed": [1, 2]}])
+    done = subprocess.run(
+        [sys.executable, "-c", WHAT_IS_IMPORTED, *(str(path) if word == "CONFIG" else word for word in arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.returncode == (2 if "nowhere.yaml" in arguments else 0), done.stderr
+    assert done.stdout.splitlines()[-1] == "imported []"
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_every_mistake_is_a_sentence_and_status_2(experiment: Write, run: Run, tmp_path: Path) -> None:
+    path = experiment(method={"shotss": 2, "labels": "sofft"})
+    status, out, err = run("run", path)
+    assert (status, out) == (2, "")
+    lines = err.splitlines()
+    assert lines[0].startswith("error: ")
+    assert len(lines) == 2
+    assert any("distill.method.shotss: unknown key (did you mean 'shots'?)" in line for line in lines)
+    assert any("distill.method.labels: 'sofft' is not allowed (did you mean 'soft'?)" in line for line in lines)
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["run", "status"])
+def test_mistakes_on_the_command_line(experiment: Write, run: Run, tmp_path: Path, command: str) -> None:
+    path = experiment()
+    status, _, err = run(command, path, "--set", "distill.method.sequence_lenght=9")
+    assert status == 2
+    assert "distill.method.sequence_lenght: unknown key (did you mean 'sequence_length'?)" in err
+    status, _, err = run(command, str(path).replace("tiny", "tinny"))
+    assert status == 2
+    assert "tinny.yaml: no such file (did you mean 'tiny.yaml'?)" in err
+    status, _, err = run(command, experiment(prepare={"model": "./no-such-model"}))
+    assert status == 2
+    assert "./no-such-model: no such file or folder" in err
+    assert "Traceback" not in err
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_dry_run_prints_the_cells_and_computes_nothing(experiment: Write, run: Run, tmp_path: Path) -> None:
+    path = experiment(grids=[{"distill.seed": [1, 2]}])
+    status, out, _ = run("run", path, "--dry-run", "--root", tmp_path / "root")
+    assert status == 0
+    assert out.splitlines()[0] == "tiny: 2 cells"
+    rows = [line.split() for line in out.splitlines()[2:]]
+    assert [row[:4] for row in rows] == [[str(index), "missing", "missing", "missing"] for index in range(2)]
+    assert rows[1][4] == Store(tmp_path / "root").cell(load(path).cells[1]).folder.name
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_failed_cell_is_named_and_the_rest_is_finished(experiment: Write, run: Run, tmp_path: Path) -> None:
+    path = experiment(grids=[{"prepare.max_length": [100, 9]}])
+    root, results = tmp_path / "root", tmp_path / "results"
+    status, out, err = run("run", path, "--root", root, "--out", results)
+    assert status == 1
+    assert "prepare: 1 done now, 0 done before, 1 failed" in err
+    assert "distill: 1 done now, 0 done before, 1 failed" in err
+    assert "evaluate: 1 done now, 0 done before, 1 failed" in err
+    assert "Traceback" not in err
+    sentence = "max_length: 100 is more than the 40 usable positions"
+    assert sentence in err
+    bad, good = (launch.stage_cells(load(path), Store(root), "prepare")[index] for index in range(2))
+    assert sentence in json.loads((bad.folder / "failed.json").read_text())["reason"]
+    assert out.count("distilled set: ") == 1
+    written = out.split("distilled set: ")[1].strip()
+    assert Path(written).is_file()
+    assert f"{good.state} {bad.state}" == "done failed"
+    assert list(results.glob("tiny*.md"))
+
+    status, out, _ = run("status", path, "--root", root)
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[2].split()[:4] == ["0", "failed", "missing", "missing"]
+    assert lines[3].strip().startswith("prepare: max_length: 100 is more than")
+    assert lines[4].split()[:4] == ["1", "done", "done", "done"]
+
+    before = json.loads((bad.folder / "failed.json").read_text()), json.loads((bad.folder / "spent.json").read_text())
+    status, _, err = run("run", path, "--root", root, "--out", results)
+    assert status == 1
+    assert "prepare: 0 done now, 1 done before, 1 failed" in err, "only the failed one was tried again"
+    again = json.loads((bad.folder / "spent.json").read_text())
+    assert again["seconds"] > before[1]["seconds"]
+    good_only = experiment(grids=[{"prepare.max_length": [9]}])
+    assert run("run", good_only, "--root", root, "--out", results)[0] == 0
+
+
+def test_an_error_that_no_one_foresaw_keeps_its_traceback(
+    experiment: Write, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("pipeline.stage1_prepare.run", broken)
+    status, _, err = run("run", experiment(), "--root", tmp_path / "root", "--out", tmp_path / "results")
+    assert status == 1
+    assert "Traceback" in err
+    assert "ZeroDivisionError: by zero" in err
+
+
+def test_the_root_may_come_from_the_environment(
+    experiment: Write, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = experiment()
+    with Store(tmp_path / "elsewhere").cell(load(path).cells[0].source.source).claim():
+        pass
+    monkeypatch.setenv("TEXTDD_ROOT", str(tmp_path / "elsewhere"))
+    _, out, _ = run("status", path)
+    assert out.splitlines()[2].split()[1] == "done"
+    _, out, _ = run("status", path, "--root", tmp_path / "nowhere")
+    assert out.splitlines()[2].split()[1] == "missing"
