@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
 
-def bar(total: int, what: str, unit: str, done: int = 0) -> tqdm[None]:
+def bar(total: int, what: str, unit: str, done: int = 0) -> tqdm[Any]:
     """A bar on standard error; where that is not a terminal it is redrawn twice a minute at most."""
     return tqdm(
         total=total,

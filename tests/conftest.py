@@ -158,7 +158,8 @@ def experiment(tmp_path: Path, encoder_folder: Callable[[str], Path], corpus_fil
         }
         whole = {
             "base": {
-                "prepare": {"task": task, "model": str(encoder_folder("bert")), "dev": 40, "test": 40} | (prepare or {}),
+                "prepare": {"task": task, "model": str(encoder_folder("bert")), "dev": 40, "test": 40}
+                | (prepare or {}),
                 "distill": {"method": small | (method or {})} | (distill or {}),
                 "evaluate": {"protocol": {"name": "ddal"}, "initialisations": 2} | (evaluate or {}),
             },

@@ -231,8 +231,8 @@ def _loop(run: _OuterLoop, validate: _Validator, checkpoint: Checkpoint) -> None
             row = {"step": run.step, "epoch": (run.step - 1) // epoch_steps, "loss": loss, "gradient_norm": norm}
             if run.step % every == 0 or run.step == run.steps:
                 row |= validate(run)
-            accuracy = {} if run.best.accuracy is None else {"accuracy": f"{run.best.accuracy:.3f}"}
-            shown.set_postfix(loss=f"{loss:.3f}", **accuracy, refresh=False)
+            facts = {"loss": loss} | ({} if run.best.accuracy is None else {"accuracy": run.best.accuracy})
+            shown.set_postfix({name: f"{value:.3f}" for name, value in facts.items()}, refresh=False)
             shown.update()
             rate = run.learned.view().learning_rates
             assert rate is not None

@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from pipeline.errors import StageError
 from pipeline.randomness import seeded
+from pipeline.students.linear import use_onednn
 
 Parameters = dict[str, Tensor]
 Rows = Literal["none", "cls", "all"]
@@ -51,6 +52,8 @@ class Student:
             )
         self._module = model.train(dropout)
         self._scorer = _with_fused_attention(model)
+        if precision == "fp32":
+            use_onednn(self._scorer)
         self._pretrained = {name: parameter.detach() for name, parameter in model.named_parameters()}
         self._heads = _owners(model, fresh)
         self._dropout = dropout

@@ -44,7 +44,7 @@ def finetune(
     steps = recipe.steps if recipe.epochs is None else recipe.epochs * per_epoch
     # Samples that fit one batch are trained on as they are; more come in a new order every epoch.
     trained = {name: parameter.detach().clone().requires_grad_() for name, parameter in parameters.items()}
-    optimizer = torch.optim.AdamW(trained.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(trained.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     scheduler = get_scheduler(recipe.scheduler, optimizer, int(recipe.warmup_ratio * steps), steps)
     student.training(recipe.dropout)
     for step, rows in zip(range(steps), _batches(size, batch_size, seed, index), strict=False):
