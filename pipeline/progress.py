@@ -8,8 +8,11 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(total: int, what: str, unit: str, done: int = 0) -> tqdm[Any]:
-    """A bar on standard error; where that is not a terminal it is redrawn twice a minute at most."""
+def bar(total: int, what: str, unit: str, done: int = 0, fractions: bool = False) -> tqdm[Any]:
+    """A bar on standard error; where that is not a terminal it is redrawn twice a minute at most.
+
+    ``fractions`` shows parts of a unit that are done.
+    """
     return tqdm(
         total=total,
         initial=done,
@@ -18,6 +21,7 @@ def bar(total: int, what: str, unit: str, done: int = 0) -> tqdm[Any]:
         mininterval=0.5 if sys.stderr.isatty() else 30.0,
         dynamic_ncols=sys.stderr.isatty(),
         smoothing=0.05,
+        unit_scale=fractions,
     )
 
 

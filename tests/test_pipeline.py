@@ -126,11 +126,16 @@ def test_the_quickstart_prepares_what_it_says(first_steps: Path) -> None:
 
 
 def test_the_quickstarts_expected_loss(first_steps: Path) -> None:
-    """Recorded on two CPU cores with torch 2.13; the tolerance covers other kernels and thread counts."""
+    """Recorded on two CPU cores with torch 2.13, the same at one and two threads; the tolerance is for other kernels.
+
+    The losses of ten steps are still near ln 2; the norms of the hypergradient tell more.
+    """
     (log,) = (first_steps / "distill").glob("*/log.csv")
     with open(log, newline="") as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
-    assert losses == pytest.approx(EXPECTED, abs=2e-3)
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in rows] == pytest.approx(LOSSES, abs=5e-4)
+    assert [float(row["gradient_norm"]) for row in rows] == pytest.approx(GRADIENT_NORMS, rel=0.02)
 
 
-EXPECTED: list[float] = []
+LOSSES = [0.6959, 0.6894, 0.6847, 0.6919, 0.6942, 0.6911, 0.6971, 0.6886, 0.6916, 0.6885]
+GRADIENT_NORMS = [0.05356, 0.04693, 0.09443, 0.02507, 0.09054, 0.03512, 0.04563, 0.03113, 0.02973, 0.07185]

@@ -51,12 +51,14 @@ def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out:
     distilled = distilled.to(student.device)
     missing = [index for index in range(config.initialisations) if index not in results.done]
     accuracies: list[float] = []
-    with bar(config.initialisations, "evaluate", "initialisation", config.initialisations - len(missing)) as shown:
+    found = config.initialisations - len(missing)
+    with bar(config.initialisations, "evaluate", "initialisation", found, fractions=True) as shown:
+
+        def watch(step: int, steps: int, loss: float) -> None:
+            shown.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            shown.update(1 / steps)
+
         for index in missing:
-
-            def watch(step: int, steps: int, loss: float) -> None:
-                shown.set_postfix(step=f"{step}/{steps}", loss=f"{loss:.3f}")
-
             began = time.perf_counter()
             trained = _train(config, student, distilled, index, watch)
             seconds = time.perf_counter() - began
@@ -64,7 +66,7 @@ def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out:
             results.add(index, scores, seconds)
             accuracies.append(scores[config.splits[-1]]["accuracy"])
             shown.set_postfix(accuracy=f"{sum(accuracies) / len(accuracies):.3f}", on=config.splits[-1], refresh=False)
-            shown.update()
+            shown.update(len(results.done) - shown.n)
 
 
 def _student(config: Evaluate, prepared: Prepared, distilled: DistilledSet) -> Student:
