@@ -15,7 +15,7 @@ import pandas as pd
 
 from pipeline.config import Evaluate, Experiment
 from pipeline.errors import InputError
-from pipeline.report.layout import Column, Layout, Row, hyper_parameters, layout, selection
+from pipeline.report.layout import Column, Layout, Row, hyper_parameters, layout, recipe, selection
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import read_json
 from pipeline.store.cells import STAGE_NAMES
@@ -61,6 +61,7 @@ class Alternative:
 
     settings: dict[str, Any]
     selection: str
+    recipe: str
     runs: pd.DataFrame
     distill_seconds: float | None
 
@@ -223,7 +224,9 @@ def _alternative(cells: Sequence[Evaluate], store: Store, problems: list[Problem
     # The same draw may have been scored by two cells that differ only in how many draws or splits they ask for.
     runs = pd.concat(frames).drop_duplicates([*RUN, "split", "metric"]).sort_values([*RUN, "split", "metric"])
     mean = sum(seconds.values()) / len(seconds) if seconds else None
-    return Alternative(hyper_parameters(cells[0]), selection(cells[0]), runs.reset_index(drop=True), mean)
+    return Alternative(
+        hyper_parameters(cells[0]), selection(cells[0]), recipe(cells[0]), runs.reset_index(drop=True), mean
+    )
 
 
 def _runs(config: Evaluate, store: Store) -> pd.DataFrame | Problem:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pipeline.config import DDAL, Distill, Evaluate, FullData, Majority, Prepare, RandomReal
+from pipeline.config import DDAL, Distill, Evaluate, FineTune, FullData, Majority, Prepare, RandomReal
 from pipeline.config.schema import Frozen, is_runtime
 
 LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
@@ -114,6 +114,21 @@ def selection(cell: Evaluate) -> str:
         return "none"
     where, by = method.validation.split, method.validation.by
     return {"none": "last step", "test": f"TEST {by} (as published)", "dev": f"dev {by}"}[where]
+
+
+def recipe(cell: Evaluate) -> str:
+    """How a student learns from the set, in a few words."""
+    protocol, method = cell.protocol, cell.source.method
+    if isinstance(protocol, FineTune):
+        amount = f"{protocol.steps} steps" if protocol.epochs is None else _counted(protocol.epochs, "epoch")
+        return f"AdamW, step size {protocol.lr:g}, batch {protocol.batch_size} at most, {amount}"
+    if isinstance(method, DDAL):
+        return f"{_counted(method.steps, 'gradient step')} with learned step sizes"
+    return "nothing is trained"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def published_split(prepare: Prepare, split: Literal["dev", "test"]) -> str | None:

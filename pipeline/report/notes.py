@@ -33,6 +33,7 @@ def caption(collected: Collected, shows_paper: bool, marks_best: bool) -> tuple[
         RUNS,
         best,
         *_searched(collected),
+        _recipes(collected),
         *(_on_dev(column) for column in collected.layout.columns if column.split == "dev"),
         f"Encoder of our runs: {', '.join(models)}.",
         SECONDS,
@@ -96,6 +97,16 @@ def _searched(collected: Collected) -> list[str]:
         f"{labels[row]}: searched {', '.join(axes)}; chosen by the column's metric on dev: {'; '.join(outcomes)}."
         for (row, axes), outcomes in found.items()
     ]
+
+
+def _recipes(collected: Collected) -> str:
+    """How the students of each row learn; rows with equal recipes together."""
+    rows: dict[str, list[str]] = {}
+    for (row, _), entry in collected.entries.items():
+        if entry.chosen is not None:
+            rows.setdefault(entry.chosen.recipe, []).append(collected.layout.labels[row])
+    parts = [f"{', '.join(dict.fromkeys(labels))}: {recipe}" for recipe, labels in rows.items()]
+    return f"Students: {'; '.join(parts)}." if parts else ""
 
 
 def _on_dev(column: Column) -> str:
