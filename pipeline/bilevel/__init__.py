@@ -4,7 +4,7 @@ In the order of the mathematics:
 
 ``losses``         the inner loss: soft-label cross-entropy and the attention loss
 ``inner``          T gradient-descent steps on it: one implementation, used to distil, to evaluate and by the loader
-``hypergradient``  the gradient of the outer loss through those steps
+``hypergradient``  the gradient of the outer loss through those steps: ``unroll`` and ``adjoint``
 
 Nothing here knows of text, files, configs or schedulers.
 """

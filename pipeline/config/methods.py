@@ -89,7 +89,8 @@ class DDAL(Frozen):
         learning_rate_decay: with a single one, decay it linearly over the steps.
         dropout: keep the encoder's dropout on in the inner loop.
         precision: autocast of the forward passes (fp16 scales the loss).
-        estimator: how the hypergradient is computed.
+        estimator: how the exact hypergradient is computed: ``unroll`` (faster for few steps) or ``adjoint`` (memory does
+            not grow with the steps except for the parameters of each).
 
     """
 
@@ -112,7 +113,7 @@ class DDAL(Frozen):
     outer: Outer = Outer()
     validation: Validation = Validation()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    estimator: Literal["unroll"] = "unroll"
+    estimator: Literal["unroll", "adjoint"] = "unroll"
 
     @model_validator(mode="after")
     def _check(self) -> DDAL:

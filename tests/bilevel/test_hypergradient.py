@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from pipeline.bilevel import InnerBatch, descend, hypergradient, inner_loss
+from pipeline.bilevel.hypergradient import Estimator
 from pipeline.students.encoder import Student
 
 FRESH = ["classifier.weight", "classifier.bias"]
@@ -62,10 +63,11 @@ def real() -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.parametrize("estimator", ["unroll", "adjoint"])
 @pytest.mark.parametrize("rows", [0, 1, S])
 @pytest.mark.parametrize("soft", [False, True])
-def test_unroll_equals_finite_differences(
-    encoder_folder: Callable[[str], Path], real: dict[str, Tensor], rows: int, soft: bool
+def test_equals_finite_differences(
+    encoder_folder: Callable[[str], Path], real: dict[str, Tensor], rows: int, soft: bool, estimator: Estimator
 ) -> None:
     student = Student(double_bert(encoder_folder("bert")), FRESH)
     theta = student.initial(0, 0)
@@ -77,7 +79,7 @@ def test_unroll_equals_finite_differences(
     def value(changed: dict[str, Tensor]) -> float:
         return outer(descend(student, theta, batches(changed, soft))).item()
 
-    loss = hypergradient("unroll", student, theta, batches(tensors, soft), outer)
+    loss = hypergradient(estimator, student, theta, batches(tensors, soft), outer)
     assert loss.item() == pytest.approx(value(tensors), rel=1e-12)
     generator = torch.Generator().manual_seed(1)
     for name, leaf in tensors.items():
@@ -91,9 +93,10 @@ def test_unroll_equals_finite_differences(
             assert (leaf.grad * direction).sum().item() == pytest.approx(numeric, rel=1e-5, abs=1e-10), name
 
 
+@pytest.mark.parametrize("estimator", ["unroll", "adjoint"])
 @pytest.mark.parametrize("rows", [0, 1])
 def test_whole_step_equals_an_independent_reference(
-    encoder_folder: Callable[[str], Path], real: dict[str, Tensor], rows: int
+    encoder_folder: Callable[[str], Path], real: dict[str, Tensor], rows: int, estimator: Estimator
 ) -> None:
     """Written from the paper's algorithm with transformers' own loss path; shares no code with the product."""
     model = double_bert(encoder_folder("bert")).eval()
@@ -121,7 +124,7 @@ def test_whole_step_equals_an_independent_reference(
     student = Student(model, [])
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     hypergradient(
-        "unroll", student, start, batches(ours, soft=False),
+        estimator, student, start, batches(ours, soft=False),
         lambda parameters: F.cross_entropy(student.logits(parameters, real), real["labels"]),
     )  # fmt: skip
     for name, leaf in reference.items():
@@ -167,3 +170,40 @@ def test_one_step_is_theta_minus_eta_gradient(encoder_folder: Callable[[str], Pa
     stepped = descend(student, {name: value.detach() for name, value in theta.items()}, [batch])
     expected = theta["classifier.weight"] - 0.3 * theta["classifier.weight"].grad
     torch.testing.assert_close(stepped["classifier.weight"], expected.detach())
+
+
+def test_the_adjoint_keeps_one_step_alive(encoder_folder: Callable[[str], Path]) -> None:
+    """Graph nodes alive while the outer loss is taken: none of the inner steps', whatever T is."""
+    student = Student(double_bert(encoder_folder("bert")), FRESH)
+    theta = student.initial(0, 0)
+    seen: dict[str, bool] = {}
+    for estimator in ("unroll", "adjoint"):
+
+        def outer(parameters: dict[str, Tensor], estimator: str = estimator) -> Tensor:
+            seen[estimator] = parameters["classifier.weight"].grad_fn is not None
+            return parameters["classifier.weight"].square().sum()
+
+        hypergradient(estimator, student, theta, batches(leaves(0), soft=False), outer)
+    assert seen == {"unroll": True, "adjoint": False}
+
+
+def test_adjoint_passes_dropout_and_loss_scaling_like_unroll(
+    encoder_folder: Callable[[str], Path], real: dict[str, Tensor]
+) -> None:
+    student = Student(double_bert(encoder_folder("bert")), FRESH, dropout=True)
+    theta = student.initial(0, 0)
+    found = {}
+    for estimator in ("unroll", "adjoint"):
+        tensors = leaves(1)
+        hypergradient(
+            estimator,
+            student,
+            theta,
+            batches(tensors, soft=False),
+            lambda parameters: F.cross_entropy(student.logits(parameters, real), real["labels"]),
+            scale=lambda loss: 1024 * loss,
+            dropping=lambda step: student.dropping(3, step),
+        )
+        found[estimator] = tensors
+    for name, leaf in found["unroll"].items():
+        torch.testing.assert_close(found["adjoint"][name].grad, leaf.grad, rtol=1e-9, atol=1e-12)
