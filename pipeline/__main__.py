@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline import launch
-from pipeline.config import Experiment, load
+from pipeline.config import DDAL, Experiment, load
 from pipeline.store import Store
 
 app = typer.Typer(
@@ -57,6 +57,39 @@ def run(
         if cell.state == "done" and "ddal" in cell.folder.name:
             print(f"distilled set: {cell.folder / 'distilled.h5'}")
     if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check_grad(
+    config: Config,
+    set_: Settings = None,
+    index: Annotated[int | None, typer.Option(help="position in the grid (default: its first ddal cell)")] = None,
+    full: Annotated[bool, typer.Option("--full", help="the whole set, not a slice of it")] = False,
+    root: Root = None,
+) -> None:
+    """Compare the configured hypergradient with the unroll and with finite differences; exit status 1 if it is off."""
+    store = Store(root)
+    experiment = launch.pin(load(config, set_ or []), store)
+    cell = launch.ddal_cell(experiment, index)
+    launch.run_stage([store.cell(cell.source.source)], "prepare", store)
+    from pipeline.data.prepared import Prepared
+    from pipeline.methods.gradient_check import check_gradient, holds
+    from pipeline.progress import quiet_libraries
+
+    quiet_libraries()
+    found = check_gradient(cell.source, Prepared(store.cell(cell.source.source).folder), full=full)
+    assert isinstance(cell.source.method, DDAL)
+    print(f"estimator {cell.source.method.estimator}, {cell.source.slug}")
+    print(f"{'tensor':<18}{'against':<13}{'precision':<11}{'relative error':>15}{'1 - cosine':>12}")
+    for dtype, rows in found.items():
+        for row in rows:
+            kind = str(dtype).removeprefix("torch.")
+            print(f"{row.tensor:<18}{row.against:<13}{kind:<11}{row.relative_error:>15.1e}{abs(1 - row.cosine):>12.1e}")
+    print(
+        "float64 agrees" if holds(found) else "float64 does NOT agree (limits: 1e-9 with unroll, 1e-4 with differences)"
+    )
+    if not holds(found):
         raise typer.Exit(1)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.config import Distill, Evaluate, Experiment, Prepare, load
+from pipeline.config import DDAL, Distill, Evaluate, Experiment, Prepare, load
 from pipeline.config.data import HubSource
 from pipeline.errors import InputError, StageError
 from pipeline.progress import quiet_libraries
@@ -40,6 +40,20 @@ def stage_cells(experiment: Experiment, store: Store, stage: StageName) -> list[
     """The artifacts of one stage, each once, in the order of the grid."""
     cells = [store.cell(stage_config(cell, stage)) for cell in experiment.cells]
     return list({cell.folder: cell for cell in cells}.values())
+
+
+def ddal_cell(experiment: Experiment, index: int | None) -> Evaluate:
+    """The cell at ``index``, or the first one whose set is distilled.
+
+    Raises:
+        InputError: there is none, or the one asked for is not distilled.
+
+    """
+    distilled = [i for i, cell in enumerate(experiment.cells) if isinstance(cell.source.method, DDAL)]
+    if not distilled or index not in (None, *distilled):
+        allowed = ", ".join(map(str, distilled)) or "none; give an experiment with method ddal"
+        raise InputError(f"--index {index}: no ddal cell; ddal cells of {experiment.name}: {allowed}")
+    return experiment.cells[distilled[0] if index is None else index]
 
 
 def pin(experiment: Experiment, store: Store) -> Experiment:

@@ -89,8 +89,8 @@ class DDAL(Frozen):
         learning_rate_decay: with a single one, decay it linearly over the steps.
         dropout: keep the encoder's dropout on in the inner loop.
         precision: autocast of the forward passes (fp16 scales the loss).
-        estimator: how the exact hypergradient is computed: ``unroll`` (faster for few steps) or ``adjoint`` (memory does
-            not grow with the steps except for the parameters of each).
+        estimator: how the exact hypergradient is computed: ``unroll`` (faster for few steps) or ``adjoint`` (memory
+            does not grow with the steps except for the parameters of each).
 
     """
 

@@ -20,7 +20,7 @@ from pipeline.students.encoder import Student
 
 
 class LearnedSet:
-    """Leaf tensors with gradients, and the set that they parametrise.
+    """The learned tensors and the set that they parametrise.
 
     ``tensors`` (N = C · shots, sample i is made for class i mod C, as published):
 
@@ -33,10 +33,11 @@ class LearnedSet:
     def __init__(self, method: DDAL, classes: int, tensors: Mapping[str, Tensor]) -> None:
         self.method = method
         self.classes = classes
-        self.tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
-        device = self.tensors["inputs_embeds"].device
+        self.tensors = dict(tensors)
+        inputs = self.tensors["inputs_embeds"]
+        device = inputs.device
         self._label_ids = torch.arange(classes * method.shots, device=device) % classes
-        self._one_hot = F.one_hot(self._label_ids, classes).float()
+        self._one_hot = F.one_hot(self._label_ids, classes).to(inputs.dtype)
         self._order = batch_order(method, classes).to(device)
 
     def view(self) -> DistilledSet:
@@ -86,7 +87,7 @@ def batch_order(method: DDAL, classes: int) -> Tensor:
 
 
 def initial_tensors(method: DDAL, prepared: Prepared, student: Student, seed: int) -> dict[str, Tensor]:
-    """The leaves at outer step 0.
+    """The leaves at outer step 0, with gradients.
 
     Raises:
         InputError: there are no training samples of a class to start from, or the warm start has other shapes.
@@ -108,7 +109,7 @@ def initial_tensors(method: DDAL, prepared: Prepared, student: Student, seed: in
     tensors["learning_rates"] = _inverse_softplus(torch.full((steps,), method.learning_rate))
     if method.warm_start is not None:
         tensors |= _warm(method.warm_start.path, method, tensors)
-    return {name: tensor.to(student.device) for name, tensor in tensors.items()}
+    return {name: tensor.to(student.device).requires_grad_() for name, tensor in tensors.items()}
 
 
 def real_embeddings(method: DDAL, prepared: Prepared, student: Student, seed: int) -> Tensor:

@@ -69,10 +69,11 @@ class Student:
         *,
         dropout: bool = False,
         precision: str = "fp32",
+        dtype: torch.dtype = torch.float32,
     ) -> Student:
         """Loads the snapshot that stage 1 made, offline."""
         model = AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, attn_implementation="eager", dtype=torch.float32
+            folder, local_files_only=True, attn_implementation="eager", dtype=dtype
         )
         return cls(model.to(device), fresh, dropout=dropout, precision=precision)
 

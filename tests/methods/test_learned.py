@@ -18,7 +18,7 @@ def learned(classes: int = 2, **options: object) -> LearnedSet:
         tensors["labels"] = torch.eye(classes).repeat(method.shots, 1)
     if method.attention_labels != "none":
         tensors["attention_labels"] = torch.zeros(N, 1, 1, 1, 3)
-    return LearnedSet(method, classes, tensors)
+    return LearnedSet(method, classes, {name: tensor.requires_grad_() for name, tensor in tensors.items()})
 
 
 def test_hard_labels_are_fixed_one_hot_of_class_i_mod_c() -> None:

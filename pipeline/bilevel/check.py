@@ -1,0 +1,89 @@
+"""Is a hypergradient right? An estimator against the unroll and against finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.bilevel.hypergradient import Estimator, hypergradient
+from pipeline.bilevel.inner import Forward, InnerBatch, Parameters, descend
+
+DIRECTIONS = 3
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near an estimator's gradient of one learned tensor is to a reference.
+
+    Attributes:
+        tensor: name of the learned tensor.
+        against: ``unroll``, or ``differences`` (central, along random unit directions).
+        relative_error: ‖ours − reference‖ / ‖reference‖.
+        cosine: between the two gradients; between the directional derivatives for ``differences``.
+
+    """
+
+    tensor: str
+    against: str
+    relative_error: float
+    cosine: float
+
+
+def agreements(
+    estimator: Estimator,
+    forward: Forward,
+    parameters: Parameters,
+    leaves: dict[str, Tensor],
+    build: Callable[[dict[str, Tensor]], Sequence[InnerBatch]],
+    outer_loss: Callable[[Parameters], Tensor],
+    *,
+    step: float,
+    seed: int = 0,
+) -> list[Agreement]:
+    """Compares ``estimator`` with the references, tensor by tensor.
+
+    Args:
+        estimator: the one to check.
+        forward: the student, without dropout.
+        parameters: θ_0.
+        leaves: the learned tensors.
+        build: learned tensors -> inner batches.
+        outer_loss: scalar loss of θ_T.
+        step: length of a finite-difference step.
+        seed: of the random directions.
+
+    """
+
+    def gradients(kind: Estimator) -> dict[str, Tensor]:
+        fresh = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items()}
+        hypergradient(kind, forward, parameters, build(fresh), outer_loss)
+        return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in fresh.items()}
+
+    @torch.no_grad()
+    def value(name: str, change: Tensor) -> Tensor:
+        moved = {key: leaf.detach() + (change if key == name else 0) for key, leaf in leaves.items()}
+        return outer_loss(descend(forward, parameters, build(moved))).double()
+
+    ours, reference = gradients(estimator), gradients("unroll")
+    found = []
+    for name, leaf in leaves.items():
+        found.append(Agreement(name, "unroll", *_compare(ours[name].flatten(), reference[name].flatten())))
+        generator = torch.Generator().manual_seed(seed)
+        along, differences = [], []
+        for _ in range(DIRECTIONS):
+            direction = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+            direction = (direction / direction.norm()).to(leaf)
+            along.append((ours[name] * direction).sum().double())
+            differences.append((value(name, step * direction) - value(name, -step * direction)) / (2 * step))
+        found.append(Agreement(name, "differences", *_compare(torch.stack(along), torch.stack(differences))))
+    return found
+
+
+def _compare(ours: Tensor, reference: Tensor) -> tuple[float, float]:
+    ours, reference = ours.double(), reference.double()
+    size = reference.norm().clamp_min(1e-300)
+    cosine = torch.dot(ours, reference) / (ours.norm().clamp_min(1e-300) * size)
+    return ((ours - reference).norm() / size).item(), cosine.item()
