@@ -113,6 +113,9 @@ def run_stage(cells: Sequence[Cell], stage: StageName, store: Store) -> Outcome:
             print(f"\n{name}", file=sys.stderr)
             _require_source(cell, stage, store)
             with cell.claim() as out:
+                if out is None:
+                    outcome.found += 1
+                    continue
                 module = importlib.import_module(MODULES[stage])
                 quiet_libraries()
                 module.run(cell.config, out)

@@ -81,7 +81,7 @@ class Cell:
     @property
     def state(self) -> State:
         """Whether the artifact is finished, being worked on, failed, begun, or not there."""
-        if (self.folder / "done.json").exists():
+        if self._is_done():
             return "done"
         if self.holder() is not None:
             return "running"
@@ -128,11 +128,11 @@ class Cell:
             )
 
     @contextmanager
-    def claim(self) -> Iterator[Path]:
+    def claim(self) -> Iterator[Path | None]:
         """Holds the cell for this process; marks it done when the block ends well, failed when it raises.
 
         Yields:
-            The folder to write to.
+            The folder to write to; or ``None`` if another process finished the cell just before this one got it.
 
         Raises:
             StageError: another process holds the cell.
@@ -141,6 +141,7 @@ class Cell:
         """
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
+        left_behind = self._left_behind()
         lease = SoftFileLease(self._lease_file, lease_duration=LEASE_SECONDS, on_compromise=self._lost)
         try:
             lease.acquire(timeout=self._patience(), poll_interval=0.1)
@@ -148,11 +149,14 @@ class Cell:
             raise StageError(
                 f"{self.folder}: held by {self.holder() or 'another process'}; wait for it or stop it, then run again"
             ) from None
-        began = time.monotonic()
+        began = time.monotonic() - left_behind
         try:
+            if self._is_done():
+                yield None
+                return
             write_json(
                 self.folder / "holder.json",
-                {"who": job_name(), "pid": os.getpid(), "host": os.uname().nodename, "since": _now()},
+                {"who": job_name(), "pid": os.getpid(), "host": os.uname().nodename, "since": time.time()},
             )
             write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
             (self.folder / "failed.json").unlink(missing_ok=True)
@@ -171,6 +175,16 @@ class Cell:
         finally:
             (self.folder / "holder.json").unlink(missing_ok=True)
             lease.release()
+
+    def _is_done(self) -> bool:
+        return (self.folder / "done.json").exists()
+
+    def _left_behind(self) -> float:
+        """Seconds of an attempt that was killed outright: from its start to the last sign of life of its lease."""
+        record = read_json(self.folder / "holder.json")
+        if record is None or self.holder() is not None or not self._lease_file.exists():
+            return 0.0
+        return float(max(0.0, self._lease_file.stat().st_mtime - record["since"]))
 
     def _patience(self) -> float:
         """Seconds to wait for the lease: more than its duration where the holder seems to have died on another node."""

@@ -248,3 +248,28 @@ def test_runtime_and_places_may_differ(cell: cells.Cell) -> None:
     rewrite(cell, lambda stored: stored["runtime"].update(device="cuda:5"))
     rewrite(cell, lambda stored: stored["source"]["model"].update(name="/moved/here"))
     cell.check()
+
+
+def test_the_seconds_of_a_killed_attempt_are_counted(cell: cells.Cell) -> None:
+    """As kill -9 leaves it: a holder that is gone and a lease last refreshed 50 s after the start."""
+    cell.folder.mkdir(parents=True)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    record = {"who": "gone", "pid": gone.pid, "host": os.uname().nodename, "since": time.time() - 100}
+    (cell.folder / "holder.json").write_text(json.dumps(record))
+    (cell.folder / "lease").write_text(f"{gone.pid}\n{os.uname().nodename}\n")
+    os.utime(cell.folder / "lease", (time.time() - 50, time.time() - 50))
+    with cell.claim() as out:
+        assert out is not None
+    seconds = cell.seconds()
+    assert seconds is not None
+    assert 49 < seconds < 60
+
+
+def test_a_cell_that_was_finished_while_waiting_is_not_made_again(cell: cells.Cell) -> None:
+    with cell.claim():
+        pass
+    done = (cell.folder / "done.json").read_bytes()
+    with cell.claim() as out:
+        assert out is None
+    assert (cell.folder / "done.json").read_bytes() == done
