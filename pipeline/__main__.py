@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from pipeline import launch
-from pipeline.config import DDAL, Experiment, load
+from pipeline.config import DDAL, Distill, Experiment, load
+from pipeline.report.layout import check_choices
 from pipeline.store import Store
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ def run(
 ) -> None:
     """Run all four stages of an experiment; what is done already is not run again."""
     experiment, store = load(config, set_ or []), Store(root)
+    check_choices(experiment)
     if dry_run:
         _print_cells(experiment, store)
         return
@@ -50,11 +52,14 @@ def run(
             file=sys.stderr,
         )
         failed += len(outcome.failed)
+    if not any(cell.state == "done" for cell in launch.stage_cells(experiment, store, "evaluate")):
+        print(f"no cell has results: {out} is left as it is", file=sys.stderr)
+        raise typer.Exit(1)
     from pipeline import stage4_aggregate
 
     stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
     for cell in launch.stage_cells(experiment, store, "distill"):
-        if cell.state == "done" and "ddal" in cell.folder.name:
+        if cell.state == "done" and isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL):
             print(f"distilled set: {cell.folder / 'distilled.h5'}")
     if failed:
         raise typer.Exit(1)

@@ -135,10 +135,11 @@ def _require_source(cell: Cell, stage: StageName, store: Store) -> None:
         return
     source = store.cell(cell.config.source)
     if source.state != "done":
-        reason = f" ({source.failure()})" if source.failure() else ""
         before = list(MODULES.values())[list(MODULES).index(stage) - 1]
+        advice = {"failed": f"it failed: {source.failure()}", "running": f"{source.holder()} is at it: wait for it"}
         raise InputError(
-            f"needs {source.folder}, which is {source.state}{reason}; run it first: python -m {before} CONFIG"
+            f"needs {source.folder}, which is {source.state}; "
+            f"{advice.get(source.state, f'run it first: python -m {before} CONFIG')}"
         )
 
 
@@ -175,3 +176,6 @@ def guarded(command: Callable[[], object]) -> None:
     except (InputError, StageError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues from the last save", file=sys.stderr)
+        raise SystemExit(130) from None

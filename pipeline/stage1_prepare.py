@@ -5,11 +5,12 @@ Needs the network for hub ids; everything after it works without.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from pipeline.config import Prepare
 from pipeline.data.loading import load_raw
-from pipeline.data.splits import carve
+from pipeline.data.splits import also_in, carve
 from pipeline.data.tokenised import content_hash, tokenise
 from pipeline.errors import InputError
 from pipeline.progress import bar
@@ -52,6 +53,7 @@ def run(config: Prepare, out: Path) -> None:
             "sizes": {},
             "class_counts": {},
             "hashes": {},
+            "also_in_train": {},
             **student,
         }
         for name, rows in splits.items():
@@ -61,9 +63,17 @@ def run(config: Prepare, out: Path) -> None:
             manifest["sizes"][name] = len(labels)
             manifest["class_counts"][name] = [labels.count(label) for label in range(len(raw.classes))]
             manifest["hashes"][name] = content_hash(tokens)
+            manifest["also_in_train"][name] = also_in(splits["train"], rows, config.task.text)
             shown.update()
         save(model, tokenizer, out / "model")
+        manifest["also_in_train"].pop("train")
         write_json(out / "manifest.json", manifest)
+    for name, count in manifest["also_in_train"].items():
+        if count:
+            print(
+                f"note: {count} of {manifest['sizes'][name]} {name} rows have the same text as a train row",
+                file=sys.stderr,
+            )
 
 
 def _length_limit(config: Prepare, positions: int | None, tokenizer_limit: int) -> int:

@@ -28,6 +28,7 @@ def run(config: Distill, out: Path) -> None:
         "config": config.model_dump(mode="json"),
         "task": facts["task"],
         "classes": facts["classes"],
+        "max_length": facts["max_length"],
         "model": {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]},
         "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
         "seed": config.seed,

@@ -16,7 +16,7 @@ from pipeline.store import Store
 from pipeline.store.atomic import write_text
 
 if TYPE_CHECKING:
-    from pipeline.report import Problem
+    from pipeline.report.collect import Problem
 
 OUT = Path("analysis/results")
 
@@ -37,24 +37,27 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
         InputError: hyper-parameters would have to be chosen without dev scores, or ``report.compare`` names no row.
 
     """
-    from pipeline import report  # pandas and matplotlib: not for those who only list the stages
+    # pandas and matplotlib: not for those who only list the stages
+    from pipeline.report.collect import collect
+    from pipeline.report.figure import draw
+    from pipeline.report.render import latex, markdown
+    from pipeline.report.tables import long_form, results_table, task_table
 
-    collected = report.collect(experiment, store)
-    tables = (report.task_table(experiment, collected), report.results_table(experiment, collected))
+    collected = collect(experiment, store)
+    tables = (task_table(experiment, collected), results_table(experiment, collected))
     files = [out / f"{experiment.name}.csv"]
-    write_text(files[0], report.long_form(collected).to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+    write_text(files[0], long_form(collected).to_csv(index=False, float_format="%.10g", lineterminator="\n"))
     for table in tables:
         texts = {
             "csv": table.frame.to_csv(index=False, lineterminator="\n"),
-            "md": report.markdown(table),
-            "tex": report.latex(table),
+            "md": markdown(table),
+            "tex": latex(table),
         }
         for suffix, text in texts.items():
             files.append(out / f"{experiment.name}.{table.name}.{suffix}")
             write_text(files[-1], text)
-    files += report.draw(collected, tables[-1].title, out / experiment.name)
-    markdown = "\n".join(report.markdown(table) for table in tables)
-    return Summary(markdown, tuple(files), collected.problems)
+    files += draw(collected, tables[-1].title, out / experiment.name)
+    return Summary("\n".join(markdown(table) for table in tables), tuple(files), collected.problems)
 
 
 def show(summary: Summary) -> None:

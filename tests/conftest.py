@@ -156,12 +156,14 @@ def experiment(tmp_path: Path, encoder_folder: Callable[[str], Path], corpus_fil
             "outer": {"steps": 4, "batch_size": 8},
             "validation": {"every": 2, "initialisations": 2},
         }
+        one_thread = {"threads": 1}  # tiny tensors: threads only cost
         whole = {
             "base": {
                 "prepare": {"task": task, "model": str(encoder_folder("bert")), "dev": 40, "test": 40}
                 | (prepare or {}),
-                "distill": {"method": small | (method or {})} | (distill or {}),
-                "evaluate": {"protocol": {"name": "ddal"}, "initialisations": 2} | (evaluate or {}),
+                "distill": {"method": small | (method or {}), "runtime": one_thread} | (distill or {}),
+                "evaluate": {"protocol": {"name": "ddal"}, "initialisations": 2, "runtime": one_thread}
+                | (evaluate or {}),
             },
             "grids": grids or [{}],
             "report": report or {"paper": False},
@@ -175,5 +177,5 @@ def experiment(tmp_path: Path, encoder_folder: Callable[[str], Path], corpus_fil
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Tiny tensors: threads only cost."""
+    """As in the experiments above."""
     torch.set_num_threads(1)

@@ -139,3 +139,37 @@ def test_the_quickstarts_expected_loss(first_steps: Path) -> None:
 
 LOSSES = [0.6959, 0.6894, 0.6847, 0.6919, 0.6942, 0.6911, 0.6971, 0.6886, 0.6916, 0.6885]
 GRADIENT_NORMS = [0.05356, 0.04693, 0.09443, 0.02507, 0.09054, 0.03512, 0.04563, 0.03113, 0.02973, 0.07185]
+
+
+def test_a_sweep_that_could_not_be_decided_is_refused_before_anything_runs(experiment: Write, tmp_path: Path) -> None:
+    path = experiment(evaluate={"protocol": {"name": "ddal"}, "splits": ["test"]})
+    done = run("pipeline", "run", path, "--root", tmp_path / "ck", "--set", "distill.method.outer.lr=0.01,0.02")
+    assert done.returncode == 2
+    assert "2 alternatives differ in distill.method.outer.lr and the best is chosen on dev" in done.stderr
+    assert "write evaluate.splits: [dev, test]" in done.stderr
+    assert not (tmp_path / "ck").exists()
+
+
+def test_a_run_without_results_leaves_the_old_tables(experiment: Write, tmp_path: Path) -> None:
+    path = experiment(prepare={"max_length": 4000})
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "tiny.csv").write_text("kept")
+    done = run("pipeline", "run", path, "--root", tmp_path / "ck", "--out", tmp_path / "results")
+    assert done.returncode == 1
+    assert "left as it is" in done.stderr
+    assert (tmp_path / "results" / "tiny.csv").read_text() == "kept"
+
+
+def test_rows_that_are_also_in_train_are_counted(experiment: Write, tmp_path: Path) -> None:
+    rows = [{"text": f"good word{number}", "label": number % 2} for number in range(20)]
+    data = tmp_path / "twice.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows + rows))
+    task = {"name": "twice", "source": {"kind": "files", "train": str(data)}, "text": "text"}
+    path = experiment(prepare={"task": task, "dev": 4, "test": 4})
+    done = run("pipeline.stage1_prepare", path, "--root", tmp_path / "ck")
+    assert done.returncode == 0, done.stderr
+    (manifest_file,) = (tmp_path / "ck" / "prepare").glob("*/manifest.json")
+    counts = json.loads(manifest_file.read_text())["also_in_train"]
+    assert set(counts) == {"dev", "test"}
+    assert sum(counts.values()) > 0
+    assert "rows have the same text as a train row" in done.stderr

@@ -49,6 +49,10 @@ class SavedSource(Frozen):
     splits: SplitNames = SplitNames()
 
 
+def _columns(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Task(Frozen):
     """A labelled text dataset: where it is, which columns are read, how it is scored.
 
@@ -64,7 +68,7 @@ class Task(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     source: Annotated[HubSource | FileSource | SavedSource, Field(discriminator="kind")]
-    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
+    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2), BeforeValidator(_columns)]
     label: str = "label"
     labels: Annotated[tuple[int | str, ...], Field(min_length=2)] | None = None
     where: dict[str, int | str] = Field(default_factory=dict)

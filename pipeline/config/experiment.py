@@ -9,7 +9,9 @@ there, unless it names another ``name`` or ``kind``.
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
+import json
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -124,7 +126,15 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
         found.update(dict.fromkeys(sentences(error, Report, {"": "report"})))
     if found:
         raise InputError("\n".join(f"{path}: {problem}" for problem in found))
-    return Experiment(name=path.stem, cells=tuple(cells.values()), report=report)
+    return Experiment(name=_name(path, chosen), cells=tuple(cells.values()), report=report)
+
+
+def _name(path: Path, chosen: dict[str, list[Any]]) -> str:
+    """The file's stem; with ``--set`` another one, so that a variant does not overwrite the experiment's tables."""
+    if not chosen:
+        return path.stem
+    text = json.dumps(chosen, sort_keys=True, default=str)
+    return f"{path.stem}.set-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _top_level(raw: Any) -> list[str]:

@@ -37,7 +37,7 @@ class FineTune(Frozen):
 
 
 class AlwaysMajority(Frozen):
-    """The recipe ``majority``: trains nothing and answers the set's most frequent label."""
+    """The recipe ``majority``: answers the set's most frequent label; nothing is trained, so it is scored once."""
 
     name: Literal["majority"]
     revision: int = 1
@@ -69,8 +69,6 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"method '{method.name}' has no step sizes for protocol '{protocol.name}'; use {{name: finetune}}"
             )
-        if isinstance(protocol, AlwaysMajority) and self.initialisations != 1:
-            raise ValueError(f"protocol 'majority' trains nothing: initialisations: {self.initialisations} must be 1")
         return self
 
     @property

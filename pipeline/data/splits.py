@@ -33,6 +33,12 @@ def carve(raw: RawSplits, config: Prepare) -> dict[str, Dataset]:
     return {split: splits[split] for split in ("train", "dev", "test")}
 
 
+def also_in(train: Dataset, rows: Dataset, text: tuple[str, ...]) -> int:
+    """How many rows have the same text (all columns) as a row of train: scores on them are not of unseen text."""
+    seen = set(zip(*(train[column][:] for column in text), strict=True))
+    return sum(row in seen for row in zip(*(rows[column][:] for column in text), strict=True))
+
+
 def _carve_one(train: Dataset, split: str, size: float, classes: list[str], config: Prepare) -> tuple[Dataset, Dataset]:
     rows = round(len(train) * size) if size < 1 else int(size)
     asked = f"task {config.task.name}: prepare.{split}: {size:g}"

@@ -92,12 +92,13 @@ class Split:
             return self
         labels = self.labels.numpy()
         order = numpy_generator(seed, purpose).permutation(len(labels))
-        # Within its class a row's rank, scaled by the class size: taking the lowest keeps the shares.
-        rank = np.empty(len(labels))
-        for label in np.unique(labels):
-            of_class = order[labels[order] == label]
-            rank[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
-        return self.select(np.sort(order[np.argsort(rank[order], kind="stable")][:rows]))
+        classes, counts = np.unique(labels, return_counts=True)
+        exact = counts * rows / len(labels)
+        quota = np.floor(exact).astype(int)
+        # what rounding down leaves goes to the classes that lost most by it
+        quota[np.argsort(quota - exact, kind="stable")[: rows - quota.sum()]] += 1
+        taken = [order[labels[order] == label][:number] for label, number in zip(classes, quota, strict=True)]
+        return self.select(np.sort(np.concatenate(taken)))
 
 
 class TrainingOrder:

@@ -149,34 +149,43 @@ class DistilledSet:
         return batch
 
     def check_model(self, matrix: Tensor) -> None:
-        """Refuses an encoder whose embedding matrix is not the one the set was distilled with.
+        """Refuses an encoder in whose embedding matrix [vocabulary, E] the set means nothing.
 
         Raises:
-            InputError: another matrix; input embeddings mean nothing there.
+            InputError: input embeddings of another matrix, or token ids beyond its vocabulary.
 
         """
         made_for = self.about.get("model", {})
-        name = made_for.get("name", "another encoder")
+        name = made_for.get("name", "the encoder it was made for")
         if self.inputs_embeds is not None and embedding_hash(matrix) != made_for.get("embedding_hash"):
             raise InputError(
                 f"this set holds input embeddings of {name}; the given model has another embedding matrix, "
-                f"in which they mean nothing: load {name} instead"
+                f"in which they mean nothing: load {name} instead, in float32"
+            )
+        if self.token_ids is not None and int(self.token_ids.max()) >= len(matrix):
+            raise InputError(
+                f"this set holds token ids up to {int(self.token_ids.max())}; the given model knows {len(matrix)} "
+                f"tokens: load {name} instead"
             )
 
-    def fine_tune(self, model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-        """Trains a Hugging Face ``…ForSequenceClassification`` on the set by its own recipe, in place.
+    def fine_tune(self, model: PreTrainedModel, seed: int = 0, recipe: FineTune | None = None) -> PreTrainedModel:
+        """Trains a Hugging Face ``…ForSequenceClassification`` on the set, in place.
 
         Args:
             model: the encoder the set was made for, with C outputs and a classifier of your choice.
             seed: for random orders and dropout.
+            recipe: AdamW instead of the set's own gradient steps; sets of real text have none and take the default
+                ``FineTune`` (200 steps) where nothing is given.
 
         Returns:
             The same model, trained and in eval mode.
 
         Raises:
-            InputError: another embedding matrix, or another number of classes.
+            InputError: another embedding matrix, another number of classes, or a set that nothing is trained on.
 
         """
+        if self.recipe.name == "majority":
+            raise InputError("a majority set is not trained on; its one sample only says which class is most frequent")
         self.check_model(model.get_input_embeddings().weight)
         if model.config.num_labels != self.labels.shape[1]:
             raise InputError(
@@ -188,12 +197,12 @@ class DistilledSet:
         student = Student(model, [], dropout=self.recipe.dropout, precision=self.recipe.precision)
         start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         here = self.to(model.device)
-        if self.recipe.name == "ddal":
+        if self.recipe.name == "ddal" and recipe is None:
             trained = descend(
                 student, start, here.inner_batches(seed), dropping=lambda step: student.dropping(seed, step)
             )
         else:
-            trained = finetune(student, start, len(here), here.examples, FineTune(name="finetune"), seed)
+            trained = finetune(student, start, len(here), here.examples, recipe or FineTune(name="finetune"), seed)
         student.install(trained)
         model.set_attn_implementation(attention)
         return model
@@ -214,13 +223,20 @@ class DistilledSet:
             tokenizer: by default the one saved beside the model.
             batch_size: texts per forward pass.
 
+        Raises:
+            InputError: one text instead of a list, or texts and pairs mixed.
+
         """
+        if isinstance(texts, str) or len({isinstance(text, str) for text in texts}) > 1:
+            raise InputError("predict takes a list of texts, or a list of (first, second) pairs: [text], not text")
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(model.name_or_path)
         classes = self.about.get("classes") or [str(label) for label in range(self.labels.shape[1])]
         names: list[str] = []
         for start in range(0, len(texts), batch_size):
             chunk = [(text,) if isinstance(text, str) else text for text in texts[start : start + batch_size]]
             columns = [list(column) for column in zip(*chunk, strict=True)]
-            batch = tokenizer(*columns, truncation=True, padding=True, return_tensors="pt").to(model.device)
+            batch = tokenizer(
+                *columns, truncation=True, max_length=self.about.get("max_length"), padding=True, return_tensors="pt"
+            ).to(model.device)
             names += [classes[label] for label in model(**batch).logits.argmax(dim=-1).tolist()]
         return names

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,22 +16,25 @@ Scores = Mapping[Any, Mapping[str, float]]  # split -> metric -> value
 
 
 class Results:
-    """The rows of one cell. An initialisation is in the file wholly or not at all once the file was opened.
+    """The rows of one cell; the file is replaced as a whole, so an initialisation is in it wholly or not at all.
 
     Args:
-        path: the CSV; a torn last line and initialisations without all ``splits`` are dropped on opening.
+        path: the CSV; initialisations in it that lack one of ``splits`` are dropped.
         splits: the splits that a finished initialisation has.
 
     """
 
     def __init__(self, path: Path, splits: tuple[str, ...]) -> None:
         self._path = path
-        whole = _whole(path, splits) if path.exists() else {}
-        write_text(path, _lines([FIELDS, *(row for rows in whole.values() for row in rows)]))
-        self.done = set(whole)
+        self._rows = _whole(path, splits) if path.exists() else {}
+
+    @property
+    def done(self) -> set[int]:
+        """The initialisations that are in the file."""
+        return set(self._rows)
 
     def add(self, initialisation: int, scores: Scores, seconds: float) -> None:
-        """Appends all rows of one initialisation in one write.
+        """Adds all rows of one initialisation.
 
         Args:
             initialisation: its number.
@@ -40,16 +42,12 @@ class Results:
             seconds: wall seconds of its training.
 
         """
-        rows = [
+        self._rows[initialisation] = [
             (initialisation, split, metric, repr(value), f"{seconds:.4f}")
             for split, metrics in scores.items()
             for metric, value in metrics.items()
         ]
-        with open(self._path, "a", newline="") as file:
-            file.write(_lines(rows))
-            file.flush()
-            os.fsync(file.fileno())
-        self.done.add(initialisation)
+        write_text(self._path, _lines([FIELDS, *(row for rows in self._rows.values() for row in rows)]))
 
 
 def _lines(rows: Sequence[Sequence[object]]) -> str:
@@ -58,17 +56,15 @@ def _lines(rows: Sequence[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _whole(path: Path, splits: tuple[str, ...]) -> dict[int, list[tuple[object, ...]]]:
-    """Rows by initialisation, of those that have every metric of every split."""
-    text = path.read_text()
-    complete = text[: text.rfind("\n") + 1]
-    found: dict[int, list[tuple[object, ...]]] = defaultdict(list)
-    metrics: dict[tuple[int, str], set[str]] = defaultdict(set)
-    for row in csv.DictReader(io.StringIO(complete)):
-        number = int(row["initialisation"])
-        found[number].append(tuple(row[name] for name in FIELDS))
-        metrics[number, row["split"]].add(row["metric"])
-    most = max((len(names) for names in metrics.values()), default=0)
-    return {
-        number: rows for number, rows in found.items() if all(len(metrics[number, split]) == most for split in splits)
-    }
+def _whole(path: Path, splits: tuple[str, ...]) -> dict[int, list[tuple[Any, ...]]]:
+    """Rows by initialisation, of those that have the same metrics on all splits."""
+    found: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            found[int(row["initialisation"])].append(tuple(row[name] for name in FIELDS))
+    whole = {}
+    for number, rows in found.items():
+        metrics = [{metric for _, split, metric, *_ in rows if split == wanted} for wanted in splits]
+        if metrics[0] and all(names == metrics[0] for names in metrics):
+            whole[number] = rows
+    return whole

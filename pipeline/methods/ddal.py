@@ -91,9 +91,14 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
         precision=method.precision,
     )
     learned = LearnedSet(method, len(prepared.classes), initial_tensors(method, prepared, student, config.seed))
-    run = _OuterLoop(method, learned, student, prepared.split("train"), config.seed)
+    run = _OuterState(method, learned, student, prepared.split("train"), config.seed)
     validate = _Validator(method.validation, prepared, student, config.seed)
     _loop(run, validate, Checkpoint(out, config.runtime.save_seconds))
+    if method.validation.split != "none" and run.best.step == 0:
+        raise StageError(
+            "no validation had a finite loss, so there is nothing to select; "
+            "try a smaller learning_rate or outer.lr, or precision: fp32"
+        )
     selected = LearnedSet(method, len(prepared.classes), run.best.tensors).view()
     return replace(selected.detached(), about={"selection": run.best.describe(method.validation)})
 
@@ -122,8 +127,8 @@ class _Best:
         }
 
 
-class _OuterLoop:
-    """Optimiser, schedule and best state of one distillation: all that a resumed run needs."""
+class _OuterState:
+    """The learned set with its optimiser, schedule and best state so far: all that a resumed run needs."""
 
     def __init__(self, method: DDAL, learned: LearnedSet, student: Student, train: Split, seed: int) -> None:
         outer = method.outer
@@ -204,7 +209,7 @@ def _optimizer(learned: LearnedSet, outer: Outer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _loop(run: _OuterLoop, validate: _Validator, checkpoint: Checkpoint) -> None:
+def _loop(run: _OuterState, validate: _Validator, checkpoint: Checkpoint) -> None:
     """Outer steps, validations and saves until the last step."""
     saved = checkpoint.load()
     if saved is not None:
@@ -255,7 +260,7 @@ class _Validator:
             self.split = split.stratified(config.examples or len(split), seed, "validation rows")
             self.batches = self.split.batches(student.device)
 
-    def __call__(self, run: _OuterLoop) -> dict[str, float]:
+    def __call__(self, run: _OuterState) -> dict[str, float]:
         """Mean loss and accuracy of the current set; replaces ``run.best`` where it is better."""
         if self.config.split == "none":
             run.best = _Best(run.step, math.inf, None, None, run.learned.state())

@@ -108,7 +108,7 @@ def initial_tensors(method: DDAL, prepared: Prepared, student: Student, seed: in
     steps = method.steps if method.learning_rate_per_step else 1
     tensors["learning_rates"] = _inverse_softplus(torch.full((steps,), method.learning_rate))
     if method.warm_start is not None:
-        tensors |= _warm(method.warm_start.path, method, tensors)
+        tensors |= _warm(method.warm_start.path, method, student, tensors)
     return {name: tensor.to(student.device).requires_grad_() for name, tensor in tensors.items()}
 
 
@@ -145,18 +145,38 @@ def _inverse_softplus(value: Tensor) -> Tensor:
     return value + torch.log(-torch.expm1(-value))
 
 
-def _warm(path: str, method: DDAL, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _warm(path: str, method: DDAL, student: Student, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The leaves of another set of the same shape and encoder.
+
+    Raises:
+        InputError: it has not what this one learns, is of another encoder or shape, or was selected on test.
+
+    """
     found = load(path)
-    given = {"inputs_embeds": found.inputs_embeds, "labels": found.labels, "attention_labels": found.attention_labels}
-    if method.labels == "soft":
-        given["labels"] = found.labels.clamp_min(1e-6).log()
-    if found.learning_rates is not None and method.learning_rate_per_step:
-        given["learning_rates"] = _inverse_softplus(found.learning_rates)
-    warm = {name: tensor for name, tensor in given.items() if tensor is not None and name in tensors}
-    for name, tensor in warm.items():
-        if tensor.shape != tensors[name].shape:
+    found.check_model(student.embedding_matrix)
+    if found.about.get("selection", {}).get("split") == "test" and method.validation.split != "test":
+        raise InputError(
+            f"warm_start {path}: selected on the test split; give another, or set validation.split: test too"
+        )
+    given = {"inputs_embeds": found.inputs_embeds, "attention_labels": found.attention_labels}
+    if method.labels != "hard":
+        given["labels"] = found.labels if method.labels == "unrestricted" else _soft_logits(found.labels, path)
+    if found.learning_rates is not None:
+        rates = found.learning_rates if method.learning_rate_per_step else found.learning_rates[:1]
+        given["learning_rates"] = _inverse_softplus(rates)
+    for name, tensor in tensors.items():
+        other = given.get(name)
+        if other is None or other.shape != tensor.shape:
             raise InputError(
-                f"warm_start {path}: its {name} are {list(tensor.shape)}, this config's {list(tensors[name].shape)}; "
-                f"use the same shots, sequence_length, steps and attention_labels"
+                f"warm_start {path}: its {name} are {'absent' if other is None else list(other.shape)}, this config's "
+                f"{list(tensor.shape)}; use the same shots, sequence_length, steps and attention_labels"
             )
-    return warm
+    return {name: tensor for name, tensor in given.items() if tensor is not None and name in tensors}
+
+
+def _soft_logits(labels: Tensor, path: str) -> Tensor:
+    if (labels <= 0).any():
+        raise InputError(
+            f"warm_start {path}: its labels are not all positive, so they have no soft form; use labels: unrestricted"
+        )
+    return labels.log()

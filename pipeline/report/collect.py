@@ -15,13 +15,23 @@ import pandas as pd
 
 from pipeline.config import Evaluate, Experiment
 from pipeline.errors import InputError
-from pipeline.report.layout import Column, Layout, Row, hyper_parameters, layout, recipe, selection
+from pipeline.report.layout import (
+    Column,
+    Layout,
+    Row,
+    alternatives,
+    check_choices,
+    hyper_parameters,
+    layout,
+    recipe,
+    searched,
+    selection,
+)
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import read_json
 from pipeline.store.cells import STAGE_NAMES
 
 RUN = ["set", "draw", "initialisation"]
-_SCORE_DEV = "write evaluate.splits: [dev, test] and run stage 3 again"
 RESULTS = ["initialisation", "split", "metric", "value", "seconds"]
 
 
@@ -162,12 +172,11 @@ def collect(experiment: Experiment, store: Store) -> Collected:
             default; a local file of the config does not exist.
 
     """
+    check_choices(experiment)
     plan = layout(experiment.cells, experiment.report.table)
-    members: dict[tuple[Row, Column], list[Evaluate]] = {}
-    for cell, place in zip(experiment.cells, plan.places, strict=True):
-        members.setdefault(place, []).append(cell)
+    members = plan.members(experiment.cells)
     order = [(row, column) for column in plan.columns for row in plan.rows if (row, column) in members]
-    entries = {place: _entry(*place, members[place], store, plan.labels) for place in order}
+    entries = {place: _entry(*place, members[place], store) for place in order}
     manifests: dict[Column, dict[str, Any]] = {}
     for column in plan.columns:
         found = [read_json(store.cell(prepare).folder / "manifest.json") for prepare in column.prepares]
@@ -175,35 +184,24 @@ def collect(experiment: Experiment, store: Store) -> Collected:
     return Collected(plan, entries, manifests)
 
 
-def _entry(row: Row, column: Column, cells: Sequence[Evaluate], store: Store, labels: dict[Row, str]) -> Entry:
-    groups: dict[str, list[Evaluate]] = {}
-    for cell in cells:
-        groups.setdefault(repr(hyper_parameters(cell)), []).append(cell)
-    axes = _axes([hyper_parameters(group[0]) for group in groups.values()])
-    if len(groups) > 1 and not all(any("dev" in cell.splits for cell in group) for group in groups.values()):
-        raise InputError(
-            f"{labels[row]} on {column.title}: {len(groups)} alternatives differ in {', '.join(axes)} and the best is "
-            f"chosen on dev, which is not scored; {_SCORE_DEV}"
-        )
+def _entry(row: Row, column: Column, cells: Sequence[Evaluate], store: Store) -> Entry:
+    groups = alternatives(cells)
+    axes = searched([group[0] for group in groups])
     problems: list[Problem] = []
-    alternatives = [_alternative(group, store, problems) for group in groups.values()]
-    finished = [alternative for alternative in alternatives if alternative is not None]
-    return Entry(row, column, axes, len(groups), len(finished), _best(finished, column), tuple(problems))
+    pooled = [_alternative(group, store, problems) for group in groups]
+    finished = [alternative for alternative in pooled if alternative is not None]
+    best = _best(finished, column, "test" if row.on_test else "dev")
+    return Entry(row, column, axes, len(groups), len(finished), best, tuple(problems))
 
 
-def _axes(settings: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    keys = dict.fromkeys(key for each in settings for key in each)
-    return tuple(key for key in keys if len({repr(each.get(key)) for each in settings}) > 1)
-
-
-def _best(finished: Sequence[Alternative], column: Column) -> Alternative | None:
-    """The best mean on dev; the first of equals."""
+def _best(finished: Sequence[Alternative], column: Column, split: str) -> Alternative | None:
+    """The best mean on the split that selects: dev, or test for the published protocol; the first of equals."""
     if len(finished) < 2:
         return finished[0] if finished else None
-    samples = [alternative.sample(column.metric, "dev") for alternative in finished]
-    scores = [sum(dev.values) / len(dev.values) for dev in samples if dev is not None]
+    samples = [alternative.sample(column.metric, split) for alternative in finished]
+    scores = [sum(found.values) / len(found.values) for found in samples if found is not None]
     if len(scores) < len(finished):
-        raise InputError(f"{column.title}: finished alternatives have no dev scores; {_SCORE_DEV}")
+        raise InputError(f"{column.title}: finished alternatives have no {split} scores; evaluate them on {split} too")
     return finished[scores.index(max(scores))]
 
 

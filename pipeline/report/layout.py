@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pipeline.config import DDAL, Distill, Evaluate, FineTune, FullData, Majority, Prepare, RandomReal
+from pipeline.config import DDAL, Distill, Evaluate, Experiment, FineTune, FullData, Majority, Prepare, RandomReal
 from pipeline.config.schema import Frozen, is_runtime
+from pipeline.errors import InputError
 
 LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
 ATTENTION = {"none": "", "cls": " + AL", "all": " + AL (all)"}
@@ -72,6 +73,13 @@ class Layout:
     labels: dict[Row, str]
     places: tuple[tuple[Row, Column], ...]
 
+    def members(self, cells: Sequence[Evaluate]) -> dict[tuple[Row, Column], list[Evaluate]]:
+        """The cells of every place."""
+        found: dict[tuple[Row, Column], list[Evaluate]] = {}
+        for cell, place in zip(cells, self.places, strict=True):
+            found.setdefault(place, []).append(cell)
+        return found
+
 
 def layout(cells: Sequence[Evaluate], table: str) -> Layout:
     """Rows in the paper's order, columns in the file's."""
@@ -96,9 +104,45 @@ def row_of(cell: Evaluate) -> Row:
         data = "random"
     on_test = method.validation.split == "test"
     ranks = list(ATTENTION).index(method.attention_labels), list(LABELS).index(method.labels), _DATA.index(data)
-    order = (2, *ranks, method.steps, method.shots, int(on_test))
+    order: tuple[int, ...] = (2, *ranks, method.steps, method.shots, int(on_test))
     label = LABELS[method.labels] + ATTENTION[method.attention_labels]
+    if isinstance(cell.protocol, FineTune):
+        order, label = (*order, 1), f"{label}, fine-tuned"
     return Row(order, label, "ddal", method.steps, method.shots, data, on_test)
+
+
+def alternatives(cells: Sequence[Evaluate]) -> list[list[Evaluate]]:
+    """The cells of one place, those that differ in seeds only together."""
+    groups: dict[str, list[Evaluate]] = {}
+    for cell in cells:
+        groups.setdefault(repr(hyper_parameters(cell)), []).append(cell)
+    return list(groups.values())
+
+
+def searched(cells: Sequence[Evaluate]) -> tuple[str, ...]:
+    """The dotted keys in which alternatives differ."""
+    settings = [hyper_parameters(cell) for cell in cells]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    return tuple(key for key in keys if len({repr(each.get(key)) for each in settings}) > 1)
+
+
+def check_choices(experiment: Experiment) -> None:
+    """Refuses a grid whose hyper-parameters could not be chosen, before anything of it is computed.
+
+    Raises:
+        InputError: alternatives for one place of the table are not scored on the split that selects.
+
+    """
+    plan = layout(experiment.cells, experiment.report.table)
+    for (row, column), cells in plan.members(experiment.cells).items():
+        groups = alternatives(cells)
+        split = "test" if row.on_test else "dev"
+        if len(groups) > 1 and not all(any(split in cell.splits for cell in group) for group in groups):
+            raise InputError(
+                f"{plan.labels[row]} on {column.title}: {len(groups)} alternatives differ in "
+                f"{', '.join(searched([group[0] for group in groups]))} and the best is chosen on {split}, "
+                f"which is not scored; write evaluate.splits: [dev, test]"
+            )
 
 
 def hyper_parameters(cell: Evaluate) -> dict[str, Any]:

@@ -21,6 +21,7 @@ PAPER = (
     "split that is reported."
 )
 SECONDS = "Distillation s: wall seconds of one set, all attempts together; training s: of one initialisation."
+LABELS = "HL: hard labels; SL: soft (unrestricted) labels; AL: attention labels."
 NOUNS = {"ddal": "distilled set", "random": "draw of real samples"}
 
 
@@ -31,6 +32,7 @@ def caption(collected: Collected, shows_paper: bool, marks_best: bool) -> tuple[
     sentences = [
         *_selected(collected),
         RUNS,
+        LABELS if any(row.kind == "ddal" for row in collected.layout.rows) else "",
         best,
         *_searched(collected),
         _recipes(collected),
@@ -73,14 +75,15 @@ def unfinished(problems: Sequence[Problem]) -> tuple[str, ...]:
 def _selected(collected: Collected) -> list[str]:
     rows = [row for row in collected.layout.rows if row.kind == "ddal"]
     leaky = [collected.layout.labels[row] for row in rows if row.on_test]
-    if leaky:
-        return [
-            f"SELECTED ON THE TEST SPLIT, as the paper did: {'; '.join(leaky)}. These checkpoints were chosen by their "
-            "score on the very split that is reported, so the numbers are optimistic."
-        ]
-    chosen = [entry.chosen for (row, _), entry in collected.entries.items() if row.kind == "ddal"]
-    ways = " or ".join(sorted({alternative.selection for alternative in chosen if alternative is not None}))
-    return [f"Checkpoints of distilled sets: {ways}; the test split was used for no choice."] if ways else []
+    loud = [
+        f"SELECTED ON THE TEST SPLIT, as the paper did: {'; '.join(leaky)}. Checkpoints and hyper-parameters were "
+        "chosen by their score on the very split that is reported, so the numbers are optimistic."
+    ]
+    entries = [entry for (row, _), entry in collected.entries.items() if row.kind == "ddal" and not row.on_test]
+    ways = " or ".join(sorted({entry.chosen.selection for entry in entries if entry.chosen is not None}))
+    others = "other distilled sets" if leaky else "distilled sets"
+    quiet = [f"Checkpoints of {others}: {ways}; the test split was used for no choice."] if ways else []
+    return [*(loud if leaky else []), *quiet]
 
 
 def _searched(collected: Collected) -> list[str]:
@@ -94,7 +97,8 @@ def _searched(collected: Collected) -> list[str]:
             found.setdefault((row, entry.axes), []).append(f"{column.title} {outcome}")
     labels = collected.layout.labels
     return [
-        f"{labels[row]}: searched {', '.join(axes)}; chosen by the column's metric on dev: {'; '.join(outcomes)}."
+        f"{labels[row]}: searched {', '.join(axes)}; chosen by the column's metric on "
+        f"{'TEST' if row.on_test else 'dev'}: {'; '.join(outcomes)}."
         for (row, axes), outcomes in found.items()
     ]
 
@@ -168,7 +172,7 @@ def _covers(row: Row, sample: Sample) -> str:
         return f"{runs} initialisations of one {noun}, not what another {noun} would give"
     nouns = noun.replace("set", "sets").replace("draw", "draws")
     if runs == sample.sets:
-        return f"{runs} {nouns} with one initialisation each"
+        return f"{runs} {nouns}, each with one initialisation, the same for all"
     return (
         f"{runs} initialisations of {sample.sets} {nouns}, counted as independent runs "
         f"(too narrow where the {nouns} differ)"

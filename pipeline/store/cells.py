@@ -140,7 +140,12 @@ class Cell:
 
         """
         self.check()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StageError(
+                f"{self.folder}: cannot be written ({error.strerror}); give another place with --root or TEXTDD_ROOT"
+            ) from error
         left_behind = self._left_behind()
         lease = SoftFileLease(self._lease_file, lease_duration=LEASE_SECONDS, on_compromise=self._lost)
         try:
@@ -200,10 +205,10 @@ class Cell:
 
     def _give_up(self, error: BaseException, began: float) -> None:
         reason = str(error) if isinstance(error, InputError | StageError) else f"{type(error).__name__}: {error}"
-        if isinstance(error, KeyboardInterrupt):
-            reason = "interrupted"
         try:
             write_json(self.folder / "spent.json", {"seconds": self._spent(began)})
+            if isinstance(error, KeyboardInterrupt):
+                return  # begun, and to be continued
             write_json(self.folder / "failed.json", {"reason": reason, "time": _now(), "who": job_name()})
         except (OSError, StageError):
             return  # the disk may be full: the error that is on its way says so

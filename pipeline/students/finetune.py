@@ -1,4 +1,4 @@
-"""The recipe ``finetune``: AdamW on a set of samples, as DiLM evaluates (methods.md 1.2)."""
+"""The recipe ``finetune``: AdamW on a set of samples, as DiLM evaluates (Maekawa et al., NAACL Findings 2024)."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from pipeline import distilled
+from pipeline.config import FineTune
 from pipeline.config import load as load_experiment
 from pipeline.distilled import DistilledSet, Recipe
 from pipeline.errors import InputError
@@ -98,3 +100,39 @@ def test_another_number_of_classes_is_refused(distilled_file: Path, encoder_fold
     other = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=3)
     with pytest.raises(InputError, match="3 outputs, the set 2 classes; load it with num_labels=2"):
         distilled.load(distilled_file).fine_tune(other)
+
+
+def real_text(**recipe: object) -> DistilledSet:
+    return DistilledSet(
+        labels=torch.eye(2),
+        label_ids=torch.arange(2),
+        recipe=Recipe("finetune") if not recipe else Recipe(**recipe),  # type: ignore[arg-type]
+        token_ids=torch.tensor([[2, 36, 3, -1], [2, 39, 5, 3]]),
+        about={"model": {"name": "tiny", "pad_token_id": 0}, "classes": ["no", "yes"]},
+    )
+
+
+def test_sets_of_real_text_are_fine_tuned(encoder_folder: Callable[[str], Path]) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
+    trained = real_text().fine_tune(model, recipe=FineTune(name="finetune", steps=60, lr=3e-3))
+    assert real_text().predict(trained, ["dull", "good word0"]) == ["no", "yes"]
+
+
+def test_token_ids_beyond_the_vocabulary_are_refused(encoder_folder: Callable[[str], Path]) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
+    made = replace(real_text(), token_ids=torch.tensor([[2, 36], [2, 4000]]))
+    with pytest.raises(InputError, match="token ids up to 4000; the given model knows 41 tokens: load tiny instead"):
+        made.fine_tune(model)
+
+
+def test_a_majority_set_is_not_trained_on(encoder_folder: Callable[[str], Path]) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
+    with pytest.raises(InputError, match="majority set is not trained on"):
+        real_text(name="majority").fine_tune(model)
+
+
+@pytest.mark.parametrize("texts", ["a good film", ["one", ("a", "pair")]])
+def test_predict_takes_a_list_of_one_kind(encoder_folder: Callable[[str], Path], texts: list[str]) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
+    with pytest.raises(InputError, match="list of texts, or a list of"):
+        real_text().predict(model, texts)

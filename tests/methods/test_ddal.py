@@ -245,3 +245,45 @@ def test_sequences_longer_than_the_positions_are_refused() -> None:
         ddal.check(DDAL(name="ddal", sequence_length=39), facts)
     with pytest.raises(InputError, match="validation on 1 dev rows for 2 classes"):
         ddal.check(DDAL(name="ddal", sequence_length=8, validation={"examples": 1}), facts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ({"labels": "unrestricted"}, {"labels": "soft"}, "labels are not all positive"),
+        ({}, {"attention_labels": "cls"}, "its attention_labels are absent"),
+        ({"validation": {"split": "test", "every": 2, "initialisations": 2}}, {}, "selected on the test split"),
+    ],
+)
+def test_warm_starts_that_would_mislead_are_refused(
+    experiment: Write, tmp_path: Path, first: dict[str, object], second: dict[str, object], words: str
+) -> None:
+    _, folder = distilled(experiment(method=first), tmp_path / "ck")
+    path = experiment(method=second | {"warm_start": str(folder / "distilled.h5")}, name="warm")
+    config, store = load_experiment(path), Store(tmp_path / "ck")
+    (reason,) = run_stage(stage_cells(config, store, "distill"), "distill", store).failed.values()
+    assert words in reason
+
+
+def test_a_warm_start_of_another_encoder_is_refused(
+    experiment: Write, tmp_path: Path, encoder_folder: Callable[[str], Path]
+) -> None:
+    _, folder = distilled(experiment(), tmp_path / "ck")
+    warm = {"warm_start": str(folder / "distilled.h5")}
+    path = experiment(prepare={"model": str(encoder_folder("roberta"))}, method=warm, name="warm")
+    config, store = load_experiment(path), Store(tmp_path / "ck")
+    for stage in ("prepare", "distill"):
+        failed = run_stage(stage_cells(config, store, stage), stage, store).failed
+    assert "another embedding matrix" in next(iter(failed.values()))
+
+
+def test_nothing_is_selected_where_no_validation_is_finite(
+    experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = experiment(method={"outer": {"steps": 2, "batch_size": 8}})
+    config, store = load_experiment(path), Store(tmp_path / "ck")
+    run_stage(stage_cells(config, store, "prepare"), "prepare", store)
+    monkeypatch.setattr(ddal, "score", lambda student, trained, batches: torch.full((40, 2), float("nan")))
+    prepared = Prepared(store.cell(config.cells[0].source.source).folder)
+    with pytest.raises(StageError, match="no validation had a finite loss"):
+        ddal.distill(config.cells[0].source, prepared, tmp_path)

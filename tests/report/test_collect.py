@@ -4,7 +4,7 @@ import pytest
 from report_fabric import RANDOM, Fabric
 
 from pipeline.errors import InputError
-from pipeline.report import collect
+from pipeline.report.collect import collect
 
 LR = {"distill.method.learning_rate": [0.01, 0.1, 0.5]}
 

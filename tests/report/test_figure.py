@@ -5,7 +5,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
-from pipeline.report import collect, draw
+from pipeline.report.collect import collect
+from pipeline.report.figure import draw
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@ import pytest
 from report_fabric import FULL, RANDOM, Fabric
 
 from pipeline.errors import InputError
-from pipeline.report import collect, results_table
+from pipeline.report.collect import collect
+from pipeline.report.tables import results_table
 
 
 def notes(fabric, experiment):
@@ -64,7 +65,7 @@ def test_a_difference_by_hand(fabric: Fabric):
     assert line == (
         "sst2: HL − random real = +30.0 points, 95 % interval [7.3, 52.7] (Welch, n = 3 and 3). It covers, for HL, "
         "3 initialisations of one distilled set, not what another distilled set would give; for random real, 3 draws "
-        "of real samples with one initialisation each."
+        "of real samples, each with one initialisation, the same for all."
     )
 
 

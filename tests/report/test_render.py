@@ -2,7 +2,8 @@ import csv
 
 import pandas as pd
 
-from pipeline.report import Table, latex, markdown
+from pipeline.report.render import latex, markdown
+from pipeline.report.tables import Table
 
 TABLE = Table(
     name="table2",

@@ -3,7 +3,8 @@ import math
 import pytest
 from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
-from pipeline.report import collect, long_form, results_table, task_table
+from pipeline.report.collect import collect
+from pipeline.report.tables import long_form, results_table, task_table
 
 
 def built(fabric, experiment):

@@ -96,12 +96,18 @@ def test_the_life_of_a_cell(cell: cells.Cell) -> None:
     assert Distill.model_validate(json.loads((cell.folder / "config.json").read_text())) == cell.config
 
 
+def test_an_interrupted_cell_is_begun_not_failed(cell: cells.Cell) -> None:
+    with pytest.raises(KeyboardInterrupt), cell.claim():
+        raise KeyboardInterrupt
+    assert cell.state == "partial"
+    assert cell.failure() is None
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
         (InputError("the reason"), "the reason"),
         (RuntimeError("boom"), "RuntimeError: boom"),
-        (KeyboardInterrupt(), "interrupted"),
     ],
 )
 def test_a_failure_is_recorded_and_forgotten_at_the_next_claim(
