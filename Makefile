@@ -12,8 +12,8 @@ test: .venv/stamp-test
 	$(BIN)/python -m pytest
 
 lint: .venv/stamp-test
-	$(BIN)/ruff check pipeline tests
-	$(BIN)/ruff format --check pipeline tests
+	$(BIN)/ruff check pipeline tests analysis
+	$(BIN)/ruff format --check pipeline tests analysis
 	$(BIN)/mypy
 
 clean:
