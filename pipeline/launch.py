@@ -152,6 +152,7 @@ def stage_command(stage: StageName) -> None:
         set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; several values sweep")] = None,
         root: Annotated[str | None, typer.Option(help="folder of all artifacts (default: checkpoints)")] = None,
     ) -> None:
+        """Run this stage for every cell of CONFIG, or for one of them; what is done is not done again."""
         store = Store(root)
         experiment = load(config, set_ or [])
         if index is not None:

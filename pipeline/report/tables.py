@@ -21,7 +21,10 @@ METRIC_NAMES = {
     "mcc": "MCC × 100",
     "accuracy_f1": "mean of accuracy and F1 %",
 }
-TITLES = {"table2": "methods and tasks (the paper's Table 2)", "table3": "steps and shots (the paper's Table 3)"}
+TITLES = {
+    "table2": "methods and tasks (laid out as the paper's Table 2)",
+    "table3": "steps and shots (laid out as the paper's Table 3)",
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def task_table(experiment: Experiment, collected: Collected) -> Table:
             | {"dev is": _origin(column.prepares[0], "dev"), "test is": _origin(column.prepares[0], "test")}
         )
     frame = pd.DataFrame(records).fillna("")
-    return Table("table1", f"{experiment.name}: tasks (the paper's Table 1)", frame)
+    return Table("table1", f"{experiment.name}: tasks (laid out as the paper's Table 1)", frame)
 
 
 def results_table(experiment: Experiment, collected: Collected) -> Table:
