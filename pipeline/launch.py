@@ -99,6 +99,9 @@ class Outcome:
     found: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return f"{self.ran} done now, {self.found} done before, {len(self.failed)} failed"
+
 
 def run_stage(cells: Sequence[Cell], stage: StageName, store: Store) -> Outcome:
     """Runs the cells of one stage that are not done, one after the other; a failing one does not stop the others."""
@@ -160,10 +163,7 @@ def stage_command(stage: StageName) -> None:
                 raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")
             experiment = experiment.model_copy(update={"cells": (experiment.cells[index],)})
         outcome = run_stage(stage_cells(pin(experiment, store), store, stage), stage, store)
-        print(
-            f"{stage}: {outcome.ran} done now, {outcome.found} done before, {len(outcome.failed)} failed",
-            file=sys.stderr,
-        )
+        print(f"{stage}: {outcome}", file=sys.stderr)
         if outcome.failed:
             raise typer.Exit(1)
 

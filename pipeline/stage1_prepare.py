@@ -63,10 +63,10 @@ def run(config: Prepare, out: Path) -> None:
             manifest["sizes"][name] = len(labels)
             manifest["class_counts"][name] = [labels.count(label) for label in range(len(raw.classes))]
             manifest["hashes"][name] = content_hash(tokens)
-            manifest["also_in_train"][name] = also_in(splits["train"], rows, config.task.text)
+            if name != "train":
+                manifest["also_in_train"][name] = also_in(splits["train"], rows, config.task.text)
             shown.update()
         save(model, tokenizer, out / "model")
-        manifest["also_in_train"].pop("train")
         write_json(out / "manifest.json", manifest)
     for name, count in manifest["also_in_train"].items():
         if count:

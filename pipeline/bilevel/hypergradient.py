@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -47,40 +47,41 @@ def hypergradient(
 
     """
     run = {"unroll": _unroll, "adjoint": _adjoint}[estimator]
-    return run(forward, parameters, batches, outer_loss, scale, dropping)
+    return run(_Problem(forward, parameters, batches, outer_loss, scale, dropping))
 
 
-def _unroll(
-    forward: Forward,
-    parameters: Parameters,
-    batches: Sequence[InnerBatch],
-    outer_loss: Callable[[Parameters], Tensor],
-    scale: Callable[[Tensor], Tensor],
-    dropping: Dropping,
-) -> Tensor:
-    trained = descend(forward, parameters, batches, differentiable=True, dropping=dropping)
-    loss = outer_loss(trained)
-    scale(loss).backward()
+@dataclass(frozen=True)
+class _Problem:
+    """The arguments of :func:`hypergradient`, for the estimators."""
+
+    forward: Forward
+    parameters: Parameters
+    batches: Sequence[InnerBatch]
+    outer_loss: Callable[[Parameters], Tensor]
+    scale: Callable[[Tensor], Tensor]
+    dropping: Dropping
+
+
+def _unroll(problem: _Problem) -> Tensor:
+    trained = descend(
+        problem.forward, problem.parameters, problem.batches, differentiable=True, dropping=problem.dropping
+    )
+    loss = problem.outer_loss(trained)
+    problem.scale(loss).backward()
     return loss.detach()
 
 
-def _adjoint(
-    forward: Forward,
-    parameters: Parameters,
-    batches: Sequence[InnerBatch],
-    outer_loss: Callable[[Parameters], Tensor],
-    scale: Callable[[Tensor], Tensor],
-    dropping: Dropping,
-) -> Tensor:
+def _adjoint(problem: _Problem) -> Tensor:
     """With g_t = ∂ℓ(θ_t; s_t)/∂θ and λ_T = ∂L/∂θ_T: for t = T−1 … 0
 
     ∂L/∂s_t = −η_t (∂g_t/∂s_t)ᵀ λ_{t+1},   ∂L/∂η_t = −⟨g_t, λ_{t+1}⟩,   λ_t = λ_{t+1} − η_t (∂g_t/∂θ_t)ᵀ λ_{t+1}.
     """
+    forward, batches, dropping = problem.forward, problem.batches, problem.dropping
     fixed = [_detached(batch) for batch in batches]
-    snapshots = [parameters]
+    snapshots = [problem.parameters]
     for step, batch in enumerate(fixed):
         snapshots.append(descend(forward, snapshots[-1], [batch], dropping=_only(dropping, step)))
-    loss, cotangent = _outer(snapshots.pop(), outer_loss, scale)
+    loss, cotangent = _outer(snapshots.pop(), problem)
     ends: list[Tensor] = []
     gradients: list[Tensor] = []
     for step in reversed(range(len(batches))):
@@ -116,13 +117,11 @@ def _only(dropping: Dropping, step: int) -> Dropping:
     return lambda _: dropping(step)
 
 
-def _outer(
-    trained: Parameters, outer_loss: Callable[[Parameters], Tensor], scale: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Parameters]:
+def _outer(trained: Parameters, problem: _Problem) -> tuple[Tensor, Parameters]:
     """The outer loss at θ_T and λ_T."""
     theta = {name: value.detach().requires_grad_() for name, value in trained.items()}
-    loss = outer_loss(theta)
-    found = torch.autograd.grad(scale(loss), list(theta.values()), allow_unused=True)
+    loss = problem.outer_loss(theta)
+    found = torch.autograd.grad(problem.scale(loss), list(theta.values()), allow_unused=True)
     return loss.detach(), {
         name: torch.zeros_like(value) if gradient is None else gradient
         for (name, value), gradient in zip(theta.items(), found, strict=True)

@@ -184,9 +184,7 @@ def _owners(model: PreTrainedModel, fresh: Sequence[str]) -> dict[str, tuple[nn.
         path, _, last = name.rpartition(".")
         prefix = f"{path}." if path else ""
         if prefix not in owners:
-            copied = copy.deepcopy(model.get_submodule(path)).cpu()
-            for parameter in copied.parameters():
-                parameter.__dict__.pop("_is_hf_initialized", None)  # transformers skips what it thinks is loaded
-            owners[prefix] = (copied, [])
+            # a copy also loses the mark by which transformers passes by parameters that it has loaded
+            owners[prefix] = (copy.deepcopy(model.get_submodule(path)).cpu(), [])
         owners[prefix][1].append(last)
     return owners
