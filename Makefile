@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint bench clean
 
 quickstart: .venv/stamp-quickstart
 	$(BIN)/python -m pipeline run configs/quickstart.yaml
@@ -15,6 +15,12 @@ lint: .venv/stamp-test
 	$(BIN)/ruff check pipeline tests analysis
 	$(BIN)/ruff format --check pipeline tests analysis
 	$(BIN)/mypy
+
+# The short form of the benchmarks, on your machine; the tables and figures that are committed are in
+# analysis/benchmarks/results.
+bench: .venv/stamp-quickstart
+	$(BIN)/python -m analysis.benchmarks.hypergradient --short --again --out logs/benchmarks
+	$(BIN)/python -m analysis.benchmarks.evaluation --short --again --out logs/benchmarks
 
 clean:
 	rm -rf .venv

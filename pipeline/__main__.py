@@ -76,24 +76,24 @@ def check_grad(
     cell = launch.ddal_cell(experiment, index)
     launch.run_stage([store.cell(cell.source.source)], "prepare", store)
     from pipeline.data.prepared import Prepared
-    from pipeline.methods.gradient_check import check_gradient, holds
+    from pipeline.methods.gradient_check import check_gradient
     from pipeline.progress import quiet_libraries
 
     quiet_libraries()
     found = check_gradient(cell.source, Prepared(store.cell(cell.source.source).folder), full=full)
-    assert isinstance(cell.source.method, DDAL)
-    print(f"estimator {cell.source.method.estimator}, {cell.source.slug}")
+    print(f"estimator {found.estimator} ({found.why}), {cell.source.slug}")
     print(f"{'tensor':<18}{'against':<13}{'precision':<11}{'relative error':>15}{'1 - cosine':>12}")
-    for dtype, rows in found.items():
+    for dtype, rows in found.agreements.items():
         for row in rows:
             kind = str(dtype).removeprefix("torch.")
             print(f"{row.tensor:<18}{row.against:<13}{kind:<11}{row.relative_error:>15.1e}{abs(1 - row.cosine):>12.1e}")
+    limits = found.limits.items()
     print(
         "float64 agrees (differences in float32 are mostly rounding)"
-        if holds(found)
-        else "float64 does NOT agree (limits: 1e-9 with unroll, 1e-4 with differences)"
+        if found.holds
+        else f"float64 does NOT agree (limits: {', '.join(f'{limit:.0e} with {name}' for name, limit in limits)})"
     )
-    if not holds(found):
+    if not found.holds:
         raise typer.Exit(1)
 
 

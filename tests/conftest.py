@@ -64,6 +64,18 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
+def encoder(family: str) -> PreTrainedModel:
+    """A tiny classifier of the family; random weights, the same every time."""
+    with seeded(7, family):
+        return FAMILIES[family]().eval()
+
+
+def bert(**changes: Any) -> BertForSequenceClassification:
+    """A tiny BERT with some other settings."""
+    with seeded(7, "bert"):
+        return BertForSequenceClassification(BertConfig(**_BASE | _BODY | changes)).eval()
+
+
 def build_tokenizer(folder: Path) -> BertTokenizerFast:
     """A word-level tokenizer over the test vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)

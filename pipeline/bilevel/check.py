@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.bilevel.autograd import Autograd
+from pipeline.bilevel.descent import descend
 from pipeline.bilevel.hypergradient import Estimator, hypergradient
-from pipeline.bilevel.inner import Forward, InnerBatch, Parameters, descend
+from pipeline.bilevel.inner import InnerBatch, Parameters, RealBatch, Student, outer_loss
+from pipeline.bilevel.optimisers import PLAIN, Optimiser
 
 DIRECTIONS = 3
 
@@ -34,38 +37,49 @@ class Agreement:
 
 def agreements(
     estimator: Estimator,
-    forward: Forward,
+    student: Student,
     parameters: Parameters,
     leaves: dict[str, Tensor],
     build: Callable[[dict[str, Tensor]], Sequence[InnerBatch]],
-    outer_loss: Callable[[Parameters], Tensor],
+    real: Sequence[RealBatch],
     *,
     step: float,
+    optimiser: Optimiser = PLAIN,
+    window: int | None = None,
     seed: int = 0,
 ) -> list[Agreement]:
     """Compares ``estimator`` with the references, tensor by tensor.
 
+    The differences are of the loss as autograd's forward passes give it, whatever the estimator: fused passes that
+    computed another loss, and its true gradient, would not agree with them.
+
     Args:
         estimator: the one to check.
-        forward: the student, without dropout.
+        student: without dropout.
         parameters: θ_0.
         leaves: the learned tensors.
         build: learned tensors -> inner batches.
-        outer_loss: scalar loss of θ_T.
+        real: the real batches of the outer loss.
         step: length of a finite-difference step.
+        optimiser: of the inner loop.
+        window: only this many of the last steps are differentiated; the differences then hold the others' batches.
         seed: of the random directions.
 
     """
 
     def gradients(kind: Estimator) -> dict[str, Tensor]:
         fresh = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items()}
-        hypergradient(kind, forward, parameters, build(fresh), outer_loss)
+        hypergradient(kind, student, parameters, build(fresh), real, optimiser=optimiser, window=window)
         return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in fresh.items()}
 
     @torch.no_grad()
     def value(name: str, change: Tensor) -> Tensor:
-        moved = {key: leaf.detach() + (change if key == name else 0) for key, leaf in leaves.items()}
-        return outer_loss(descend(forward, parameters, build(moved))).double()
+        held, moved = build(leaves), build({key: leaf + (change if key == name else 0) for key, leaf in leaves.items()})
+        first = 0 if window is None else max(0, len(held) - window)
+        batches = [*held[:first], *moved[first:]]
+        derivatives = Autograd(student, parameters)
+        theta_T = descend(student, parameters, batches, optimiser=optimiser, derivatives=derivatives)
+        return outer_loss(student, theta_T, real).double()
 
     ours, reference = gradients(estimator), gradients("unroll")
     found = []

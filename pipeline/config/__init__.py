@@ -6,11 +6,27 @@ cells, ``problems`` errors as sentences.
 
 from pipeline.config.data import Model, Prepare, Task
 from pipeline.config.experiment import Experiment, Report, load
-from pipeline.config.methods import DDAL, Distill, FullData, Majority, Outer, RandomReal, Runtime, Validation
+from pipeline.config.methods import (
+    DDAL,
+    AdamSteps,
+    Distill,
+    FullData,
+    InnerOptimizer,
+    Majority,
+    MomentumSteps,
+    Outer,
+    PlainSteps,
+    Precision,
+    RandomReal,
+    Runtime,
+    Validation,
+    on_real_text,
+)
 from pipeline.config.protocols import AlwaysMajority, Evaluate, FineTune, GradientSteps
 
 __all__ = [
     "DDAL",
+    "AdamSteps",
     "AlwaysMajority",
     "Distill",
     "Evaluate",
@@ -18,9 +34,13 @@ __all__ = [
     "FineTune",
     "FullData",
     "GradientSteps",
+    "InnerOptimizer",
     "Majority",
     "Model",
+    "MomentumSteps",
     "Outer",
+    "PlainSteps",
+    "Precision",
     "Prepare",
     "RandomReal",
     "Report",
@@ -28,4 +48,5 @@ __all__ = [
     "Task",
     "Validation",
     "load",
+    "on_real_text",
 ]

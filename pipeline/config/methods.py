@@ -11,6 +11,15 @@ from pipeline.config.schema import Frozen, runtime
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
+def on_real_text(precision: Precision) -> str:
+    """The autocast on real text that goes with a precision of the inner loop; TF32 is none."""
+    return "fp32" if precision == "tf32" else precision
 
 
 class LocalFile(Frozen):
@@ -23,12 +32,44 @@ def _file_by_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
+class PlainSteps(Frozen):
+    """θ − η g: what the paper trains students with."""
+
+    name: Literal["gd"]
+
+
+class MomentumSteps(Frozen):
+    """Heavy-ball or Nesterov momentum, as ``torch.optim.SGD``."""
+
+    name: Literal["momentum"]
+    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    nesterov: bool = False
+
+
+class AdamSteps(Frozen):
+    """Adam without weight decay, as ``torch.optim.Adam``; the learned step sizes are its learning rates."""
+
+    name: Literal["adam"]
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Positive = 1e-8
+
+
+def _optimizer_by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+InnerOptimizer = Annotated[PlainSteps | MomentumSteps | AdamSteps, Field(discriminator="name")]
+
+
 class Outer(Frozen):
     """The outer loop: how the distilled set itself is optimised on real batches.
 
     Attributes:
         epochs: passes over the training split; ``steps``, where given, replaces them by a number of outer steps.
         lr: step size of the input embeddings (the paper's α); the other learned tensors use it unless given their own.
+        real_batches: real batches of ``batch_size`` per outer step, all in one outer loss.
+        precision: of real text, in the outer loss and in validation: ``fp32`` or ``bf16`` autocast; ``null`` takes the
+            method's ``precision``.
         max_grad_norm: one joint norm over all learned tensors; ``null`` does not clip.
         bucket_by_length: sort by length inside blocks of 50 batches (faster; other batches than the paper's).
 
@@ -37,7 +78,9 @@ class Outer(Frozen):
     epochs: Count = 30
     steps: Count | None = None
     batch_size: Count = 32
+    real_batches: Count = 1
     bucket_by_length: bool = False
+    precision: Literal["fp32", "bf16"] | None = None
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: Positive = 1e-2
     lr_labels: Positive | None = None
@@ -82,15 +125,21 @@ class DDAL(Frozen):
         attention_weight: λ of the attention loss.
         initialise: embeddings from N(0, 1) as published, or from real training samples.
         warm_start: path of a ``distilled.h5`` of the same shape to start from.
-        steps: inner gradient-descent steps (T).
+        steps: inner steps (T).
+        inner_optimizer: of the inner steps: ``gd`` (the paper), ``momentum`` or ``adam``, by name or as a mapping with
+            its options; the set remembers it.
+        window: differentiate only this many of the last inner steps (a truncated hypergradient); ``null`` for all.
+        draws: fresh classifiers per outer step, over which the hypergradient is averaged.
         batch_shots: samples per class in one inner batch.
         order: ``fixed`` cycles through blocks of the set; ``random`` draws an unstratified batch per step.
         learning_rate_per_step: one learned step size per inner step, or a single one.
         learning_rate_decay: with a single one, decay it linearly over the steps.
         dropout: keep the encoder's dropout on in the inner loop.
-        precision: autocast of the forward passes (fp16 scales the loss).
-        estimator: how the exact hypergradient is computed: ``unroll`` (faster for few steps) or ``adjoint`` (memory
-            does not grow with the steps except for the parameters of each).
+        precision: of the inner loop: ``fp32``, ``tf32`` (matrix products on CUDA alone), or autocast to ``bf16`` or
+            ``fp16`` (which scales the loss).
+        estimator: how the hypergradient is computed; no part of a set's identity, because all compute the same number
+            up to rounding. ``unroll`` keeps the graph of all steps, ``adjoint`` that of one step and the parameters of
+            each, ``fused`` does the same with hand-derived passes, ``auto`` takes the fastest that this encoder has.
 
     """
 
@@ -104,6 +153,9 @@ class DDAL(Frozen):
     initialise: Literal["noise", "real"] = "noise"
     warm_start: Annotated[LocalFile | None, BeforeValidator(_file_by_path)] = None
     steps: Count = 1
+    inner_optimizer: Annotated[InnerOptimizer, BeforeValidator(_optimizer_by_name)] = PlainSteps(name="gd")
+    window: Count | None = None
+    draws: Count = 1
     batch_shots: Count = 1
     order: Literal["fixed", "random"] = "fixed"
     learning_rate: Positive = 1e-2
@@ -112,8 +164,8 @@ class DDAL(Frozen):
     dropout: bool = False
     outer: Outer = Outer()
     validation: Validation = Validation()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    estimator: Literal["unroll", "adjoint"] = "unroll"
+    precision: Precision = "fp32"
+    estimator: Literal["auto", "unroll", "adjoint", "fused"] = runtime("auto")
 
     @model_validator(mode="after")
     def _check(self) -> DDAL:
@@ -122,15 +174,21 @@ class DDAL(Frozen):
                 f"batch_shots: {self.batch_shots} does not divide shots: {self.shots}; "
                 f"allowed: {', '.join(str(n) for n in range(1, self.shots + 1) if self.shots % n == 0)}"
             )
-        if self.order == "fixed" and self.steps * self.batch_shots < self.shots:
+        learned = min(self.steps, self.window or self.steps)
+        if self.order == "fixed" and learned * self.batch_shots < self.shots:
             raise ValueError(
-                f"{self.steps} steps of {self.batch_shots} samples per class never reach all of shots: {self.shots}; "
-                f"set batch_shots to at least {-(-self.shots // self.steps)} or steps to at least "
-                f"{self.shots // self.batch_shots}"
+                f"{learned} steps of {self.batch_shots} samples per class never reach all of shots: {self.shots}; "
+                f"set batch_shots to at least {-(-self.shots // learned)} or "
+                f"{'steps' if learned == self.steps else 'window'} to at least {self.shots // self.batch_shots}"
             )
         if self.learning_rate_decay and self.learning_rate_per_step:
             raise ValueError("learning_rate_decay needs learning_rate_per_step: false (a single step size to decay)")
         return self
+
+    @property
+    def outer_precision(self) -> str:
+        """Autocast on real text."""
+        return self.outer.precision or on_real_text(self.precision)
 
     @property
     def slug(self) -> str:
@@ -185,12 +243,19 @@ class Runtime(Frozen):
         device: ``auto`` takes CUDA where there is one.
         threads: CPU threads of torch; by default all cores. Results are bit-equal only at the same number.
         save_seconds: longest time between two saves of a running cell.
+        snapshots: where the parameters of every inner step wait for the recursion: ``device``, ``host`` (of a GPU),
+            ``disk`` ($TMPDIR), ``recompute`` (every √T-th is kept, the others are computed twice), or ``auto`` by
+            memory. Results are the same.
+        memory_mb: what the recursion may keep of the inner loop: parameters of its steps, then activations. By default
+            a quarter of the free memory for parameters, and the last step's activations.
 
     """
 
     device: str = "auto"
     threads: Count | None = None
     save_seconds: Annotated[float, Field(ge=0)] = 60.0
+    snapshots: Literal["auto", "device", "host", "disk", "recompute"] = "auto"
+    memory_mb: Count | None = None
 
 
 class Distill(Frozen):

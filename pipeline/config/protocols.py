@@ -11,10 +11,14 @@ from pipeline.config.schema import Frozen, runtime
 
 
 class GradientSteps(Frozen):
-    """The recipe ``ddal``: T plain gradient-descent steps with the set's own step sizes, order and attention labels."""
+    """The recipe ``ddal``: T steps of the set's own optimiser with its step sizes, order and attention labels.
+
+    ``precision`` is that of scoring; ``null`` takes the set's own.
+    """
 
     name: Literal["ddal"]
     revision: int = 1
+    precision: Literal["fp32", "bf16"] | None = None
 
 
 class FineTune(Frozen):

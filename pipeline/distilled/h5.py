@@ -14,27 +14,28 @@ Datasets (N samples, C classes, S positions, E embedding width, T inner steps):
 ==================  =========================  ==========================================================
 
 Root attributes: ``format``; ``recipe`` and ``about``, both JSON texts. ``recipe`` is the student's recipe (name,
-attention_weight, order, dropout, precision); ``about`` holds the full config, the model (name, revision, hash of its
-embedding matrix), data hashes and split sizes, class names, selection and dev scores, seed, git revision, versions and
-time.
+attention_weight, order, dropout, precision, inner_optimizer; ``gd`` where the last is absent); ``about`` holds the full
+config, the model (name, revision, hash of its embedding matrix), data hashes and split sizes, class names, selection
+and dev scores, seed, git revision, versions and time.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.distilled.set import DistilledSet, Recipe
 from pipeline.errors import InputError
 from pipeline.store.atomic import replacing
 
 FORMAT = "textdd/1"
+_RECIPE = TypeAdapter(Recipe)
 _TYPES = {
     "labels": "<f4",
     "label_ids": "<i8",
@@ -56,7 +57,7 @@ def save(distilled: DistilledSet, path: str | Path) -> None:
     """
     with replacing(Path(path)) as aside, h5py.File(aside, "w") as file:
         file.attrs["format"] = FORMAT
-        file.attrs["recipe"] = json.dumps(asdict(distilled.recipe))
+        file.attrs["recipe"] = _RECIPE.dump_json(distilled.recipe).decode()
         file.attrs["about"] = json.dumps(distilled.about, ensure_ascii=False)
         for name, kind in _TYPES.items():
             tensor = getattr(distilled, name)
@@ -70,7 +71,7 @@ def load(path: str | Path) -> DistilledSet:
     """Reads a set onto the CPU.
 
     Raises:
-        InputError: no such file, not a whole HDF5 file, not a distilled set, or one of another format.
+        InputError: no such file, not a whole HDF5 file, not a distilled set, or one of another format or version.
 
     """
     path = Path(path)
@@ -83,7 +84,7 @@ def load(path: str | Path) -> DistilledSet:
                 raise InputError(
                     f"{path}: its format is {kind!r}, not '{FORMAT}'; give a distilled.h5 that stage 2 wrote"
                 )
-            recipe, about = json.loads(file.attrs["recipe"]), json.loads(file.attrs["about"])
+            recipe, about = file.attrs["recipe"], json.loads(file.attrs["about"])
             tensors = {name: _tensor(file[name]) for name in _TYPES if name in file}
     except (OSError, KeyError, RuntimeError) as error:
         raise InputError(
@@ -92,7 +93,13 @@ def load(path: str | Path) -> DistilledSet:
     absent = {"labels", "label_ids"} - tensors.keys()
     if absent or ("inputs_embeds" in tensors) == ("token_ids" in tensors):
         raise InputError(f"{path}: not a whole distilled set (it has: {', '.join(tensors)}); copy or make it again")
-    return DistilledSet(recipe=Recipe(**recipe), about=about, **tensors)
+    try:
+        known = _RECIPE.validate_json(recipe)
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: its recipe {recipe} is of another version; read it with the one that made it"
+        ) from error
+    return DistilledSet(recipe=known, about=about, **tensors)
 
 
 def _tensor(dataset: Any) -> torch.Tensor:

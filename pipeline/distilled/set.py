@@ -7,15 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.bilevel import InnerBatch, descend
-from pipeline.config import FineTune
+from pipeline.bilevel import Adam, GradientDescent, InnerBatch, Momentum, Optimiser, descend
+from pipeline.config import AdamSteps, FineTune, InnerOptimizer, MomentumSteps, PlainSteps, Precision
 from pipeline.errors import InputError
 from pipeline.randomness import torch_generator
 from pipeline.students.encoder import Student, embedding_hash
 from pipeline.students.finetune import finetune
+
+_PLAIN = PlainSteps(name="gd")
 
 
 @dataclass(frozen=True)
@@ -23,19 +26,33 @@ class Recipe:
     """How a student is meant to learn from the set.
 
     Attributes:
-        name: ``ddal`` (T plain gradient steps), ``finetune`` (AdamW), ``majority`` (nothing is trained).
+        name: ``ddal`` (T steps of the inner optimiser), ``finetune`` (AdamW), ``majority`` (nothing is trained).
         attention_weight: λ.
         order: ``fixed`` follows ``batch_order``; ``random`` draws a batch per step.
         dropout: the encoder's dropout is on.
         precision: autocast of the forward passes.
+        inner_optimizer: what makes the T steps.
 
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: Literal["ddal", "finetune", "majority"]
     attention_weight: float = 1.0
     order: Literal["fixed", "random"] = "fixed"
     dropout: bool = False
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
+    inner_optimizer: InnerOptimizer = _PLAIN
+
+    @property
+    def optimiser(self) -> Optimiser:
+        """The inner optimiser as an update rule."""
+        given = self.inner_optimizer
+        if isinstance(given, MomentumSteps):
+            return Momentum(given.momentum, given.nesterov)
+        if isinstance(given, AdamSteps):
+            return Adam(given.betas, given.eps)
+        return GradientDescent()
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ class DistilledSet:
         token_type_ids: [N, length] segment ids, where the tokenizer makes them.
         attention_labels: [N, L, heads, Q, S] logits of the attention labels (softmax over the last axis).
         learning_rates: [T] step sizes.
-        batch_order: [T, batch] rows of each inner step.
+        batch_order: [T, batch] rows of each inner step; always on the CPU.
         about: where it came from; plain JSON values (config, model, data, versions, scores).
 
     """
@@ -83,8 +100,8 @@ class DistilledSet:
         return 0 if self.learning_rates is None else len(self.learning_rates)
 
     def to(self, device: torch.device | str) -> DistilledSet:
-        """The set with its tensors on ``device``."""
-        return self._mapped(lambda tensor: tensor.to(device))
+        """The set with its tensors on ``device``, but for the order of batches, which is read on the CPU."""
+        return replace(self._mapped(lambda tensor: tensor.to(device)), batch_order=self.batch_order)
 
     def detached(self) -> DistilledSet:
         """The set without any graph."""
@@ -94,31 +111,27 @@ class DistilledSet:
         changed: dict[str, Any] = {n: change(v) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **changed)
 
-    def batch(self, step: int, order: Tensor | None = None) -> InnerBatch:
-        """What inner step ``step`` trains on; differentiable with respect to the set's tensors.
+    def inner_batches(self, seed: int = 0, index: int = 0) -> list[InnerBatch]:
+        """What each of the T inner steps trains on; differentiable with respect to the set's tensors.
 
-        Args:
-            step: 0 … T-1.
-            order: [T, batch] rows, by default the set's own.
-
+        Steps on the same rows share their tensors, so that memory does not grow with T. With a random order, the rows
+        are drawn by (seed, index).
         """
-        assert self.inputs_embeds is not None
         assert self.learning_rates is not None
         assert self.batch_order is not None
-        rows = (self.batch_order if order is None else order)[step]
-        attention = None if self.attention_labels is None else self.attention_labels[rows].softmax(dim=-1)
-        return InnerBatch(
-            self.inputs_embeds[rows],
-            self.labels[rows],
-            attention,
-            self.recipe.attention_weight,
-            self.learning_rates[step],
-        )
+        order = self.random_order(seed, index) if self.recipe.order == "random" else self.batch_order
+        distinct: dict[tuple[int, ...], InnerBatch] = {}
+        batches = []
+        for rows, rate in zip(order.tolist(), self.learning_rates, strict=True):
+            if tuple(rows) not in distinct:
+                distinct[tuple(rows)] = self._batch(torch.tensor(rows), rate)
+            batches.append(replace(distinct[tuple(rows)], learning_rate=rate))
+        return batches
 
-    def inner_batches(self, seed: int = 0, index: int = 0) -> list[InnerBatch]:
-        """All T inner batches; with a random order, those drawn by (seed, index)."""
-        order = self.random_order(seed, index) if self.recipe.order == "random" else None
-        return [self.batch(step, order) for step in range(self.steps)]
+    def _batch(self, rows: Tensor, rate: Tensor) -> InnerBatch:
+        assert self.inputs_embeds is not None
+        attention = None if self.attention_labels is None else self.attention_labels[rows].softmax(dim=-1)
+        return InnerBatch(self.inputs_embeds[rows], self.labels[rows], attention, self.recipe.attention_weight, rate)
 
     def random_order(self, seed: int, index: int) -> Tensor:
         """[T, batch] rows drawn by (seed, index) without replacement within a step, not stratified."""
@@ -128,7 +141,7 @@ class DistilledSet:
             torch.randperm(len(self), generator=torch_generator(seed, "inner batch", index, step))[:size]
             for step in range(self.steps)
         ]
-        return torch.stack(draws).to(self.labels.device)
+        return torch.stack(draws)
 
     def examples(self, rows: Any) -> dict[str, Tensor]:
         """Rows as a batch for :func:`~pipeline.students.finetune.finetune`: inputs, mask, and ``labels`` [rows, C]."""
@@ -199,7 +212,11 @@ class DistilledSet:
         here = self.to(model.device)
         if self.recipe.name == "ddal" and recipe is None:
             trained = descend(
-                student, start, here.inner_batches(seed), dropping=lambda step: student.dropping(seed, step)
+                student,
+                start,
+                here.inner_batches(seed),
+                optimiser=self.recipe.optimiser,
+                dropping=lambda step: student.dropping(seed, step),
             )
         else:
             trained = finetune(student, start, len(here), here.examples, recipe or FineTune(name="finetune"), seed)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.bilevel import descend
-from pipeline.config import AlwaysMajority, Evaluate, FineTune, GradientSteps
+from pipeline.config import AlwaysMajority, Evaluate, FineTune, GradientSteps, on_real_text
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Batch
 from pipeline.distilled import DistilledSet
@@ -73,13 +73,16 @@ def _student(config: Evaluate, prepared: Prepared, distilled: DistilledSet) -> S
     protocol, recipe = config.protocol, distilled.recipe
     if isinstance(protocol, GradientSteps) and not distilled.steps:
         raise InputError("this set has no step sizes for protocol 'ddal'; evaluate it with {name: finetune}")
-    ddal = isinstance(protocol, GradientSteps)
+    folder, fresh, device = prepared.model_folder, prepared.manifest["fresh_parameters"], pick_device(config.runtime)
+    if not isinstance(protocol, GradientSteps):
+        return Student.load(folder, fresh, device, dropout=isinstance(protocol, FineTune) and protocol.dropout)
     return Student.load(
-        prepared.model_folder,
-        prepared.manifest["fresh_parameters"],
-        pick_device(config.runtime),
-        dropout=recipe.dropout if ddal else isinstance(protocol, FineTune) and protocol.dropout,
-        precision=recipe.precision if ddal else "fp32",
+        folder,
+        fresh,
+        device,
+        dropout=recipe.dropout,
+        precision=recipe.precision,
+        outer_precision=protocol.precision or on_real_text(recipe.precision),
     )
 
 
@@ -90,7 +93,13 @@ def _train(
     theta_0 = student.initial(seed, index)
     if isinstance(config.protocol, GradientSteps):
         batches = distilled.inner_batches(seed, index)
-        return descend(student, theta_0, batches, dropping=lambda step: student.dropping(seed, index, step))
+        return descend(
+            student,
+            theta_0,
+            batches,
+            optimiser=distilled.recipe.optimiser,
+            dropping=lambda step: student.dropping(seed, index, step),
+        )
     assert isinstance(config.protocol, FineTune)
     return finetune(student, theta_0, len(distilled), distilled.examples, config.protocol, seed, index, watch)
 

@@ -1,7 +1,8 @@
 """Dataset distillation with attention labels (Maekawa, Kobayashi, Funakoshi, Okumura, ACL 2023).
 
-The outer loop, one step of which is: draw a fresh classifier, train the student T gradient steps on the distilled set,
-measure its cross-entropy on a real batch, and move the set against the gradient of that through the T steps.
+One step of the outer loop (:mod:`~pipeline.methods.outer`) is: draw a fresh classifier, train the student T gradient
+steps on the distilled set, measure its cross-entropy on a real batch, and move the set against the gradient of that
+through the T steps.
 """
 
 from __future__ import annotations
@@ -9,30 +10,26 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
-from transformers import get_scheduler
 
-from pipeline.bilevel import descend, hypergradient
-from pipeline.config import DDAL, Distill, Outer, Validation
+from pipeline.bilevel import descend
+from pipeline.config import DDAL, Distill, Validation
 from pipeline.data.prepared import Prepared
-from pipeline.data.tokenised import Split, TrainingOrder
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError, StageError
 from pipeline.methods.checkpoint import Checkpoint
 from pipeline.methods.learned import LearnedSet, initial_tensors
+from pipeline.methods.outer import Best, Estimation, OuterState
 from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters, Student
 from pipeline.students.scoring import score
-
-_OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 def check(method: DDAL, manifest: dict[str, Any]) -> None:
@@ -83,15 +80,13 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
     assert isinstance(method, DDAL)
     check(method, prepared.manifest)
     device = pick_device(config.runtime)
-    student = Student.load(
-        prepared.model_folder,
-        prepared.manifest["fresh_parameters"],
-        device,
-        dropout=method.dropout,
-        precision=method.precision,
-    )
+    if method.precision == "tf32" and device.type != "cuda":
+        raise InputError(f"precision: 'tf32' needs a CUDA device, not {device.type}; use fp32")
+    student = load_student(method, prepared, device)
     learned = LearnedSet(method, len(prepared.classes), initial_tensors(method, prepared, student, config.seed))
-    run = _OuterState(method, learned, student, prepared.split("train"), config.seed)
+    estimator = Estimation.of(method, config.runtime, student)
+    print(f"hypergradient by {estimator.name}: {estimator.why}", file=sys.stderr)
+    run = OuterState(method, learned, student, prepared.split("train"), config.seed, estimator)
     validate = _Validator(method.validation, prepared, student, config.seed)
     _loop(run, validate, Checkpoint(out, config.runtime.save_seconds))
     if method.validation.split != "none" and run.best.step == 0:
@@ -103,125 +98,30 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
     return replace(selected.detached(), about={"selection": run.best.describe(method.validation)})
 
 
-@dataclass
-class _Best:
-    """The best state so far; without validation, the last one."""
-
-    step: int
-    score: float
-    loss: float | None
-    accuracy: float | None
-    tensors: dict[str, Tensor]
-
-    def describe(self, validation: Validation) -> dict[str, Any]:
-        """How this state was chosen; plain JSON values."""
-        facts = {"split": validation.split, "step": self.step}
-        if validation.split == "none":
-            return facts
-        return facts | {
-            "by": validation.by,
-            "loss": self.loss,
-            "accuracy": self.accuracy,
-            "initialisations": validation.initialisations,
-            "examples": validation.examples,
-        }
+def load_student(method: DDAL, prepared: Prepared, device: torch.device) -> Student:
+    """The student as the method trains it."""
+    return Student.load(
+        prepared.model_folder,
+        prepared.manifest["fresh_parameters"],
+        device,
+        dropout=method.dropout,
+        precision=method.precision,
+        outer_precision=method.outer_precision,
+    )
 
 
-class _OuterState:
-    """The learned set with its optimiser, schedule and best state so far: all that a resumed run needs."""
-
-    def __init__(self, method: DDAL, learned: LearnedSet, student: Student, train: Split, seed: int) -> None:
-        outer = method.outer
-        self.method, self.learned, self.student, self.train, self.seed = method, learned, student, train, seed
-        self.order = TrainingOrder(train.lengths, outer.batch_size, seed, outer.bucket_by_length)
-        self.steps = outer.steps or outer.epochs * self.order.batches_per_epoch
-        self.optimizer = _optimizer(learned, outer)
-        self.scheduler = get_scheduler(
-            outer.scheduler, self.optimizer, int(outer.warmup_ratio * self.steps), self.steps
-        )
-        self.scaler = torch.amp.GradScaler(student.device.type, enabled=method.precision == "fp16")
-        self.step = 0
-        self.best = _Best(0, math.inf, None, None, learned.state())
-
-    def advance(self) -> tuple[float, float]:
-        """One outer step (DDAL, algorithm 1); returns the outer loss and the gradient norm before clipping.
-
-        Raises:
-            FloatingPointError: one of them is not finite; nothing was changed.
-
-        """
-        student, step = self.student, self.step
-        batch = self.train.batch(self.order.at(step), student.device)
-        theta_0 = student.initial(derive(self.seed, "outer step"), step)
-        inner = self.learned.view().inner_batches(self.seed, step)
-
-        def outer_loss(trained: Parameters) -> Tensor:
-            return F.cross_entropy(student.logits(trained, batch), batch["labels"])
-
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = hypergradient(
-            self.method.estimator,
-            student,
-            theta_0,
-            inner,
-            outer_loss,
-            scale=self.scaler.scale,
-            dropping=lambda inner_step: student.dropping(self.seed, step, inner_step),
-        ).item()
-        self.scaler.unscale_(self.optimizer)
-        limit = self.method.outer.max_grad_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.learned.tensors.values(), limit).item()
-        if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
-            raise FloatingPointError(f"outer loss {loss}, gradient norm {norm}")
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.scaler.get_scale() >= scale:  # lower: fp16 overflowed and the optimiser was not stepped
-            self.scheduler.step()
-        self.step += 1
-        return loss, norm
-
-    def state(self) -> dict[str, Any]:
-        """Everything that decides what comes next."""
-        return {
-            "step": self.step,
-            "tensors": self.learned.state(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "best": vars(self.best),
-            "threads": torch.get_num_threads(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Puts a saved state back."""
-        self.step = state["step"]
-        self.learned.restore(state["tensors"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.best = _Best(**state["best"])
-
-
-def _optimizer(learned: LearnedSet, outer: Outer) -> torch.optim.Optimizer:
-    kind: Any = _OPTIMIZERS[outer.optimizer]
-    optimizer: torch.optim.Optimizer = kind(learned.groups(outer), lr=outer.lr, weight_decay=outer.weight_decay)
-    return optimizer
-
-
-def _loop(run: _OuterState, validate: _Validator, checkpoint: Checkpoint) -> None:
+def _loop(run: OuterState, validate: _Validator, checkpoint: Checkpoint) -> None:
     """Outer steps, validations and saves until the last step."""
     saved = checkpoint.load()
     if saved is not None:
         run.restore(saved)
-        if saved["threads"] != torch.get_num_threads():
-            print(
-                f"resumed with {torch.get_num_threads()} threads instead of {saved['threads']}: "
-                f"not bit-equal to an unbroken run",
-                file=sys.stderr,
-            )
-    every = run.method.validation.every or run.order.batches_per_epoch
-    epoch_steps = run.order.batches_per_epoch
+        for name, value in run.conditions().items():
+            if saved.get(name, value) != value:
+                print(
+                    f"resumed with {name} {value} instead of {saved[name]}: not bit-equal to an unbroken run",
+                    file=sys.stderr,
+                )
+    every = run.method.validation.every or run.epoch_steps
     with bar(run.steps, "distill", "step", run.step) as shown:
         while run.step < run.steps:
             began = time.perf_counter()
@@ -233,7 +133,7 @@ def _loop(run: _OuterState, validate: _Validator, checkpoint: Checkpoint) -> Non
                     f"step {run.step + 1}: {error}; the state before it is saved. "
                     f"Try a smaller learning_rate or outer.lr, a longer outer.warmup_ratio, or precision: fp32"
                 ) from error
-            row = {"step": run.step, "epoch": (run.step - 1) // epoch_steps, "loss": loss, "gradient_norm": norm}
+            row = {"step": run.step, "epoch": (run.step - 1) // run.epoch_steps, "loss": loss, "gradient_norm": norm}
             if run.step % every == 0 or run.step == run.steps:
                 row |= validate(run)
             facts = {"loss": loss} | ({} if run.best.accuracy is None else {"accuracy": run.best.accuracy})
@@ -260,10 +160,10 @@ class _Validator:
             self.split = split.stratified(config.examples or len(split), seed, "validation rows")
             self.batches = self.split.batches(student.device)
 
-    def __call__(self, run: _OuterState) -> dict[str, float]:
+    def __call__(self, run: OuterState) -> dict[str, float]:
         """Mean loss and accuracy of the current set; replaces ``run.best`` where it is better."""
         if self.config.split == "none":
-            run.best = _Best(run.step, math.inf, None, None, run.learned.state())
+            run.best = Best(run.step, math.inf, None, None, run.learned.state())
             return {}
         distilled = run.learned.view().detached()
         losses, accuracies = [], []
@@ -275,12 +175,16 @@ class _Validator:
         loss, accuracy = sum(losses) / len(losses), sum(accuracies) / len(accuracies)
         merit = loss if self.config.by == "loss" else -accuracy
         if merit < run.best.score:
-            run.best = _Best(run.step, merit, loss, accuracy, run.learned.state())
+            run.best = Best(run.step, merit, loss, accuracy, run.learned.state())
         return {"validation_loss": loss, "validation_accuracy": accuracy}
 
     def _trained(self, distilled: DistilledSet, index: int) -> Parameters:
         theta_0 = self.student.initial(self.seed, index)
         inner = distilled.inner_batches(self.seed, index)
         return descend(
-            self.student, theta_0, inner, dropping=lambda step: self.student.dropping(self.seed, index, step)
+            self.student,
+            theta_0,
+            inner,
+            optimiser=distilled.recipe.optimiser,
+            dropping=lambda step: self.student.dropping(self.seed, index, step),
         )

@@ -38,7 +38,7 @@ class LearnedSet:
         device = inputs.device
         self._label_ids = torch.arange(classes * method.shots, device=device) % classes
         self._one_hot = F.one_hot(self._label_ids, classes).to(inputs.dtype)
-        self._order = batch_order(method, classes).to(device)
+        self._order = batch_order(method, classes)
 
     def view(self) -> DistilledSet:
         """The set as the student sees it, differentiable with respect to the leaves."""
@@ -51,7 +51,14 @@ class LearnedSet:
         return DistilledSet(
             labels=labels.softmax(dim=-1) if method.labels == "soft" else labels,
             label_ids=self._label_ids,
-            recipe=Recipe("ddal", method.attention_weight, method.order, method.dropout, method.precision),
+            recipe=Recipe(
+                "ddal",
+                method.attention_weight,
+                method.order,
+                method.dropout,
+                method.precision,
+                method.inner_optimizer,
+            ),
             inputs_embeds=tensors["inputs_embeds"],
             attention_labels=tensors.get("attention_labels"),
             learning_rates=rates,

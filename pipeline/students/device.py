@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+
 import torch
 
 from pipeline.config import Runtime
@@ -9,7 +12,7 @@ from pipeline.errors import InputError
 
 
 def pick_device(runtime: Runtime) -> torch.device:
-    """The device that ``runtime`` asks for; sets the number of CPU threads.
+    """The device that ``runtime`` asks for; sets the number of CPU threads, and how memory is kept on a CPU.
 
     Raises:
         InputError: torch has no such device here.
@@ -17,6 +20,7 @@ def pick_device(runtime: Runtime) -> torch.device:
     """
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+    keep_freed_memory()
     if runtime.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -25,3 +29,16 @@ def pick_device(runtime: Runtime) -> torch.device:
         raise InputError(
             f"runtime.device: '{runtime.device}' is not to be had here; allowed: auto, cpu, cuda, cuda:N"
         ) from error
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory for the next step instead of giving it back to the system.
+
+    A step frees and allocates gigabytes in blocks of megabytes; taking each anew from the system, page by page, costs
+    a tenth of its time and more. Does nothing with another C library.
+    """
+    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of mallopt(3)
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(mmap_max, 0)
+        library.mallopt(trim_threshold, 2**31 - 1)

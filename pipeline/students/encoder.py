@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from pipeline.bilevel.fused import Fused, Packed
 from pipeline.errors import StageError
 from pipeline.randomness import seeded
+from pipeline.students import packing
 from pipeline.students.linear import use_onednn
+from pipeline.students.postnorm import proof, structure_of, words_name
 
 Parameters = dict[str, Tensor]
 Rows = Literal["none", "cls", "all"]
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Student:
@@ -35,7 +38,13 @@ class Student:
             second derivatives and returns attention maps.
         fresh: names of the parameters drawn anew (the classifier, and whatever the checkpoint did not have).
         dropout: keep the encoder's dropouts on while training on the distilled set.
-        precision: autocast of the forward passes.
+        precision: where the student learns: ``fp32``, ``tf32`` (float32 whose products CUDA rounds to 10 bits,
+            everywhere; the same as fp32 on a CPU), or autocast to ``bf16`` or ``fp16``.
+        outer_precision: autocast of the outer loss and of scoring: ``fp32`` (none), ``bf16`` or ``fp16``.
+
+    Attributes:
+        device: where the parameters are.
+        words: name of the table of word embeddings.
 
     Raises:
         StageError: the library loaded another attention than was asked for.
@@ -43,7 +52,13 @@ class Student:
     """
 
     def __init__(
-        self, model: PreTrainedModel, fresh: Sequence[str], *, dropout: bool = False, precision: str = "fp32"
+        self,
+        model: PreTrainedModel,
+        fresh: Sequence[str],
+        *,
+        dropout: bool = False,
+        precision: str = "fp32",
+        outer_precision: str = "fp32",
     ) -> None:
         if model.config._attn_implementation != "eager":
             raise StageError(
@@ -52,12 +67,16 @@ class Student:
             )
         self._module = model.train(dropout)
         self._scorer = _with_fused_attention(model)
-        if precision == "fp32":
-            use_onednn(self._scorer)
+        use_onednn(self._scorer)
+        # A flag of the process, not of a call: the backward passes run outside of this class. Whoever is loaded last
+        # decides, which is the student of the running cell.
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         self._pretrained = {name: parameter.detach() for name, parameter in model.named_parameters()}
         self._heads = _owners(model, fresh)
         self._dropout = dropout
-        self._precision = precision
+        self._precision, self._outer_precision = precision, outer_precision
+        self._passes: Fused | str | None = None
+        self.words = words_name(model)
         self.device = next(model.parameters()).device
 
     @classmethod
@@ -69,13 +88,14 @@ class Student:
         *,
         dropout: bool = False,
         precision: str = "fp32",
+        outer_precision: str = "fp32",
         dtype: torch.dtype = torch.float32,
     ) -> Student:
-        """Loads the snapshot that stage 1 made, offline."""
+        """Loads the snapshot that stage 1 made, offline; the other arguments are those of the class."""
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, local_files_only=True, attn_implementation="eager", dtype=dtype
         )
-        return cls(model.to(device), fresh, dropout=dropout, precision=precision)
+        return cls(model.to(device), fresh, dropout=dropout, precision=precision, outer_precision=outer_precision)
 
     @property
     def width(self) -> int:
@@ -117,7 +137,7 @@ class Student:
             ``None``.
 
         """
-        with self._autocast():
+        with self._autocast(self._precision):
             output = functional_call(
                 self._module, parameters, kwargs={"inputs_embeds": inputs_embeds, "output_attentions": rows != "none"}
             )
@@ -130,10 +150,13 @@ class Student:
         layers = [layer[..., :1, :] if rows == "cls" else layer for layer in output.attentions]
         return _full(output.logits), _full(torch.stack(layers, dim=1))
 
-    def logits(self, parameters: Parameters, batch: dict[str, Tensor]) -> Tensor:
-        """[rows, C] for real text (token ids and mask) or real vectors; fused attention, first derivatives only."""
+    def logits(self, parameters: Parameters, batch: dict[str, Tensor], *, learning: bool = False) -> Tensor:
+        """[rows, C] for real text (token ids and mask) or real vectors; fused attention, first derivatives only.
+
+        In the outer precision, or, where the student is ``learning`` from the batch, in that of the inner loop.
+        """
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        with self._autocast():
+        with self._autocast(self._precision if learning else self._outer_precision):
             return _full(functional_call(self._scorer, parameters, kwargs=inputs).logits)
 
     def dropping(self, seed: int, *steps: int) -> contextlib.AbstractContextManager[None]:
@@ -151,8 +174,42 @@ class Student:
                 parameter.copy_(parameters[name])
         return self._module.eval()
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        dtype = _AUTOCAST[self._precision]
+    def fused(self) -> Fused | str:
+        """The derivatives of the inner and outer loss by hand-derived passes, or why they cannot be had."""
+        if self._dropout:
+            return "dropout is on"
+        if self._precision not in ("fp32", "tf32"):
+            return f"the inner loop's precision is {self._precision}"
+        return self.passes()
+
+    def passes(self) -> Fused | str:
+        """The hand-derived passes of this encoder, compared with it once, or why there are none.
+
+        For scoring, which has no dropout, whatever the inner loop does.
+        """
+        if self._passes is None:
+            self._passes = self._compared()
+        return self._passes
+
+    def packed(self, batch: Mapping[str, Tensor], parameters: Parameters | None = None) -> list[Packed]:
+        """A real batch as the fused passes read it, in the word embeddings of ``parameters`` or the pretrained ones."""
+        passes = self.passes()
+        counted = not isinstance(passes, str) and passes.structure.first_position > 0
+        return packing.packed(batch, (parameters or self._pretrained)[self.words], counted=counted)
+
+    def _compared(self) -> Fused | str:
+        if self._outer_precision == "fp16":
+            return "the precision on real text is fp16"
+        structure = structure_of(self._module)
+        if isinstance(structure, str):
+            return structure
+        passes = Fused(structure, self.packed)
+        if not proof(self._module, passes):
+            return "its passes do not give what the model gives"
+        return Fused(structure, self.packed, torch.bfloat16) if self._outer_precision == "bf16" else passes
+
+    def _autocast(self, precision: str) -> contextlib.AbstractContextManager[Any]:
+        dtype = _AUTOCAST[precision]
         return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import get_scheduler
 
+from pipeline.bilevel.fused import FlatParameters, PostNorm
+from pipeline.bilevel.fused.encoder import Encoder
+from pipeline.bilevel.fused.real import RealPasses
 from pipeline.config import FineTune
 from pipeline.randomness import seeded, torch_generator
 from pipeline.students.encoder import Parameters, Student
+
+Examples = Callable[[Any], dict[str, Tensor]]
+_ROWS = 4096  # rows whose token ids are looked at together
 
 
 def finetune(
     student: Student,
     parameters: Parameters,
     size: int,
-    examples: Callable[[Any], dict[str, Tensor]],
+    examples: Examples,
     recipe: FineTune,
     seed: int,
     index: int = 0,
@@ -43,22 +49,22 @@ def finetune(
     per_epoch = max(1, size // batch_size)
     steps = recipe.steps if recipe.epochs is None else recipe.epochs * per_epoch
     # Samples that fit one batch are trained on as they are; more come in a new order every epoch.
-    trained = {name: parameter.detach().clone().requires_grad_() for name, parameter in parameters.items()}
-    optimizer = torch.optim.AdamW(trained.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    learner = _learner(student, parameters, size, examples, recipe)
+    optimizer = torch.optim.AdamW(learner.tensors, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     scheduler = get_scheduler(recipe.scheduler, optimizer, int(recipe.warmup_ratio * steps), steps)
+    decay = 1.0
     student.training(recipe.dropout)
     for step, rows in zip(range(steps), _batches(size, batch_size, seed, index), strict=False):
         batch = examples(rows)
         with seeded(seed, "dropout", index, step) if recipe.dropout else contextlib.nullcontext():
-            loss = F.cross_entropy(student.logits(trained, batch), batch["labels"])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), recipe.max_grad_norm)
+            loss = learner.backward(batch)
+        torch.nn.utils.clip_grad_norm_(learner.tensors, recipe.max_grad_norm)
+        decay *= 1 - optimizer.param_groups[0]["lr"] * recipe.weight_decay
         optimizer.step()
         scheduler.step()
         watch(step + 1, steps, loss.item())
     student.training(False)
-    return {name: parameter.detach() for name, parameter in trained.items()}
+    return learner.parameters(decay)
 
 
 def _batches(size: int, batch_size: int, seed: int, index: int) -> Iterator[Tensor]:
@@ -67,3 +73,83 @@ def _batches(size: int, batch_size: int, seed: int, index: int) -> Iterator[Tens
         order = torch.randperm(size, generator=torch_generator(seed, "fine-tuning order", index, epoch))
         yield from (order[start : start + batch_size] for start in range(0, size - batch_size + 1, batch_size))
         epoch += 1
+
+
+class _Learner(Protocol):
+    """θ as AdamW updates it."""
+
+    tensors: list[Tensor]
+
+    def backward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The mean cross-entropy; leaves its gradient in ``tensors``."""
+        ...
+
+    def parameters(self, decay: float) -> Parameters:
+        """θ by name; ``decay`` is what weight decay alone has left of a parameter without gradient."""
+        ...
+
+
+def _learner(student: Student, parameters: Parameters, size: int, examples: Examples, recipe: FineTune) -> _Learner:
+    passes = "dropout" if recipe.dropout else student.fused()
+    if isinstance(passes, str) or "input_ids" not in examples(torch.arange(1)):
+        return _ByAutograd(student, parameters)
+    seen = [examples(rows)["input_ids"].unique() for rows in torch.arange(size).split(_ROWS)]
+    return _ByPasses(student, passes.structure, parameters, torch.cat(seen).unique())
+
+
+class _ByAutograd:
+    """Any student, with any batch."""
+
+    def __init__(self, student: Student, parameters: Parameters) -> None:
+        self._student = student
+        self._trained = {name: parameter.detach().clone().requires_grad_() for name, parameter in parameters.items()}
+        self.tensors = list(self._trained.values())
+
+    def backward(self, batch: dict[str, Tensor]) -> Tensor:
+        for tensor in self.tensors:
+            tensor.grad = None
+        loss = F.cross_entropy(self._student.logits(self._trained, batch, learning=True), batch["labels"])
+        loss.backward()
+        return loss.detach()
+
+    def parameters(self, decay: float) -> Parameters:
+        return {name: parameter.detach() for name, parameter in self._trained.items()}
+
+
+class _ByPasses:
+    """Token ids, by the hand-derived passes, without padding; the same steps up to rounding.
+
+    θ is one flat vector and the word vectors of the tokens ``used`` in the samples: no gradient, norm or moment is
+    computed for the rest of the table, which in small encoders is half of all parameters. AdamW does nothing to it but
+    decay.
+    """
+
+    def __init__(self, student: Student, structure: PostNorm, parameters: Parameters, used: Tensor) -> None:
+        self._student, self._start, self._used = student, parameters, used
+        self._encoder, self._places = Encoder(structure), FlatParameters(structure)
+        self._theta, self._words = self._places.pack(parameters), parameters[student.words][used].detach()
+        self.tensors = [self._theta, self._words]
+        for tensor in self.tensors:
+            tensor.grad = torch.zeros_like(tensor)
+
+    @torch.no_grad()
+    def backward(self, batch: dict[str, Tensor]) -> Tensor:
+        theta_grad, words_grad = (tensor.grad for tensor in self.tensors)
+        assert theta_grad is not None
+        assert words_grad is not None
+        words_grad.zero_()
+        passes, sums = RealPasses(self._encoder, self._places.views(self._theta)), self._places.sums(theta_grad)
+        ids, labels = torch.searchsorted(self._used, batch["input_ids"]), batch["labels"]
+        loss = self._theta.new_zeros(())
+        for chunk in self._student.packed(batch | {"input_ids": ids}, {self._student.words: self._words}):
+            chunk_loss, of_vectors = passes.cross_entropy(chunk, labels[chunk.order], 1 / len(labels), sums)
+            loss += chunk_loss
+            of_tokens = ids[chunk.order, : chunk.size[1]].flatten()
+            of_tokens = of_tokens if chunk.places is None else of_tokens[chunk.places]
+            words_grad.index_add_(0, of_tokens, of_vectors)
+        return loss
+
+    def parameters(self, decay: float) -> Parameters:
+        table = self._start[self._student.words] * decay
+        table[self._used] = self._words
+        return {**self._start, **self._places.unpack(self._theta), self._student.words: table}

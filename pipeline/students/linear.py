@@ -27,11 +27,11 @@ def use_onednn(model: nn.Module) -> None:
 
 
 class OneDnnLinear(nn.Linear):
-    """``nn.Linear`` whose float32 products go through oneDNN; other types take the usual way."""
+    """``nn.Linear`` whose float32 products go through oneDNN; other types and autocast take the usual way."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[…, in] -> […, out]."""
-        if input.dtype != torch.float32 or self.weight.dtype != torch.float32:
+        if input.dtype != torch.float32 or self.weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return F.linear(input, self.weight, self.bias)
         product: Tensor = _Product.apply(input, self.weight, self.bias)
         return product

@@ -15,13 +15,21 @@ from tests.test_pipeline import run
 Write = Callable[..., Path]
 
 
-@pytest.mark.parametrize("estimator", ["unroll", "adjoint"])
-def test_the_command_agrees(experiment: Write, tmp_path: Path, estimator: str) -> None:
-    path = experiment(
-        method={"labels": "soft", "attention_labels": "all", "steps": 3, "estimator": estimator, "dropout": True}
-    )
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 3, "dropout": True}, "estimator unroll (dropout is on; at most 5 inner steps)"),
+        ({"steps": 2, "estimator": "adjoint", "draws": 2}, "estimator adjoint (as configured)"),
+        ({"steps": 2, "outer": {"real_batches": 2, "precision": "bf16"}}, "estimator fused (hand-derived passes"),
+        ({"steps": 3, "window": 2, "inner_optimizer": "adam", "estimator": "adjoint"}, "estimator adjoint"),
+    ],
+)
+def test_the_command_agrees(experiment: Write, tmp_path: Path, options: dict[str, object], said: str) -> None:
+    """It says which estimator a run would take, and checks that one."""
+    path = experiment(method={"labels": "soft", "attention_labels": "all"} | options)
     done = run("pipeline", "check-grad", path, "--root", tmp_path / "ck")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert said in done.stdout
     assert "float64 agrees" in done.stdout
     for tensor in ("inputs_embeds", "labels", "attention_labels", "learning_rates"):
         assert done.stdout.count(f"\n{tensor} ") == 4  # two references in two precisions
@@ -37,7 +45,7 @@ def test_a_wrong_estimator_is_caught(experiment: Write, tmp_path: Path, monkeypa
     run_stage(stage_cells(config, store, "prepare"), "prepare", store)
     cell = config.cells[0].source
     prepared = Prepared(store.cell(cell.source).folder)
-    assert gradient_check.holds(gradient_check.check_gradient(cell, prepared))
+    assert gradient_check.check_gradient(cell, prepared).holds
     true = check.descend
 
     def other_inner_loop(forward: object, parameters: object, batches: list[InnerBatch], **kwargs: object) -> object:
@@ -46,7 +54,7 @@ def test_a_wrong_estimator_is_caught(experiment: Write, tmp_path: Path, monkeypa
         return true(forward, parameters, longer, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(check, "descend", other_inner_loop)
-    assert not gradient_check.holds(gradient_check.check_gradient(cell, prepared))
+    assert not gradient_check.check_gradient(cell, prepared).holds
 
 
 def test_no_ddal_cell(experiment: Write, tmp_path: Path) -> None:

@@ -13,9 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pipeline.bilevel import GradientDescent
+from pipeline.config import AdamSteps, MomentumSteps, PlainSteps
 from pipeline.distilled import DistilledSet, Recipe, load, save
 from pipeline.errors import InputError
 
+OPTIMIZERS = [
+    PlainSteps(name="gd"),
+    MomentumSteps(name="momentum", momentum=0.3, nesterov=True),
+    AdamSteps(name="adam", betas=(0.1, 0.25), eps=1e-7),
+]
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
@@ -40,7 +47,13 @@ def test_round_trip(tmp_path: Path, data: st.DataObject, rows: int, steps: int, 
     made = small(
         labels=drawn(rows, 2),
         label_ids=torch.arange(rows) % 2,
-        recipe=Recipe("ddal", data.draw(st.floats(0, 10)), data.draw(st.sampled_from(["fixed", "random"]))),
+        recipe=Recipe(
+            "ddal",
+            data.draw(st.floats(0, 10)),
+            data.draw(st.sampled_from(["fixed", "random"])),
+            precision=data.draw(st.sampled_from(["fp32", "tf32", "bf16", "fp16"])),
+            inner_optimizer=data.draw(st.sampled_from(OPTIMIZERS)),
+        ),
         inputs_embeds=None if ids else drawn(rows, 3, 4),
         token_ids=torch.from_numpy(data.draw(arrays(np.int32, (rows, 5), elements=st.integers(-1, 999)))).long()
         if ids
@@ -61,6 +74,25 @@ def test_round_trip(tmp_path: Path, data: st.DataObject, rows: int, steps: int, 
             assert torch.equal(getattr(found, name), value), name
         elif value is None:
             assert getattr(found, name) is None, name
+
+
+def test_a_file_from_before_there_was_a_choice_means_plain_gradient_descent(tmp_path: Path) -> None:
+    save(small(), tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5", "a") as file:
+        recipe = json.loads(file.attrs["recipe"])
+        assert recipe.pop("inner_optimizer") == {"name": "gd"}
+        file.attrs["recipe"] = json.dumps(recipe)
+    assert load(tmp_path / "d.h5").recipe == Recipe("ddal")
+    assert load(tmp_path / "d.h5").recipe.optimiser == GradientDescent()
+
+
+@pytest.mark.parametrize("change", [{"inner_optimizer": {"name": "lion"}}, {"weight_decay": 0.1}, {"order": "sorted"}])
+def test_a_recipe_of_a_later_version_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    save(small(), tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5", "a") as file:
+        file.attrs["recipe"] = json.dumps(json.loads(file.attrs["recipe"]) | change)
+    with pytest.raises(InputError, match=r"d\.h5: its recipe .* is of another version; read it with the one"):
+        load(tmp_path / "d.h5")
 
 
 def test_readable_with_h5py_alone(tmp_path: Path) -> None:

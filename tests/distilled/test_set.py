@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from pipeline import distilled
-from pipeline.config import FineTune
+from pipeline.bilevel import Momentum
+from pipeline.config import AdamSteps, FineTune, InnerOptimizer, PlainSteps
 from pipeline.config import load as load_experiment
 from pipeline.distilled import DistilledSet, Recipe
 from pipeline.errors import InputError
@@ -38,6 +39,35 @@ def test_batches_follow_the_order() -> None:
     assert {batch.attention_weight for batch in found} == {0.5}
     assert found[0].attention is not None
     torch.testing.assert_close(found[0].attention, torch.full((2, 1, 1, 1, 3), 1 / 3))
+
+
+def test_steps_on_the_same_rows_share_their_tensors() -> None:
+    """Fifty steps on one block need the memory of one."""
+    made = plain(2, [[0, 1], [2, 3], [0, 1]])
+    first, second, third = made.inner_batches()
+    assert first.inputs is third.inputs
+    assert first.labels is third.labels
+    assert first.attention is third.attention
+    assert first.learning_rate is not third.learning_rate
+    assert first.inputs is not second.inputs
+    assert made.inner_batches()[0].inputs is not first.inputs, "every call has a graph of its own"
+
+
+def test_gradients_of_shared_tensors_add_up() -> None:
+    made = replace(plain(1, [[0, 1], [1, 0], [0, 1]]), inputs_embeds=torch.zeros(2, 3, 4).requires_grad_())
+    assert made.inputs_embeds is not None
+    total = sum(((n + 1) * batch.inputs[0]).sum() for n, batch in enumerate(made.inner_batches()))
+    total.backward()
+    assert made.inputs_embeds.grad is not None
+    assert made.inputs_embeds.grad[:, 0, 0].tolist() == [1 + 3, 2]
+
+
+def test_the_order_of_batches_stays_on_the_cpu() -> None:
+    elsewhere = plain(1, [[0, 1]], order="random").to("meta")
+    assert elsewhere.labels.device.type == "meta"
+    assert elsewhere.batch_order is not None
+    assert elsewhere.batch_order.device.type == "cpu"
+    assert elsewhere.inner_batches(0, 0)[0].inputs.device.type == "meta"
 
 
 def test_random_order_is_drawn_by_seed_and_index_without_replacement() -> None:
@@ -74,18 +104,24 @@ def test_three_lines(distilled_file: Path, encoder_folder: Callable[[str], Path]
     assert set(answers) <= {"0", "1"}
 
 
-def test_fine_tune_is_the_evaluated_inner_loop(distilled_file: Path, encoder_folder: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("optimizer", [PlainSteps(name="gd"), AdamSteps(name="adam", eps=0.1)])
+def test_fine_tune_is_the_evaluated_inner_loop(
+    distilled_file: Path, encoder_folder: Callable[[str], Path], optimizer: InnerOptimizer
+) -> None:
     """The loader's students are those of stage 3: the same parameters from the same classifier."""
     from pipeline.bilevel import descend
     from pipeline.students.encoder import Student
 
     found = distilled.load(distilled_file)
+    found = replace(found, recipe=replace(found.recipe, inner_optimizer=optimizer))
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(
         encoder_folder("bert"), num_labels=2, attn_implementation="eager"
     )
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    expected = descend(Student(model, []), start, found.inner_batches())
+    expected = descend(Student(model, []), start, found.inner_batches(), optimiser=found.recipe.optimiser)
+    other = descend(Student(model, []), start, found.inner_batches(), optimiser=Momentum(0.123, nesterov=True))
+    assert any(not torch.equal(expected[name], other[name]) for name in start)
     for name, parameter in found.fine_tune(model).named_parameters():
         assert torch.equal(parameter, expected[name]), name
 

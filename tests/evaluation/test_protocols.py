@@ -11,11 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from pipeline.bilevel import Adam, GradientDescent, descend
 from pipeline.config import load as load_experiment
+from pipeline.data.prepared import Prepared
+from pipeline.distilled import load
 from pipeline.evaluation.results import Results
 from pipeline.launch import run_stage, stage_cells
+from pipeline.randomness import derive
 from pipeline.store import Store
+from pipeline.students.encoder import Student
+from pipeline.students.scoring import score
 
 Write = Callable[..., Path]
 
@@ -51,6 +58,35 @@ def test_initialisations_differ_and_are_pure(experiment: Write, tmp_path: Path) 
     assert values(few).items() <= values(more).items()
     losses = {values(more)[index, "test", "loss"] for index in range(4)}
     assert len(losses) == 4
+
+
+@pytest.mark.parametrize("optimizer", ["gd", "adam"])
+def test_students_learn_by_the_sets_own_optimiser(experiment: Write, tmp_path: Path, optimizer: str) -> None:
+    """The loss of the first initialisation, worked out here."""
+    options = {"inner_optimizer": optimizer, "steps": 2, "learning_rate": 0.01, "initialise": "real"}
+    path = experiment(method=options, evaluate={"initialisations": 1})
+    found, _ = evaluated(path, tmp_path / "ck")
+    store, cell = Store(tmp_path / "ck"), load_experiment(path).cells[0]
+    prepared = Prepared(store.cell(cell.source.source).folder)
+    made = load(store.cell(cell.source).folder / "distilled.h5")
+    student = Student.load(prepared.model_folder, prepared.manifest["fresh_parameters"], "cpu")
+    seed, split = derive(cell.seed, "evaluation"), prepared.split("test")
+    losses = {}
+    for name, rule in {"gd": GradientDescent(), "adam": Adam()}.items():
+        trained = descend(student, student.initial(seed, 0), made.inner_batches(seed, 0), optimiser=rule)
+        logits = score(student, trained, split.batches(student.device))
+        losses[name] = torch.nn.functional.cross_entropy(logits, split.labels).item()
+    assert float(values(found)[0, "test", "loss"]) == pytest.approx(losses[optimizer], rel=1e-5)
+    assert losses["gd"] != pytest.approx(losses["adam"], rel=1e-3)
+
+
+def test_scoring_in_bfloat16_is_near(experiment: Write, tmp_path: Path) -> None:
+    """An address of its own, and other numbers that differ by rounding."""
+    losses = []
+    for protocol in ({"name": "ddal"}, {"name": "ddal", "precision": "bf16"}):
+        found, _ = evaluated(experiment(evaluate={"protocol": protocol, "initialisations": 1}), tmp_path / "ck")
+        losses.append(float(values(found)[0, "test", "loss"]))
+    assert 0 < abs(losses[0] - losses[1]) < 0.02
 
 
 @pytest.mark.parametrize("recipe", ["ddal", "finetune"])

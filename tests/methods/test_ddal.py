@@ -19,7 +19,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load
 from pipeline.errors import InputError, StageError
 from pipeline.launch import run_stage, stage_cells
-from pipeline.methods import ddal
+from pipeline.methods import ddal, outer
 from pipeline.store import Store
 
 Write = Callable[..., Path]
@@ -133,14 +133,14 @@ def test_nan_stops_with_the_last_good_state(experiment: Write, tmp_path: Path, m
     run_stage(stage_cells(config, store, "prepare"), "prepare", store)
     distill: Distill = config.cells[0].source
     prepared = Prepared(store.cell(distill.source).folder)
-    true = ddal.hypergradient
+    true = outer.hypergradient
     calls = []
 
     def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
         calls.append(1)
         return true(*args, **kwargs) * (float("nan") if len(calls) == 4 else 1)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ddal, "hypergradient", poisoned)
+    monkeypatch.setattr(outer, "hypergradient", poisoned)
     with pytest.raises(StageError, match=r"step 4: outer loss nan.*state before it is saved.*smaller learning_rate"):
         ddal.distill(distill, prepared, tmp_path)
     state = torch.load(tmp_path / "progress.pt", weights_only=True)

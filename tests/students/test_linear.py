@@ -33,6 +33,15 @@ def test_other_types_take_the_usual_way() -> None:
     assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
 
 
+def test_autocast_takes_the_usual_way() -> None:
+    layer = nn.Linear(3, 2)
+    use_onednn(layer)
+    x = torch.randn(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+        assert layer(x).dtype == torch.bfloat16
+
+
 def test_subclasses_are_left_alone() -> None:
     class Special(nn.Linear):
         pass

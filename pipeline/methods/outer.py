@@ -1,0 +1,178 @@
+"""One outer step of DDAL, and the state that outer steps change (DDAL, algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from pipeline.bilevel import Estimator, Snapshots, choose, hypergradient
+from pipeline.config import DDAL, Outer, Runtime, Validation
+from pipeline.data.tokenised import Batch, Split, TrainingOrder
+from pipeline.errors import InputError
+from pipeline.methods.learned import LearnedSet
+from pipeline.randomness import derive
+from pipeline.students.encoder import Student
+
+_OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+@dataclass(frozen=True)
+class Estimation:
+    """How the hypergradient is computed.
+
+    Attributes:
+        name: the estimator, ``auto`` resolved.
+        why: one line for the log.
+        snapshots: where the θ_t wait.
+
+    """
+
+    name: Estimator
+    why: str
+    snapshots: Snapshots
+
+    @classmethod
+    def of(cls, method: DDAL, runtime: Runtime, student: Student) -> Estimation:
+        """What this student has and this memory allows.
+
+        Raises:
+            InputError: ``fused`` was asked for and the encoder is not covered.
+
+        """
+        differentiated = min(method.steps, method.window or method.steps)
+        try:
+            name, why = choose(method.estimator, student, differentiated)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if runtime.memory_mb is None:
+            return cls(name, why, Snapshots(runtime.snapshots))
+        budget = runtime.memory_mb * 2**20
+        theta = sum(parameter.nbytes for parameter in student.initial(0, 0).values())
+        return cls(name, why, Snapshots(runtime.snapshots, budget, max(0, budget - (differentiated - 1) * theta)))
+
+
+@dataclass
+class Best:
+    """The best state so far; without validation, the last one."""
+
+    step: int
+    score: float
+    loss: float | None
+    accuracy: float | None
+    tensors: dict[str, Tensor]
+
+    def describe(self, validation: Validation) -> dict[str, Any]:
+        """How this state was chosen; plain JSON values."""
+        facts = {"split": validation.split, "step": self.step}
+        if validation.split == "none":
+            return facts
+        return facts | {
+            "by": validation.by,
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "initialisations": validation.initialisations,
+            "examples": validation.examples,
+        }
+
+
+class OuterState:
+    """The learned set with its optimiser, schedule and best state so far: all that a resumed run needs."""
+
+    def __init__(
+        self, method: DDAL, learned: LearnedSet, student: Student, train: Split, seed: int, estimator: Estimation
+    ) -> None:
+        outer = method.outer
+        self.method, self.learned, self.student, self.train, self.seed = method, learned, student, train, seed
+        self.estimator = estimator
+        self.order = TrainingOrder(train.lengths, outer.batch_size, seed, outer.bucket_by_length)
+        self.epoch_steps = max(1, self.order.batches_per_epoch // outer.real_batches)
+        self.steps = outer.steps or outer.epochs * self.epoch_steps
+        self.optimizer = _optimizer(learned, outer)
+        self.scheduler = get_scheduler(
+            outer.scheduler, self.optimizer, int(outer.warmup_ratio * self.steps), self.steps
+        )
+        self.scaler = torch.amp.GradScaler(student.device.type, enabled=method.precision == "fp16")
+        self.step = 0
+        self.best = Best(0, math.inf, None, None, learned.state())
+
+    def advance(self) -> tuple[float, float]:
+        """One outer step (DDAL, algorithm 1); returns the outer loss and the gradient norm before clipping.
+
+        Raises:
+            FloatingPointError: one of them is not finite; nothing was changed.
+
+        """
+        real = self._real()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.stack([self._hypergradient(draw, real) for draw in range(self.method.draws)]).mean().item()
+        self.scaler.unscale_(self.optimizer)
+        limit = self.method.outer.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.learned.tensors.values(), limit).item()
+        if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
+            raise FloatingPointError(f"outer loss {loss}, gradient norm {norm}")
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() >= scale:  # lower: fp16 overflowed and the optimiser was not stepped
+            self.scheduler.step()
+        self.step += 1
+        return loss, norm
+
+    def _real(self) -> list[Batch]:
+        """This step's real batches."""
+        count = self.method.outer.real_batches
+        numbers = range(self.step * count, (self.step + 1) * count)
+        return [self.train.batch(self.order.at(number), self.student.device) for number in numbers]
+
+    def _hypergradient(self, draw: int, real: list[Batch]) -> Tensor:
+        """The outer loss of one fresh classifier; adds its share of the hypergradient to the learned tensors'."""
+        student, step, view = self.student, self.step, self.learned.view()
+        number = [draw] if draw else []  # the only draw, or the first of several, is the same
+        return hypergradient(
+            self.estimator.name,
+            student,
+            student.initial(derive(self.seed, "outer step", *number), step),
+            view.inner_batches(self.seed, step),
+            real,
+            optimiser=view.recipe.optimiser,
+            window=self.method.window,
+            snapshots=self.estimator.snapshots,
+            scale=self.scaler.scale(torch.ones((), device=student.device)) / self.method.draws,
+            dropping=lambda t: student.dropping(self.seed, step, t, *number),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides what comes next."""
+        return {
+            "step": self.step,
+            "tensors": self.learned.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": vars(self.best),
+            **self.conditions(),
+        }
+
+    def conditions(self) -> dict[str, Any]:
+        """What changes the rounding and nothing else."""
+        return {"threads": torch.get_num_threads(), "estimator": self.estimator.name}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts a saved state back."""
+        self.step = state["step"]
+        self.learned.restore(state["tensors"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.best = Best(**state["best"])
+
+
+def _optimizer(learned: LearnedSet, outer: Outer) -> torch.optim.Optimizer:
+    kind: Any = _OPTIMIZERS[outer.optimizer]
+    optimizer: torch.optim.Optimizer = kind(learned.groups(outer), lr=outer.lr, weight_decay=outer.weight_decay)
+    return optimizer
