@@ -10,6 +10,7 @@ import typer
 
 from pipeline import launch
 from pipeline.config import DDAL, Distill, Experiment, load
+from pipeline.parallel import Ranks
 from pipeline.report.layout import check_choices
 from pipeline.store import Store
 
@@ -35,9 +36,18 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and stop")] = False,
     root: Root = None,
     out: Out = Path("analysis/results"),
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="a gradient check before the first distillation")
+    ] = True,
 ) -> None:
     """Run all four stages of an experiment; what is done already is not run again."""
-    experiment, store = load(config, set_ or []), Store(root)
+    launch.led(lambda ranks: _run(ranks, config, set_ or [], dry_run=dry_run, root=root, out=out, check=check))
+
+
+def _run(
+    ranks: Ranks, config: str, settings: list[str], *, dry_run: bool, root: str | None, out: Path, check: bool
+) -> None:
+    experiment, store = load(config, settings), Store(root)
     check_choices(experiment)
     if dry_run:
         _print_cells(experiment, store)
@@ -45,8 +55,10 @@ def run(
     experiment = launch.pin(experiment, store)
     failed = 0
     for stage in launch.MODULES:
+        if stage == "distill" and check:
+            launch.canary(experiment, store)
         cells = launch.stage_cells(experiment, store, stage)
-        outcome = launch.run_stage(cells, stage, store)
+        outcome = launch.run_stage(cells, stage, store, ranks)
         print(f"{stage}: {outcome}", file=sys.stderr)
         failed += len(outcome.failed)
     if not any(cell.state == "done" for cell in launch.stage_cells(experiment, store, "evaluate")):
@@ -76,11 +88,11 @@ def check_grad(
     cell = launch.ddal_cell(experiment, index)
     launch.run_stage([store.cell(cell.source.source)], "prepare", store)
     from pipeline.data.prepared import Prepared
-    from pipeline.methods.gradient_check import check_gradient
+    from pipeline.methods.gradient_check import SLICE, WHOLE, check_gradient
     from pipeline.progress import quiet_libraries
 
     quiet_libraries()
-    found = check_gradient(cell.source, Prepared(store.cell(cell.source.source).folder), full=full)
+    found = check_gradient(cell.source, Prepared(store.cell(cell.source.source).folder), WHOLE if full else SLICE)
     print(f"estimator {found.estimator} ({found.why}), {cell.source.slug}")
     print(f"{'tensor':<18}{'against':<13}{'precision':<11}{'relative error':>15}{'1 - cosine':>12}")
     for dtype, rows in found.agreements.items():

@@ -11,13 +11,15 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
 from pipeline.config import DDAL, Distill, Evaluate, Experiment, Prepare, load
 from pipeline.config.data import HubSource
 from pipeline.errors import InputError, StageError
+from pipeline.parallel import LostRanksError, Ranks, gathered
 from pipeline.progress import quiet_libraries
 from pipeline.store import Cell, Store, locate
 
@@ -54,6 +56,40 @@ def ddal_cell(experiment: Experiment, index: int | None) -> Evaluate:
         allowed = ", ".join(map(str, distilled)) or "none; give an experiment with method ddal"
         raise InputError(f"--index {index}: no ddal cell; ddal cells of {experiment.name}: {allowed}")
     return experiment.cells[distilled[0] if index is None else index]
+
+
+def canary(experiment: Experiment, store: Store) -> None:
+    """Compares the hypergradient of one cell per prepared encoder with its references, before hours are spent on it.
+
+    A small slice in float64, once per encoder that has a ``ddal`` cell to distil; nothing where all are done.
+
+    Raises:
+        StageError: it does not agree.
+
+    """
+    checked = set()
+    for cell in stage_cells(experiment, store, "distill"):
+        if not _is_ddal(cell) or cell.state == "done":
+            continue
+        assert isinstance(cell.config, Distill)
+        source = store.cell(cell.config.source)
+        if source.folder in checked or source.state != "done":
+            continue
+        quiet_libraries()
+        from pipeline.methods.gradient_check import canary_of
+
+        try:
+            found = canary_of(cell.config, source.folder)
+        except InputError:
+            continue  # this cell cannot be distilled at all: its own stage will say so
+        checked.add(source.folder)
+        print(f"gradient check: {found}", file=sys.stderr)
+        if not found.holds:
+            raise StageError(
+                f"the hypergradient of {cell.folder.name} is wrong, so nothing was distilled; "
+                f"python -m pipeline check-grad CONFIG says of which tensor, estimator: unroll does without "
+                f"hand-derived passes, and --no-check goes on regardless"
+            )
 
 
 def pin(experiment: Experiment, store: Store) -> Experiment:
@@ -103,8 +139,19 @@ class Outcome:
         return f"{self.ran} done now, {self.found} done before, {len(self.failed)} failed"
 
 
-def run_stage(cells: Sequence[Cell], stage: StageName, store: Store) -> Outcome:
-    """Runs the cells of one stage that are not done, one after the other; a failing one does not stop the others."""
+def run_stage(cells: Sequence[Cell], stage: StageName, store: Store, ranks: Ranks | None = None) -> Outcome:
+    """Runs the cells of one stage that are not done, one after the other; a failing one does not stop the others.
+
+    Args:
+        cells: of one stage.
+        stage: its name.
+        store: where they are.
+        ranks: the processes of this run; this is the first of them, and it shares its ``ddal`` cells with the others.
+
+    Raises:
+        LostRanksError: another of the processes is gone.
+
+    """
     outcome = Outcome()
     for number, cell in enumerate(cells, 1):
         name = f"{stage} {number}/{len(cells)} {cell.folder.name}"
@@ -119,10 +166,14 @@ def run_stage(cells: Sequence[Cell], stage: StageName, store: Store) -> Outcome:
                 if out is None:
                     outcome.found += 1
                     continue
-                module = importlib.import_module(MODULES[stage])
-                quiet_libraries()
-                module.run(cell.config, out)
+                if ranks is not None and ranks.size > 1 and isinstance(cell.config, Distill) and _is_ddal(cell):
+                    ranks.tell((cell.config, out.resolve()))
+                    _take_part(ranks, cell.config, out)
+                else:
+                    _module(stage).run(cell.config, out)
             outcome.ran += 1
+        except LostRanksError:
+            raise
         except (InputError, StageError) as error:
             outcome.failed[name] = str(error)
         except Exception as error:
@@ -131,6 +182,47 @@ def run_stage(cells: Sequence[Cell], stage: StageName, store: Store) -> Outcome:
         if name in outcome.failed:
             print(f"{name}: failed: {outcome.failed[name]}", file=sys.stderr)
     return outcome
+
+
+def _module(stage: StageName) -> Any:
+    module = importlib.import_module(MODULES[stage])
+    quiet_libraries()
+    return module
+
+
+def _is_ddal(cell: Cell) -> bool:
+    return isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL)
+
+
+def _take_part(ranks: Ranks, config: Distill, out: Path) -> None:
+    with ranks.cell():
+        _module("distill").run(config, out, ranks)
+
+
+def led(work: Callable[[Ranks], None]) -> None:
+    """Runs ``work`` in the first process of this run; the others take part in the cells that it shares with them.
+
+    What fails in a cell on any rank fails it on all, and is the first rank's to record and to report; only what nobody
+    foresaw leaves its traceback where it happened.
+
+    Raises:
+        InputError: there are other processes and nothing says where to meet them.
+        LostRanksError: another process is gone.
+
+    """
+    with gathered() as ranks:
+        if ranks.first:
+            work(ranks)
+            return
+        while (order := ranks.told()) is not None:
+            try:
+                _take_part(ranks, *order)
+            except LostRanksError:
+                raise
+            except (InputError, StageError):
+                continue
+            except Exception:
+                traceback.print_exc()
 
 
 def _require_source(cell: Cell, stage: StageName, store: Store) -> None:
@@ -156,13 +248,16 @@ def stage_command(stage: StageName) -> None:
         root: Annotated[str | None, typer.Option(help="folder of all artifacts (default: checkpoints)")] = None,
     ) -> None:
         """Run this stage for every cell of CONFIG, or for one of them; what is done is not done again."""
+        led(lambda ranks: work(ranks, config, index, set_ or [], root))
+
+    def work(ranks: Ranks, config: str, index: int | None, settings: list[str], root: str | None) -> None:
         store = Store(root)
-        experiment = load(config, set_ or [])
+        experiment = load(config, settings)
         if index is not None:
             if not 0 <= index < len(experiment.cells):
                 raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")
             experiment = experiment.model_copy(update={"cells": (experiment.cells[index],)})
-        outcome = run_stage(stage_cells(pin(experiment, store), store, stage), stage, store)
+        outcome = run_stage(stage_cells(pin(experiment, store), store, stage), stage, store, ranks)
         print(f"{stage}: {outcome}", file=sys.stderr)
         if outcome.failed:
             raise typer.Exit(1)

@@ -8,10 +8,10 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(total: int, what: str, unit: str, done: int = 0, fractions: bool = False) -> tqdm[Any]:
+def bar(total: int, what: str, unit: str, done: int = 0, fractions: bool = False, shown: bool = True) -> tqdm[Any]:
     """A bar on standard error; where that is not a terminal it is redrawn twice a minute at most.
 
-    ``fractions`` shows parts of a unit that are done.
+    ``fractions`` shows parts of a unit that are done; a bar that is not ``shown`` only counts.
     """
     return tqdm(
         total=total,
@@ -22,6 +22,7 @@ def bar(total: int, what: str, unit: str, done: int = 0, fractions: bool = False
         dynamic_ncols=sys.stderr.isatty(),
         smoothing=0.05,
         unit_scale=fractions,
+        disable=not shown,
     )
 
 

@@ -9,12 +9,18 @@ from pipeline.config import Distill
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import save
 from pipeline.methods import make
+from pipeline.parallel import Ranks
 from pipeline.store import Store
 from pipeline.store.provenance import provenance
 
 
-def run(config: Distill, out: Path) -> None:
+def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     """Writes ``distilled.h5`` under ``out``; a run that was killed goes on from ``progress.pt``.
+
+    Args:
+        config: the cell.
+        out: its folder.
+        ranks: the processes that distil it together; the first one writes.
 
     Raises:
         InputError: the method cannot be used with this task or encoder.
@@ -23,7 +29,9 @@ def run(config: Distill, out: Path) -> None:
     """
     prepared = Prepared(Store.of(out).cell(config.source).folder)
     facts = prepared.manifest
-    distilled = make(config, prepared, out)
+    distilled = make(config, prepared, out, ranks)
+    if ranks is not None and not ranks.first:
+        return
     about = {
         "config": config.model_dump(mode="json"),
         "task": facts["task"],

@@ -11,14 +11,15 @@ from pathlib import Path
 from pipeline.config import DDAL, Distill
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
+from pipeline.parallel import Ranks
 
 
-def make(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
-    """Runs the method that ``config`` names; ``out`` is for its private progress."""
+def make(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None) -> DistilledSet:
+    """Runs the method that ``config`` names; ``out`` is for its private progress, ``ranks`` for ``ddal`` alone."""
     if isinstance(config.method, DDAL):
         from pipeline.methods.ddal import distill
 
-        return distill(config, prepared, out)
+        return distill(config, prepared, out, ranks)
     from pipeline.methods.real import choose
 
     return choose(config, prepared)

@@ -27,10 +27,11 @@ class Checkpoint:
     """``progress.pt`` (private to the cell) and ``log.csv`` (one row per outer step).
 
     Rows reach the log only together with the state that follows them, so that a killed run neither repeats nor
-    misses one.
+    misses one. One that does not write (of another rank than the first) neither reads.
     """
 
-    def __init__(self, folder: Path, every_seconds: float) -> None:
+    def __init__(self, folder: Path, every_seconds: float, *, writes: bool = True) -> None:
+        self._writes = writes
         self._state_file = folder / "progress.pt"
         self._log_file = folder / "log.csv"
         self._every = every_seconds
@@ -38,11 +39,13 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The last saved state, or ``None`` at the start; cuts the log back to it."""
+        """The last saved state, in main memory, or ``None`` at the start; cuts the log back to it."""
+        if not self._writes:
+            return None
         if not self._state_file.exists():
             write_text(self._log_file, ",".join(FIELDS) + "\n")
             return None
-        state: dict[str, Any] = torch.load(self._state_file, weights_only=True)
+        state: dict[str, Any] = torch.load(self._state_file, map_location="cpu", weights_only=True)
         with open(self._log_file, newline="") as file:
             kept = [row for row in csv.DictReader(file) if row["seconds"] and int(row["step"]) <= state["step"]]
         with replacing(self._log_file) as aside, open(aside, "w", newline="") as file:
@@ -53,7 +56,8 @@ class Checkpoint:
 
     def log(self, **row: Any) -> None:
         """Adds a row; it is written with the next save."""
-        self._rows.append(row)
+        if self._writes:
+            self._rows.append(row)
 
     def due(self) -> bool:
         """Whether the last save is longer ago than allowed."""
@@ -61,6 +65,8 @@ class Checkpoint:
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes the pending rows, then the state."""
+        if not self._writes:
+            return
         with open(self._log_file, "a", newline="") as file:
             csv.DictWriter(file, FIELDS).writerows(self._rows)
         self._rows = []

@@ -8,7 +8,6 @@ through the T steps.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from pipeline.errors import InputError, StageError
 from pipeline.methods.checkpoint import Checkpoint
 from pipeline.methods.learned import LearnedSet, initial_tensors
 from pipeline.methods.outer import Best, Estimation, OuterState
+from pipeline.parallel import Ranks
 from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
@@ -60,22 +60,24 @@ def check(method: DDAL, manifest: dict[str, Any]) -> None:
         )
 
 
-def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
+def distill(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None) -> DistilledSet:
     """Learns the set; continues where a killed run left off, bit-equal on the same CPU and thread count.
 
     Args:
         config: stage 2's config with a ``ddal`` method.
         prepared: stage 1's output.
         out: the cell's folder; ``progress.pt`` and ``log.csv`` are written there.
+        ranks: the processes that do this together, all with the same arguments; the first one writes.
 
     Returns:
         The selected set; ``about["selection"]`` says how and with what score.
 
     Raises:
         InputError: see :func:`check`.
-        StageError: the outer loss is no longer finite; the last good state is saved.
+        StageError: the outer loss is no longer finite; the last good state is saved. Or another rank failed.
 
     """
+    ranks = ranks or Ranks()
     method = config.method
     assert isinstance(method, DDAL)
     check(method, prepared.manifest)
@@ -85,10 +87,10 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
     student = load_student(method, prepared, device)
     learned = LearnedSet(method, len(prepared.classes), initial_tensors(method, prepared, student, config.seed))
     estimator = Estimation.of(method, config.runtime, student)
-    print(f"hypergradient by {estimator.name}: {estimator.why}", file=sys.stderr)
-    run = OuterState(method, learned, student, prepared.split("train"), config.seed, estimator)
-    validate = _Validator(method.validation, prepared, student, config.seed)
-    _loop(run, validate, Checkpoint(out, config.runtime.save_seconds))
+    ranks.say(f"hypergradient by {estimator.name}: {estimator.why}")
+    run = OuterState(method, learned, student, prepared.split("train"), config.seed, estimator, ranks)
+    validate = _Validator(method.validation, prepared, student, config.seed, ranks)
+    _loop(run, validate, Checkpoint(out, config.runtime.save_seconds, writes=ranks.first))
     if method.validation.split != "none" and run.best.step == 0:
         raise StageError(
             "no validation had a finite loss, so there is nothing to select; "
@@ -112,17 +114,14 @@ def load_student(method: DDAL, prepared: Prepared, device: torch.device) -> Stud
 
 def _loop(run: OuterState, validate: _Validator, checkpoint: Checkpoint) -> None:
     """Outer steps, validations and saves until the last step."""
-    saved = checkpoint.load()
+    saved = run.ranks.share(checkpoint.load())
     if saved is not None:
         run.restore(saved)
         for name, value in run.conditions().items():
             if saved.get(name, value) != value:
-                print(
-                    f"resumed with {name} {value} instead of {saved[name]}: not bit-equal to an unbroken run",
-                    file=sys.stderr,
-                )
+                run.ranks.say(f"resumed with {name} {value} instead of {saved[name]}: not bit-equal to an unbroken run")
     every = run.method.validation.every or run.epoch_steps
-    with bar(run.steps, "distill", "step", run.step) as shown:
+    with bar(run.steps, "distill", "step", run.step, shown=run.ranks.first) as shown:
         while run.step < run.steps:
             began = time.perf_counter()
             try:
@@ -150,11 +149,12 @@ class _Validator:
     """Scores the current set with fresh students and keeps the best state.
 
     Every initialisation sees all the validation rows, and the same initialisations are drawn every time: two states
-    are compared on equal draws (the public code shows each draw only a slice of the split).
+    are compared on equal draws (the public code shows each draw only a slice of the split). Several ranks divide the
+    initialisations and all know every score, so that they agree on the best state.
     """
 
-    def __init__(self, config: Validation, prepared: Prepared, student: Student, seed: int) -> None:
-        self.config, self.student, self.seed = config, student, derive(seed, "validation")
+    def __init__(self, config: Validation, prepared: Prepared, student: Student, seed: int, ranks: Ranks) -> None:
+        self.config, self.student, self.seed, self.ranks = config, student, derive(seed, "validation"), ranks
         if config.split != "none":
             split = prepared.split(config.split)
             self.split = split.stratified(config.examples or len(split), seed, "validation rows")
@@ -166,12 +166,14 @@ class _Validator:
             run.best = Best(run.step, math.inf, None, None, run.learned.state())
             return {}
         distilled = run.learned.view().detached()
-        losses, accuracies = [], []
-        for index in range(self.config.initialisations):
+        scores = torch.zeros(2, self.config.initialisations, dtype=torch.float64)
+        for index in range(self.ranks.rank, self.config.initialisations, self.ranks.size):
             theta_T = self._trained(distilled, index)
             logits = score(self.student, theta_T, self.batches)
-            losses.append(F.cross_entropy(logits, self.split.labels).item())
-            accuracies.append((logits.argmax(dim=-1) == self.split.labels).float().mean().item())
+            scores[0, index] = F.cross_entropy(logits, self.split.labels).item()
+            scores[1, index] = (logits.argmax(dim=-1) == self.split.labels).float().mean().item()
+        self.ranks.sum_([scores])
+        losses, accuracies = scores.tolist()
         loss, accuracy = sum(losses) / len(losses), sum(accuracies) / len(accuracies)
         merit = loss if self.config.by == "loss" else -accuracy
         if merit < run.best.score:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,12 +21,38 @@ from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Student
 
-SAMPLES, POSITIONS, STEPS = 2, 64, 2
 # float32 rounding dominates shorter steps, curvature longer ones
 DIFFERENCE_STEPS = {torch.float64: 1e-5, torch.float32: 3e-2}
 LIMITS = {"unroll": 1e-9, "differences": 1e-4}
 # Adam divides by |g|: entries of g near zero bend its step within the length of a difference
 ADAM_STEP, ADAM_LIMIT = 1e-6, 1e-2
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a cell is checked; ``None`` is all of it.
+
+    Attributes:
+        samples: per inner step.
+        positions: of a sample.
+        steps: of the inner loop.
+        rows: of a real batch.
+        steep: one finite difference per learned tensor, not three.
+        precisions: with float64, which decides.
+
+    """
+
+    samples: int | None = None
+    positions: int | None = None
+    steps: int | None = None
+    rows: int | None = None
+    steep: bool = False
+    precisions: tuple[torch.dtype, ...] = (torch.float64, torch.float32)
+
+
+WHOLE = Extent()
+SLICE = Extent(samples=2, positions=64, steps=2)
+CANARY = Extent(samples=2, positions=16, steps=2, rows=2, steep=True, precisions=(torch.float64,))  # seconds
 
 
 @dataclass(frozen=True)
@@ -36,6 +64,7 @@ class Checked:
         why: it was taken, as one line.
         agreements: per precision and learned tensor.
         limits: largest relative error in float64, by reference.
+        seconds: that it took.
 
     """
 
@@ -43,53 +72,89 @@ class Checked:
     why: str
     agreements: dict[torch.dtype, list[Agreement]]
     limits: dict[str, float]
+    seconds: float
 
     @property
     def holds(self) -> bool:
         """Whether float64 agrees within the limits."""
         return all(row.relative_error <= self.limits[row.against] for row in self.agreements[torch.float64])
 
+    def __str__(self) -> str:
+        worst = dict.fromkeys(self.limits, 0.0)
+        for row in self.agreements[torch.float64]:
+            if not row.relative_error <= worst[row.against]:  # which a NaN is not
+                worst[row.against] = row.relative_error
+        verb = "agrees" if self.holds else "does NOT agree"
+        itself = "" if self.estimator == "unroll" else f" with unroll to {worst['unroll']:.0e} and"
+        return (
+            f"{self.estimator} {verb}{itself} with finite differences to {worst['differences']:.0e} "
+            f"(float64, {self.seconds:.0f} s)"
+        )
 
-def check_gradient(config: Distill, prepared: Prepared, *, full: bool = False) -> Checked:
+
+def check_gradient(config: Distill, prepared: Prepared, extent: Extent = SLICE) -> Checked:
     """Agreement per learned tensor, in float64 and float32, of the estimator that a run of ``config`` would use.
 
     Args:
         config: a ``ddal`` cell.
         prepared: its stage 1.
-        full: the whole set; otherwise a slice of at most 2 samples per step, 64 positions, 2 steps.
+        extent: how much of it; by default at most 2 samples per step, 64 positions and 2 steps, on whole batches.
 
     Raises:
         InputError: the method cannot be used with this encoder or task.
 
     """
-    method = config.method
+    began, method = time.perf_counter(), config.method
     assert isinstance(method, DDAL)
     check(method, prepared.manifest)
     used = Estimation.of(method, config.runtime, load_student(method, prepared, pick_device(config.runtime)))
     # Dropout would need equal masks in all evaluations and autocast hides errors: both are left out.
     exact = {"dropout": False, "precision": "fp32", "outer": method.outer.model_copy(update={"precision": None})}
     method = method.model_copy(update=exact | {"warm_start": None})
-    if not full:
-        small = {"sequence_length": min(POSITIONS, method.sequence_length), "steps": min(STEPS, method.steps)}
-        method = method.model_copy(update=small | {"shots": 1, "batch_shots": 1})
-    found = {dtype: _agreements(config, method, prepared, dtype, full, used) for dtype in DIFFERENCE_STEPS}
+    if extent.samples is not None:
+        method = method.model_copy(update={"shots": 1, "batch_shots": 1})
+    length, steps = extent.positions or method.sequence_length, extent.steps or method.steps
+    small = {"sequence_length": min(length, method.sequence_length), "steps": min(steps, method.steps)}
+    method = method.model_copy(update=small)
+    found = {dtype: _agreements(config, method, prepared, dtype, extent, used) for dtype in extent.precisions}
     adam = {"differences": ADAM_LIMIT} if isinstance(method.inner_optimizer, AdamSteps) else {}
-    return Checked(used.name, used.why, found, LIMITS | adam)
+    return Checked(used.name, used.why, found, LIMITS | adam, time.perf_counter() - began)
+
+
+def canary_of(config: Distill, folder: Path) -> Checked:
+    """The small slice of a cell, on one thread: products so small only wait for a second one where others want it.
+
+    Args:
+        config: a ``ddal`` cell.
+        folder: of its stage 1.
+
+    Raises:
+        InputError: as :func:`check_gradient`.
+
+    """
+    threads = torch.get_num_threads()
+    runtime = config.runtime.model_copy(update={"threads": 1})
+    try:
+        return check_gradient(config.model_copy(update={"runtime": runtime}), Prepared(folder), CANARY)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _agreements(
-    config: Distill, method: DDAL, prepared: Prepared, dtype: torch.dtype, full: bool, used: Estimation
+    config: Distill, method: DDAL, prepared: Prepared, dtype: torch.dtype, extent: Extent, used: Estimation
 ) -> list[Agreement]:
     fresh = prepared.manifest["fresh_parameters"]
     student = Student.load(prepared.model_folder, fresh, pick_device(config.runtime), dtype=dtype)
     start = initial_tensors(method, prepared, student, config.seed)
     train = prepared.split("train")
     order = TrainingOrder(train.lengths, method.outer.batch_size, config.seed)
-    rows = None if full else SAMPLES
     classes, adam = len(prepared.classes), isinstance(method.inner_optimizer, AdamSteps)
 
     def build(tensors: dict[str, Tensor]) -> list[InnerBatch]:
-        return [_first(batch, rows) for batch in LearnedSet(method, classes, tensors).view().inner_batches(config.seed)]
+        return [
+            _first(batch, extent.samples)
+            for batch in LearnedSet(method, classes, tensors).view().inner_batches(config.seed)
+        ]
 
     return agreements(
         used.name,
@@ -97,10 +162,11 @@ def _agreements(
         student.initial(derive(config.seed, "gradient check"), 0),
         {name: tensor.detach().to(dtype) for name, tensor in start.items()},
         build,
-        [train.batch(order.at(number), student.device) for number in range(method.outer.real_batches)],
+        [train.batch(order.at(number)[: extent.rows], student.device) for number in range(method.outer.real_batches)],
         step=ADAM_STEP if adam and dtype == torch.float64 else DIFFERENCE_STEPS[dtype],
         optimiser=LearnedSet(method, classes, start).view().recipe.optimiser,
         window=method.window,
+        steep=extent.steep,
     )
 
 

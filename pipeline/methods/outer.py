@@ -1,8 +1,15 @@
-"""One outer step of DDAL, and the state that outer steps change (DDAL, algorithm 1)."""
+"""One outer step of DDAL, and the state that outer steps change (DDAL, algorithm 1).
+
+On several processes the hypergradient, which is linear in v = ∂L/∂θ_T, is divided with the outer loss: each rank goes
+through the whole inner loop for its classifiers and its rows of the real batches, and the learned tensors' gradients
+are summed. v itself could be summed instead, one θ (44 to 440 MB) per classifier, where the learned tensors have 0.1 to
+4 MB (more with all rows of attention labels), and every rank would still have to walk the steps back.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +22,7 @@ from pipeline.config import DDAL, Outer, Runtime, Validation
 from pipeline.data.tokenised import Batch, Split, TrainingOrder
 from pipeline.errors import InputError
 from pipeline.methods.learned import LearnedSet
+from pipeline.parallel import Ranks
 from pipeline.randomness import derive
 from pipeline.students.encoder import Student
 
@@ -80,15 +88,48 @@ class Best:
         }
 
 
+@dataclass(frozen=True)
+class Portion:
+    """What one rank computes of an outer step: some of the classifiers, on some rows of every real batch.
+
+    Classifiers are divided first, because that divides all of the work and not the outer loss alone: with D draws and
+    R ranks there are gcd(D, R) teams, each with D / gcd(D, R) classifiers, whose members divide the rows.
+
+    Attributes:
+        draws: numbers of the classifiers.
+        rows: of each real batch.
+
+    """
+
+    draws: range
+    rows: slice
+
+    @classmethod
+    def of(cls, draws: int, ranks: Ranks) -> Portion:
+        """The portion of this rank; those of all ranks together are each row for each classifier, once."""
+        teams = math.gcd(draws, ranks.size)
+        member, team = divmod(ranks.rank, teams)
+        return cls(range(team, draws, teams), slice(member, None, ranks.size // teams))
+
+
 class OuterState:
     """The learned set with its optimiser, schedule and best state so far: all that a resumed run needs."""
 
     def __init__(
-        self, method: DDAL, learned: LearnedSet, student: Student, train: Split, seed: int, estimator: Estimation
+        self,
+        method: DDAL,
+        learned: LearnedSet,
+        student: Student,
+        train: Split,
+        seed: int,
+        estimator: Estimation,
+        ranks: Ranks | None = None,
     ) -> None:
         outer = method.outer
         self.method, self.learned, self.student, self.train, self.seed = method, learned, student, train, seed
         self.estimator = estimator
+        self.ranks = ranks or Ranks()
+        self.portion = Portion.of(method.draws, self.ranks)
         self.order = TrainingOrder(train.lengths, outer.batch_size, seed, outer.bucket_by_length)
         self.epoch_steps = max(1, self.order.batches_per_epoch // outer.real_batches)
         self.steps = outer.steps or outer.epochs * self.epoch_steps
@@ -107,9 +148,8 @@ class OuterState:
             FloatingPointError: one of them is not finite; nothing was changed.
 
         """
-        real = self._real()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.stack([self._hypergradient(draw, real) for draw in range(self.method.draws)]).mean().item()
+        loss = self.gradient().item()
         self.scaler.unscale_(self.optimizer)
         limit = self.method.outer.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.learned.tensors.values(), limit).item()
@@ -123,14 +163,40 @@ class OuterState:
         self.step += 1
         return loss, norm
 
-    def _real(self) -> list[Batch]:
-        """This step's real batches."""
-        count = self.method.outer.real_batches
-        numbers = range(self.step * count, (self.step + 1) * count)
-        return [self.train.batch(self.order.at(number), self.student.device) for number in numbers]
+    def gradient(self) -> Tensor:
+        """The outer loss of this step; leaves its (scaled) gradient in the learned tensors' ``.grad``.
 
-    def _hypergradient(self, draw: int, real: list[Batch]) -> Tensor:
-        """The outer loss of one fresh classifier; adds its share of the hypergradient to the learned tensors'."""
+        Each rank's part is weighted by its share of the rows, so that the sum over ranks is the mean over all rows.
+        """
+        real, share = self._real()
+        weight = share / self.method.draws
+        scale = self.scaler.scale(torch.ones((), device=self.student.device)) * weight
+        losses = [self._hypergradient(draw, real, scale) for draw in self.portion.draws] if real else []
+        nothing = torch.zeros((), device=self.student.device, dtype=self.learned.tensors["inputs_embeds"].dtype)
+        loss = torch.stack(losses or [nothing]).sum() * weight
+        if self.ranks.size > 1:
+            self._sum_over_ranks(loss)
+        return loss
+
+    def _sum_over_ranks(self, loss: Tensor) -> None:
+        """Sums the loss and the gradients, in place; what no rank has a gradient of stays without."""
+        leaves = list(self.learned.tensors.values())
+        used = loss.new_tensor([leaf.grad is not None for leaf in leaves])
+        gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        self.ranks.sum_([loss, used, *gradients])
+        for leaf, count, gradient in zip(leaves, used.tolist(), gradients, strict=True):
+            leaf.grad = gradient if count else None
+
+    def _real(self) -> tuple[list[Batch], float]:
+        """This rank's rows of this step's real batches, and their share of all rows."""
+        count = self.method.outer.real_batches
+        rows = [self.order.at(number) for number in range(self.step * count, (self.step + 1) * count)]
+        own = [part for part in (batch[self.portion.rows] for batch in rows) if len(part)]
+        share = sum(map(len, own)) / sum(map(len, rows))
+        return [self.train.batch(part, self.student.device) for part in own], share
+
+    def _hypergradient(self, draw: int, real: Sequence[Batch], scale: Tensor) -> Tensor:
+        """The loss of one fresh classifier on ``real``; adds ``scale`` · its gradient to the learned tensors'."""
         student, step, view = self.student, self.step, self.learned.view()
         number = [draw] if draw else []  # the only draw, or the first of several, is the same
         return hypergradient(
@@ -142,7 +208,7 @@ class OuterState:
             optimiser=view.recipe.optimiser,
             window=self.method.window,
             snapshots=self.estimator.snapshots,
-            scale=self.scaler.scale(torch.ones((), device=student.device)) / self.method.draws,
+            scale=scale,
             dropping=lambda t: student.dropping(self.seed, step, t, *number),
         )
 
@@ -160,7 +226,7 @@ class OuterState:
 
     def conditions(self) -> dict[str, Any]:
         """What changes the rounding and nothing else."""
-        return {"threads": torch.get_num_threads(), "estimator": self.estimator.name}
+        return {"threads": torch.get_num_threads(), "estimator": self.estimator.name, "ranks": self.ranks.size}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts a saved state back."""

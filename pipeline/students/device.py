@@ -37,8 +37,9 @@ def keep_freed_memory() -> None:
     A step frees and allocates gigabytes in blocks of megabytes; taking each anew from the system, page by page, costs
     a tenth of its time and more. Does nothing with another C library.
     """
-    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of mallopt(3)
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of mallopt(3)
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
-        library.mallopt(mmap_max, 0)
+        # 32 MiB is the most that glibc takes; whole parameter vectors stay above it, where they leave no holes
+        library.mallopt(mmap_threshold, 32 << 20)
         library.mallopt(trim_threshold, 2**31 - 1)

@@ -47,6 +47,12 @@ class Trace:
     layers_back: list[layer.Cotangent] = field(default_factory=list)
     classified_back: ClassifiedCotangent | None = None
 
+    def slimmed(self) -> Trace:
+        """This trace without what is large and quick to compute again, to be kept through other computations."""
+        for back in self.layers_back:
+            back.d_active = None
+        return self
+
 
 @dataclass
 class Tangents:

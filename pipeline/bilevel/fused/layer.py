@@ -67,10 +67,13 @@ class Primal:
 
 @dataclass
 class Cotangent:
-    """Derivatives of the loss with respect to the values in between; those before the norms are computed again."""
+    """Derivatives of the loss with respect to the values in between; those before the norms are computed again.
+
+    So is that after the activation, the largest of all, where it was dropped (``None``) to keep the rest for longer.
+    """
 
     d_output: Tensor
-    d_active: Tensor
+    d_active: Tensor | None
     d_middle: Tensor
     d_context: Tensor
     d_query: Tensor
@@ -194,11 +197,12 @@ def backward_tangent(
     """dx_t [n, H]; adds the tangents of the parameters' gradients where ``gradient_t`` is given."""
     count, kind = structure.heads, structure.activation
     d_sum2 = norm_back(d.d_output, kept.output_norm, w["output_norm.weight"])
+    d_active = linear_back(d_sum2, w["down.weight"]) if d.d_active is None else d.d_active
     d_sum2_t = norm_back_tangent(
         d.d_output, dy_t, d_sum2, kept.output_norm, t.output_norm, w["output_norm.weight"], w_t["output_norm.weight"]
     )
     d_active_t = linear_back_tangent(d_sum2, d_sum2_t, w["down.weight"], w_t["down.weight"])
-    d_up, d_up_t = back_and_tangent(d.d_active, d_active_t, kept.up, t.up, kind)
+    d_up, d_up_t = back_and_tangent(d_active, d_active_t, kept.up, t.up, kind)
     d_middle_t = linear_back_tangent(d_up, d_up_t, w["up.weight"], w_t["up.weight"], d_sum2_t)
     d_sum = norm_back(d.d_middle, kept.attention_norm, w["attention_norm.weight"])
     d_sum_t = norm_back_tangent(

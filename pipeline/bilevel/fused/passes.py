@@ -76,7 +76,8 @@ class Fused:
         """g, and the traces of all chunks where they are to be kept."""
         views, g = self._flat.views(theta[0]), torch.empty_like(theta[0])
         sums = self._flat.sums(g)
-        traces = [self._trace(views, batch, chunk, sums, keep=keep) for chunk in self._chunks(batch)]
+        chunks = self._chunks(batch)
+        traces = [self._trace(views, batch, chunk, sums, keep=keep).slimmed() for chunk in chunks]
         return (g,), traces if keep else None
 
     @torch.no_grad()
@@ -116,10 +117,11 @@ class Fused:
         return Along(value, inputs, labels, attention, None if hessian is None else (hessian,))
 
     def kept_bytes(self, batch: InnerBatch) -> int:
-        """Memory of one step's traces: per token and layer 13 values of width H, 2 of the feed-forward's, and maps."""
+        """Memory of one step's traces: per token and layer 13 values of width H, one of the feed-forward's,
+        and maps where they are kept."""
         structure, (m, S, _) = self.structure, batch.inputs.shape
         inner = structure.shapes["0.up.weight"][0]
-        width = 13 * structure.hidden + 2 * inner
+        width = 13 * structure.hidden + inner
         maps = structure.heads * S if 4 * structure.hidden // structure.heads >= S else 0
         return batch.inputs.element_size() * m * S * structure.layers * (width + maps)
 

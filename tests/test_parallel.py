@@ -1,0 +1,277 @@
+"""Several processes make what one makes; what fails on one of them ends them all, soon and cleanly."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.config import DDAL, Distill, load
+from pipeline.data.prepared import Prepared
+from pipeline.distilled import DistilledSet
+from pipeline.distilled import load as load_set
+from pipeline.errors import InputError
+from pipeline.launch import run_stage, stage_cells
+from pipeline.methods import outer
+from pipeline.methods.learned import LearnedSet, initial_tensors
+from pipeline.methods.outer import Estimation, OuterState, Portion
+from pipeline.parallel import Place, Ranks, first_host
+from pipeline.store import Store
+from pipeline.students.encoder import Student
+
+Write = Callable[..., Path]
+ROOT = Path(__file__).resolve().parents[1]
+ODD = {"labels": "soft", "attention_labels": "cls", "steps": 2, "outer": {"steps": 5, "batch_size": 7}}
+ODD |= {"validation": {"every": 2, "initialisations": 3}}
+
+
+# --- who computes what ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
+def test_every_row_is_seen_by_every_classifier_once(draws: int, size: int) -> None:
+    rows = list(range(7))
+    portions = [Portion.of(draws, Ranks(rank, size)) for rank in range(size)]
+    seen = [pair for portion in portions for pair in product(portion.draws, rows[portion.rows])]
+    assert sorted(seen) == sorted(product(range(draws), rows))
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (2, {"outer": {"batch_size": 7}}),
+        (3, {"outer": {"batch_size": 2, "real_batches": 2}, "estimator": "unroll"}),  # the third rank has no rows
+        (2, {"outer": {"batch_size": 5, "real_batches": 3}, "draws": 2, "estimator": "adjoint"}),
+        (6, {"outer": {"batch_size": 5}, "draws": 4, "labels": "unrestricted"}),
+    ],
+)
+def test_the_parts_of_all_ranks_add_up(
+    experiment: Write, tmp_path: Path, size: int, options: dict[str, object]
+) -> None:
+    """In float64, where an error of the weights could not hide behind rounding."""
+    config, prepared = _prepared(experiment(method={"attention_labels": "cls", "steps": 2} | options), tmp_path)
+    method = config.method
+    assert isinstance(method, DDAL)
+    student = Student.load(prepared.model_folder, prepared.manifest["fresh_parameters"], "cpu", dtype=torch.float64)
+
+    def computed(ranks: Ranks) -> list[torch.Tensor]:
+        """Loss and gradients that this rank would hand to the sum."""
+        leaves = {
+            name: leaf.detach().double().requires_grad_()
+            for name, leaf in initial_tensors(method, prepared, student, 0).items()
+        }
+        estimation = Estimation.of(method, config.runtime, student)
+        learned = LearnedSet(method, 2, leaves)
+        run = OuterState(method, learned, student, prepared.split("train"), config.seed, estimation, ranks)
+        loss = run.gradient()
+        return [loss, *(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves.values())]
+
+    whole = computed(Ranks())
+    parts = [computed(Ranks(rank, size)) for rank in range(size)]
+    assert len(whole) >= 4
+    for one, *several in zip(whole, *parts, strict=True):
+        assert one.norm() > 0
+        assert (sum(several) - one).norm() <= 1e-12 * one.norm()
+
+
+# --- torchrun and SLURM --------------------------------------------------------------------------------------------
+
+
+def test_two_processes_make_what_one_makes(experiment: Write, tmp_path: Path) -> None:
+    """All four stages: a set that cannot be distilled, one that can, and one that needs no distillation."""
+    grids = [
+        {"distill.method": [{"labels": "hard", "sequence_length": 41}, {"labels": "soft"}]},
+        {"distill.method": [{"name": "random"}], "evaluate.protocol": [{"name": "finetune", "steps": 2}]},
+    ]
+    path = experiment(method=ODD, grids=grids)
+    places = ["--root", tmp_path / "two", "--out", tmp_path / "results"]
+    done = torchrun("-m", "pipeline", "run", path, *places)
+    assert done.returncode != 0  # of the cell that cannot be
+    assert "distill: 2 done now, 0 done before, 1 failed" in done.stderr
+    assert "evaluate: 2 done now, 0 done before, 1 failed" in done.stderr, "they went on together"
+    assert done.stderr.count("41 is more than the 40 usable") == 2  # once by each stage
+    assert done.stderr.count("hypergradient by") == 1
+    assert done.stderr.count("gradient check: fused agrees") == 1
+    assert done.stdout.count("distilled set: ") == 1
+    assert "Traceback" not in done.stderr.split("torch/distributed/elastic")[0]
+    alone, folder = _distilled(path, tmp_path / "one", 1)
+    together = tmp_path / "two" / "distill" / folder.name
+    assert differences(alone, load_set(together / "distilled.h5")) < 1e-5
+    for name in ("loss", "gradient_norm", "learning_rate", "validation_loss", "validation_accuracy"):
+        ours, theirs = column(together, name), column(folder, name)
+        assert ours == pytest.approx(theirs, rel=1e-5), name
+    assert len(column(together, "loss")) == 5
+
+
+def test_a_stopped_run_goes_on_with_the_tasks_of_a_slurm_step(
+    experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = experiment(method=ODD)
+    alone, _ = _distilled(path, tmp_path / "one")
+    config, _ = _prepared(path, tmp_path / "two")
+    true, calls = outer.hypergradient, []
+
+    def stopped(*args: object, **kwargs: object) -> torch.Tensor:
+        calls.append(1)
+        return true(*args, **kwargs) * (float("nan") if len(calls) == 3 else 1)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(outer, "hypergradient", stopped)
+    store = Store(tmp_path / "two")
+    cell = store.cell(config)
+    assert "step 3" in str(run_stage([cell], "distill", store).failed)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": port}
+    command = [sys.executable, "-m", "pipeline.stage2_distill", str(path), "--root", str(tmp_path / "two")]
+    tasks = [
+        subprocess.Popen(command, env=_environment(**step, SLURM_PROCID=str(rank)), stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    said = [task.communicate(timeout=100)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert "resumed with ranks 2 instead of 1: not bit-equal" in said[0]
+    assert said[1] == ""
+    assert differences(alone, load_set(cell.folder / "distilled.h5")) < 1e-5
+    assert column(cell.folder, "step") == [1, 2, 3, 4, 5]
+
+
+BREAKING = """
+import os, signal, sys
+from pipeline import __main__
+from pipeline.methods import outer
+true, calls = outer.hypergradient, []
+def broken(*args, **kwargs):
+    calls.append(1)
+    if os.environ["RANK"] == "1" and len(calls) == 3:
+        {how}
+    return true(*args, **kwargs)
+outer.hypergradient = broken
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("raise ValueError('boom')", "rank 1: ValueError('boom')"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ""),
+    ],
+    ids=["raises", "dies"],
+)
+def test_a_rank_that_fails_ends_all(experiment: Write, tmp_path: Path, how: str, reason: str) -> None:
+    path = experiment(method=ODD, distill={"runtime": {"threads": 1, "save_seconds": 0}})
+    script = tmp_path / "breaking.py"
+    script.write_text(BREAKING.format(how=how))
+    began = time.monotonic()
+    done = torchrun(script, "run", path, "--root", tmp_path / "ck", "--out", tmp_path / "results", "--no-check")
+    assert done.returncode != 0
+    assert time.monotonic() - began < 60
+    (folder,) = (tmp_path / "ck" / "distill").iterdir()
+    left = {file.name for file in folder.iterdir()}
+    assert {"distilled.h5", "done.json"} & left == set()
+    assert not any(name.startswith(".") for name in left - {".lease"}), left
+    assert torch.load(folder / "progress.pt", weights_only=True)["step"] == 2
+    if reason:
+        assert json.loads((folder / "failed.json").read_text())["reason"] == reason
+        assert f"failed: {reason}" in done.stderr
+        assert "distill: 0 done now, 0 done before, 1 failed" in done.stderr
+
+
+# --- where a process finds itself ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, None),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "5"}, None),  # a batch script, not a task
+        (
+            {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "9"},
+            Place(3, 4, 1, "a", 9),
+        ),
+        (
+            {
+                "SLURM_STEP_NUM_TASKS": "4",
+                "SLURM_PROCID": "2",
+                "SLURM_LOCALID": "0",
+                "SLURM_JOB_ID": "24005",
+                "SLURM_JOB_NODELIST": "gpu[07-09,12],login",
+            },
+            Place(2, 4, 0, "gpu07", 20005),
+        ),
+    ],
+)
+def test_the_place_of_a_process(environment: dict[str, str], place: Place | None) -> None:
+    assert Place.of(environment) == place
+
+
+def test_nowhere_to_meet() -> None:
+    with pytest.raises(InputError, match="rank 1 of 2 processes, but nothing says where they meet"):
+        Place.of({"RANK": "1", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("n1", "n1"), ("n1,n2", "n1"), ("a-b[3,5-9]", "a-b3"), ("r[1-2]n.local,x", "r1n.local"), ("x,y[1-2]", "x")],
+)
+def test_the_first_host(nodes: str, host: str) -> None:
+    assert first_host(nodes) == host
+
+
+# --- helpers -------------------------------------------------------------------------------------------------------
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=120,
+        env=_environment(),
+    )
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+
+
+def _prepared(path: Path, root: Path, index: int = 0) -> tuple[Distill, Prepared]:
+    experiment, store = load(path), Store(root)
+    assert not run_stage(stage_cells(experiment, store, "prepare"), "prepare", store).failed
+    config: Distill = experiment.cells[index].source
+    return config, Prepared(store.cell(config.source).folder)
+
+
+def _distilled(path: Path, root: Path, index: int = 0) -> tuple[DistilledSet, Path]:
+    """One cell, by this process alone."""
+    config, _ = _prepared(path, root, index)
+    store = Store(root)
+    cell = store.cell(config)
+    assert not run_stage([cell], "distill", store).failed
+    return load_set(cell.folder / "distilled.h5"), cell.folder
+
+
+def differences(one: DistilledSet, other: DistilledSet) -> float:
+    """The largest relative error among the learned tensors."""
+    names = ("inputs_embeds", "labels", "attention_labels", "learning_rates")
+    return max(float((getattr(other, name) - getattr(one, name)).norm() / getattr(one, name).norm()) for name in names)
+
+
+def column(folder: Path, name: str) -> list[float]:
+    with open(folder / "log.csv", newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
