@@ -47,10 +47,17 @@ class Trace:
     layers_back: list[layer.Cotangent] = field(default_factory=list)
     classified_back: ClassifiedCotangent | None = None
 
+    @property
+    def tokens(self) -> int:
+        """n."""
+        return len(self.embedded.norm.hat)
+
     def slimmed(self) -> Trace:
         """This trace without what is large and quick to compute again, to be kept through other computations."""
         for back in self.layers_back:
             back.d_active = None
+        for primal in self.layers[1:]:
+            primal.x = None
         return self
 
 
@@ -110,7 +117,7 @@ class Encoder:
         ends = None if gradient is None else gradient.ends
         d_first, classified_back = Classifier(self.structure).backward(theta.ends, trace.classified, d_logits, ends)
         last, first = trace.queries[-1], trace.grid.first
-        dx = last.spread(d_first, first, len(trace.layers[-1].x))
+        dx = last.spread(d_first, first, trace.tokens)
         for number in reversed(range(self.structure.layers)):
             kept = trace.layers[number] if keep else trace.layers.pop()
             dx, back = layer.backward(
@@ -130,9 +137,11 @@ class Encoder:
         """Tangents of all values along ``theta_t``; and, per layer, that of ∂ℓ/∂A [G, R, S]."""
         x_t, embedded_t = trace.embeddings.tangent(theta.ends, theta_t.ends, trace.embedded)
         found, pushed = [], []
-        for number in range(self.structure.layers):
+        for number, kept in enumerate(trace.layers):
+            if kept.x is None:
+                kept.x = trace.layers[number - 1].output(theta.layers[number - 1])
             x_t, tangents, push = layer.tangent(
-                theta.layers[number], theta_t.layers[number], trace.layers[number], x_t, trace.grid,
+                theta.layers[number], theta_t.layers[number], kept, x_t, trace.grid,
                 trace.queries[number], self.structure, labels[number],
             )  # fmt: skip
             found.append(tangents)
@@ -161,7 +170,7 @@ class Encoder:
         d_first_t = Classifier(self.structure).backward_tangent(
             theta.ends, theta_t.ends, trace.classified, trace.classified_back, tangents.classified, d_logits_t, ends
         )
-        dx_t = trace.queries[-1].spread(d_first_t, trace.grid.first, len(trace.layers[-1].x))
+        dx_t = trace.queries[-1].spread(d_first_t, trace.grid.first, trace.tokens)
         for number in reversed(range(self.structure.layers)):
             # cotangents were kept from the last layer to the first
             dx_t = layer.backward_tangent(

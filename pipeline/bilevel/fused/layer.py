@@ -50,10 +50,11 @@ Weights = dict[str, Tensor]
 class Primal:
     """Values of the forward pass: x [n, H], then [r, ·]; ``up`` is before the activation [r, I].
 
-    What is cheap to compute again (``middle``, the activation) is not kept.
+    What is cheap to compute again (``middle``, the activation) is not kept; nor is x where it was dropped (``None``) to
+    keep the rest for longer, being the output of the layer before.
     """
 
-    x: Tensor
+    x: Tensor | None
     heads: Heads
     context: Tensor
     attention_norm: Norm
@@ -63,6 +64,10 @@ class Primal:
     def middle(self, w: Weights) -> Tensor:
         """The output of the first norm [r, H]."""
         return self.attention_norm.output(w["attention_norm.weight"], w["attention_norm.bias"])
+
+    def output(self, w: Weights) -> Tensor:
+        """y [r, H]."""
+        return self.output_norm.output(w["output_norm.weight"], w["output_norm.bias"])
 
 
 @dataclass
@@ -122,7 +127,8 @@ def backward(
     gradient: Sums | None,
 ) -> tuple[Tensor, Cotangent]:
     """dx [n, H]; adds the parameters' gradients where ``gradient`` is given."""
-    count = structure.heads
+    count, x = structure.heads, kept.x
+    assert x is not None
     d_sum2 = norm_back(dy, kept.output_norm, w["output_norm.weight"])
     d_active = linear_back(d_sum2, w["down.weight"])
     d_up = times_slope(d_active, kept.up, structure.activation)
@@ -133,15 +139,15 @@ def backward(
     d_query = query.to_tokens(dq, heads=count).mul_(_scale(structure))
     d_key_value = grid.to_tokens(dk, dv, heads=count)
     through_query = linear_back(d_query, w["query.weight"], d_sum)
-    dx = linear_back(d_key_value, w["key_value.weight"], grid.spread(through_query, query, len(kept.x)))
+    dx = linear_back(d_key_value, w["key_value.weight"], grid.spread(through_query, query, len(x)))
     if gradient is not None:
         gradient.norm("output_norm", dy, kept.output_norm)
         gradient.linear("down", d_sum2, activate(kept.up, structure.activation))
         gradient.linear("up", d_up, kept.middle(w))
         gradient.norm("attention_norm", d_middle, kept.attention_norm)
         gradient.linear("context", d_sum, kept.context)
-        gradient.linear("query", d_query, grid.take(kept.x, query))
-        gradient.linear("key_value", d_key_value, kept.x)
+        gradient.linear("query", d_query, grid.take(x, query))
+        gradient.linear("key_value", d_key_value, x)
     return dx, Cotangent(dy, d_active, d_middle, d_context, d_query, d_key_value)
 
 
@@ -156,6 +162,7 @@ def tangent(
     labels: AttentionLabels | None,
 ) -> tuple[Tensor, Tangent, Tensor | None]:
     """y_t [r, H], the tangents, and the tangent of ∂ℓ/∂A [G, R, S] where there are attention labels."""
+    assert kept.x is not None
     count, x_q, x_q_t = structure.heads, grid.take(kept.x, query), grid.take(x_t, query)
     q_t = linear_tangent(x_q, x_q_t, w["query.weight"], w_t["query.weight"], w_t["query.bias"])
     kv_t = linear_tangent(kept.x, x_t, w["key_value.weight"], w_t["key_value.weight"], w_t["key_value.bias"])
@@ -195,7 +202,8 @@ def backward_tangent(
     gradient_t: Sums | None,
 ) -> Tensor:
     """dx_t [n, H]; adds the tangents of the parameters' gradients where ``gradient_t`` is given."""
-    count, kind = structure.heads, structure.activation
+    count, kind, x = structure.heads, structure.activation, kept.x
+    assert x is not None
     d_sum2 = norm_back(d.d_output, kept.output_norm, w["output_norm.weight"])
     d_active = linear_back(d_sum2, w["down.weight"]) if d.d_active is None else d.d_active
     d_sum2_t = norm_back_tangent(
@@ -226,7 +234,7 @@ def backward_tangent(
     through_query_t = linear_back_tangent(d.d_query, d_query_t, w["query.weight"], w_t["query.weight"], d_sum_t)
     dx_t = linear_back_tangent(
         d.d_key_value, d_key_value_t, w["key_value.weight"], w_t["key_value.weight"],
-        grid.spread(through_query_t, query, len(kept.x)),
+        grid.spread(through_query_t, query, len(x)),
     )  # fmt: skip
     if gradient_t is not None:
         g, take = gradient_t, grid.take
@@ -236,8 +244,8 @@ def backward_tangent(
         g.linear_tangent("up", d_up, d_up_t, kept.middle(w), t.middle)
         g.norm_tangent("attention_norm", d.d_middle, d_middle_t, kept.attention_norm, t.attention_norm)
         g.linear_tangent("context", d_sum, d_sum_t, kept.context, t.context)
-        g.linear_tangent("query", d.d_query, d_query_t, take(kept.x, query), take(t.x, query))
-        g.linear_tangent("key_value", d.d_key_value, d_key_value_t, kept.x, t.x)
+        g.linear_tangent("query", d.d_query, d_query_t, take(x, query), take(t.x, query))
+        g.linear_tangent("key_value", d.d_key_value, d_key_value_t, x, t.x)
     return dx_t
 
 

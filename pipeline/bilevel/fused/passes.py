@@ -117,11 +117,11 @@ class Fused:
         return Along(value, inputs, labels, attention, None if hessian is None else (hessian,))
 
     def kept_bytes(self, batch: InnerBatch) -> int:
-        """Memory of one step's traces: per token and layer 13 values of width H, one of the feed-forward's,
+        """Memory of one step's traces: per token and layer 12 values of width H, one of the feed-forward's,
         and maps where they are kept."""
         structure, (m, S, _) = self.structure, batch.inputs.shape
         inner = structure.shapes["0.up.weight"][0]
-        width = 13 * structure.hidden + inner
+        width = 12 * structure.hidden + inner
         maps = structure.heads * S if 4 * structure.hidden // structure.heads >= S else 0
         return batch.inputs.element_size() * m * S * structure.layers * (width + maps)
 
