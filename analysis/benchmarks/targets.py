@@ -99,16 +99,15 @@ def verdicts(lines: Sequence[Mapping[str, str]], device: str) -> list[str]:
             place = f"{target.row.model} M={target.row.M} S={target.row.S} T={target.row.T} {target.precision}"
             by = "" if best is None else f", by {best['estimator']}"
             against = f"{what} against {target.baseline}, threads {threads}{by}"
-            found.append(
-                f"{_verdict(None if best is None else float(best[f'{what}_ratio']), asked)}  {place}: {against}"
-            )
+            ratio = "" if best is None else best[f"{what}_ratio"]
+            found.append(f"{_verdict(float(ratio) if ratio else None, asked)}  {place}: {against}")
     return found + (_growth(lines) if device == "cpu" else [])
 
 
 def _reached(line: Mapping[str, str], target: Target) -> float:
     """The smaller of what was reached of the two ratios that are asked for."""
     asked = {"time_ratio": target.time, "memory_ratio": target.memory}
-    return min(float(line[name]) / wanted for name, wanted in asked.items() if wanted is not None)
+    return min(float(line[name] or 0) / wanted for name, wanted in asked.items() if wanted is not None)
 
 
 def _verdict(reached: float | None, asked: float) -> str:
