@@ -36,13 +36,15 @@ def shaken(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def loaded(folder: Path) -> PreTrainedModel:
+    with seeded(0, "head"):
+        found = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=C, attn_implementation="eager")
+    return shaken(found)
+
+
 @pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest, encoder_folder: Callable[[str], Path]) -> PreTrainedModel:
-    with seeded(0, "head"):
-        found = AutoModelForSequenceClassification.from_pretrained(
-            encoder_folder(request.param), num_labels=C, attn_implementation="eager"
-        )
-    return shaken(found)
+    return loaded(encoder_folder(request.param))
 
 
 def engines(model: PreTrainedModel) -> tuple[dict[str, Tensor], Fused, Autograd]:
@@ -124,11 +126,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("rows", [0, 1, 7])
 def test_chunks_add_up(encoder_folder: Callable[[str], Path], rows: int) -> None:
-    model = shaken(
-        AutoModelForSequenceClassification.from_pretrained(
-            encoder_folder("bert"), num_labels=C, attn_implementation="eager"
-        )
-    )
+    model = loaded(encoder_folder("bert"))
     compare(model, inner_batch(model, 3, 7, rows))
 
 
@@ -144,11 +142,7 @@ def other_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("other_way")
 @pytest.mark.parametrize("rows", [0, 1, 7])
 def test_attention_of_long_sequences(encoder_folder: Callable[[str], Path], rows: int) -> None:
-    model = shaken(
-        AutoModelForSequenceClassification.from_pretrained(
-            encoder_folder("bert"), num_labels=C, attn_implementation="eager"
-        )
-    )
+    model = loaded(encoder_folder("bert"))
     compare(model, inner_batch(model, 2, 7, rows))
 
 
