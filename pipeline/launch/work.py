@@ -1,8 +1,4 @@
-"""Cells x stages: what has to run, in which order, and what became of it.
-
-Knows the stages by name only and imports none of them before it runs one, so that ``status``, ``--dry-run`` and
-``--help`` need no torch.
-"""
+"""Cells run in this process, alone or as one of several ranks, after a gradient check."""
 
 from __future__ import annotations
 
@@ -12,50 +8,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import typer
-
-from pipeline.config import DDAL, Distill, Evaluate, Experiment, Prepare, load
-from pipeline.config.data import HubSource
+from pipeline.config import DDAL, Distill, Experiment, Prepare
 from pipeline.errors import InputError, StageError
+from pipeline.launch.stages import MODULES, StageName, stage_cells
 from pipeline.parallel import LostRanksError, Ranks, gathered
 from pipeline.progress import quiet_libraries
-from pipeline.store import Cell, Store, locate
-
-StageName = Literal["prepare", "distill", "evaluate"]
-MODULES: dict[StageName, str] = {
-    "prepare": "pipeline.stage1_prepare",
-    "distill": "pipeline.stage2_distill",
-    "evaluate": "pipeline.stage3_evaluate",
-}
-
-
-def stage_config(cell: Evaluate, stage: StageName) -> Prepare | Distill | Evaluate:
-    """The config of one stage of a cell."""
-    configs: dict[StageName, Prepare | Distill | Evaluate]
-    configs = {"prepare": cell.source.source, "distill": cell.source, "evaluate": cell}
-    return configs[stage]
-
-
-def stage_cells(experiment: Experiment, store: Store, stage: StageName) -> list[Cell]:
-    """The artifacts of one stage, each once, in the order of the grid."""
-    cells = [store.cell(stage_config(cell, stage)) for cell in experiment.cells]
-    return list({cell.folder: cell for cell in cells}.values())
-
-
-def ddal_cell(experiment: Experiment, index: int | None) -> Evaluate:
-    """The cell at ``index``, or the first one whose set is distilled.
-
-    Raises:
-        InputError: there is none, or the one asked for is not distilled.
-
-    """
-    distilled = [i for i, cell in enumerate(experiment.cells) if isinstance(cell.source.method, DDAL)]
-    if not distilled or index not in (None, *distilled):
-        allowed = ", ".join(map(str, distilled)) or "none; give an experiment with method ddal"
-        raise InputError(f"--index {index}: no ddal cell; ddal cells of {experiment.name}: {allowed}")
-    return experiment.cells[distilled[0] if index is None else index]
+from pipeline.store import Cell, Store
 
 
 def canary(experiment: Experiment, store: Store) -> None:
@@ -90,41 +50,6 @@ def canary(experiment: Experiment, store: Store) -> None:
                 f"python -m pipeline check-grad CONFIG says of which tensor, estimator: unroll does without "
                 f"hand-derived passes, and --no-check goes on regardless"
             )
-
-
-def pin(experiment: Experiment, store: Store) -> Experiment:
-    """The experiment with every hub reference at a commit: the recorded one, or today's, which is then recorded.
-
-    Raises:
-        InputError: a revision was never recorded and the hub cannot be asked.
-
-    """
-    pinned = {}
-    for prepare in {cell.source.source.model_dump_json(): cell.source.source for cell in experiment.cells}.values():
-        task, model = prepare.task, prepare.model
-        if isinstance(task.source, HubSource):
-            source = task.source.model_copy(
-                update={"revision": _revision(store, "dataset", task.source.id, task.source.revision)}
-            )
-            task = task.model_copy(update={"source": source})
-        if locate(model.name) is None:
-            model = model.model_copy(update={"revision": _revision(store, "model", model.name, model.revision)})
-        pinned[prepare.model_dump_json()] = prepare.model_copy(update={"task": task, "model": model})
-    cells = []
-    for cell in experiment.cells:
-        distill = cell.source.model_copy(update={"source": pinned[cell.source.source.model_dump_json()]})
-        cells.append(cell.model_copy(update={"source": distill}))
-    return experiment.model_copy(update={"cells": tuple(cells)})
-
-
-def _revision(store: Store, kind: str, name: str, asked: str | None) -> str:
-    known = store.places.revision(kind, name, asked)
-    if known is None:
-        from pipeline.data.hub import resolve_revision
-
-        known = resolve_revision(kind, name, asked)
-        store.places.record(kind, name, asked, known)
-    return known
 
 
 @dataclass
@@ -236,42 +161,3 @@ def _require_source(cell: Cell, stage: StageName, store: Store) -> None:
             f"needs {source.folder}, which is {source.state}; "
             f"{advice.get(source.state, f'run it first: python -m {before} CONFIG')}"
         )
-
-
-def stage_command(stage: StageName) -> None:
-    """The command line of one numbered stage: ``python -m pipeline.stageN_… CONFIG [--index K] [--set key=value]``."""
-
-    def command(
-        config: Annotated[str, typer.Argument(help="the experiment's YAML file")],
-        index: Annotated[int | None, typer.Option(help="run one cell: its position in the full grid")] = None,
-        set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; several values sweep")] = None,
-        root: Annotated[str | None, typer.Option(help="folder of all artifacts (default: checkpoints)")] = None,
-    ) -> None:
-        """Run this stage for every cell of CONFIG, or for one of them; what is done is not done again."""
-        led(lambda ranks: work(ranks, config, index, set_ or [], root))
-
-    def work(ranks: Ranks, config: str, index: int | None, settings: list[str], root: str | None) -> None:
-        store = Store(root)
-        experiment = load(config, settings)
-        if index is not None:
-            if not 0 <= index < len(experiment.cells):
-                raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")
-            experiment = experiment.model_copy(update={"cells": (experiment.cells[index],)})
-        outcome = run_stage(stage_cells(pin(experiment, store), store, stage), stage, store, ranks)
-        print(f"{stage}: {outcome}", file=sys.stderr)
-        if outcome.failed:
-            raise typer.Exit(1)
-
-    guarded(lambda: typer.run(command))
-
-
-def guarded(command: Callable[[], object]) -> None:
-    """Runs a command line; what the user can mend is one sentence on standard error and exit status 2."""
-    try:
-        command()
-    except (InputError, StageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues from the last save", file=sys.stderr)
-        raise SystemExit(130) from None

@@ -1,0 +1,55 @@
+"""The command line of a numbered stage, and how every command line ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from pipeline.config import load
+from pipeline.errors import InputError, StageError
+from pipeline.launch.stages import StageName, pin, stage_cells
+from pipeline.launch.work import led, run_stage
+from pipeline.parallel import Ranks
+from pipeline.store import Store
+
+
+def stage_command(stage: StageName) -> None:
+    """The command line of one numbered stage: ``python -m pipeline.stageN_… CONFIG [--index K] [--set key=value]``."""
+
+    def command(
+        config: Annotated[str, typer.Argument(help="the experiment's YAML file")],
+        index: Annotated[int | None, typer.Option(help="run one cell: its position in the full grid")] = None,
+        set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; several values sweep")] = None,
+        root: Annotated[str | None, typer.Option(help="folder of all artifacts (default: checkpoints)")] = None,
+    ) -> None:
+        """Run this stage for every cell of CONFIG, or for one of them; what is done is not done again."""
+        led(lambda ranks: work(ranks, config, index, set_ or [], root))
+
+    def work(ranks: Ranks, config: str, index: int | None, settings: list[str], root: str | None) -> None:
+        store = Store(root)
+        experiment = load(config, settings)
+        if index is not None:
+            if not 0 <= index < len(experiment.cells):
+                raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")
+            experiment = experiment.model_copy(update={"cells": (experiment.cells[index],)})
+        outcome = run_stage(stage_cells(pin(experiment, store), store, stage), stage, store, ranks)
+        print(f"{stage}: {outcome}", file=sys.stderr)
+        if outcome.failed:
+            raise typer.Exit(1)
+
+    guarded(lambda: typer.run(command))
+
+
+def guarded(command: Callable[[], object]) -> None:
+    """Runs a command line; what the user can mend is one sentence on standard error and exit status 2."""
+    try:
+        command()
+    except (InputError, StageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues from the last save", file=sys.stderr)
+        raise SystemExit(130) from None
