@@ -3,13 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test test-slurm lint bench clean
 
 quickstart: .venv/stamp-quickstart
 	$(BIN)/python -m pipeline run configs/quickstart.yaml
 
 test: .venv/stamp-test
 	$(BIN)/python -m pytest
+
+# The tests against a real SLURM, which they start on this machine; installs its packages (Debian, Ubuntu; 60 MB). Twice:
+# with accounting, and without, as on some clusters. A plain `make test` installs nothing and leaves them out.
+test-slurm: .venv/stamp-test
+	tests/slurm/slurm-up --install
+	SLURM_TEST_ACCT=db $(BIN)/python -m pytest -m 'slurm and not nightly' tests/slurm
+	SLURM_TEST_ACCT=none $(BIN)/python -m pytest -m 'slurm and not nightly' tests/slurm
 
 lint: .venv/stamp-test
 	$(BIN)/ruff check pipeline tests analysis

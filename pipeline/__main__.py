@@ -1,8 +1,11 @@
-"""The command line: ``python -m pipeline run | status``."""
+"""The command line: ``python -m pipeline run``, ``status``, ``retry``, ``cancel`` and what a cluster needs."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +13,15 @@ import typer
 
 from pipeline import launch
 from pipeline.config import DDAL, Distill, Experiment, load
+from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.launch import display
+from pipeline.launch import sbatch as scripts
+from pipeline.launch.scheduler import Scheduler
+from pipeline.launch.stages import StageName
+from pipeline.launch.status import Row
+from pipeline.launch.status import rows as rows_of
+from pipeline.launch.submission import all_of, jobs_of, note_code
+from pipeline.launch.submitter import Executor, cancel_ours, described, locally, to_slurm
 from pipeline.parallel import Ranks
 from pipeline.report.layout import check_choices
 from pipeline.store import Store
@@ -25,33 +37,50 @@ Config = Annotated[str, typer.Argument(help="the experiment's YAML file, such as
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="dotted.key=value; dotted.key=v1,v2 sweeps; may be repeated")
 ]
-Root = Annotated[str | None, typer.Option(help="folder of all artifacts (default: $TEXTDD_ROOT or checkpoints)")]
+Root = Annotated[
+    str | None, typer.Option(help="folder of all artifacts (default: $TEXTDD_ROOT, cluster.yaml's, or checkpoints)")
+]
 Out = Annotated[Path, typer.Option(help="folder of the tables and figures")]
+Where = Annotated[
+    Executor, typer.Option("--cluster", help="debug: in this process; local: processes of this machine; slurm: jobs")
+]
+File = Annotated[str | None, typer.Option("--cluster-file", help="your cluster (default: configs/cluster.yaml)")]
 
 
 @app.command()
 def run(
     config: Config,
     set_: Settings = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and stop")] = False,
+    cluster: Where = "debug",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and stop")] = False,
     root: Root = None,
     out: Out = Path("analysis/results"),
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="a gradient check before the first distillation")
     ] = True,
+    cluster_file: File = None,
 ) -> None:
     """Run all four stages of an experiment; what is done already is not run again."""
-    launch.led(lambda ranks: _run(ranks, config, set_ or [], dry_run=dry_run, root=root, out=out, check=check))
-
-
-def _run(
-    ranks: Ranks, config: str, settings: list[str], *, dry_run: bool, root: str | None, out: Path, check: bool
-) -> None:
-    experiment, store = load(config, settings), Store(root)
+    site = load_cluster(cluster_file)
+    experiment, store = load(config, set_ or []), _store(root, site)
     check_choices(experiment)
     if dry_run:
-        _print_cells(experiment, store)
-        return
+        print(described(experiment, store, site, cluster))
+    elif cluster == "slurm":
+        experiment = launch.pin(experiment, store)
+        print(to_slurm(experiment, store, site, out, check=check))
+    elif cluster == "local":
+        locally(launch.pin(experiment, store), store, site, out)
+    else:
+        launch.led(lambda ranks: _run_here(ranks, experiment, store, out, check=check))
+
+
+def _store(root: str | None, site: Cluster) -> Store:
+    """By ``--root``, the environment, the cluster's file, in this order."""
+    return Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
+
+
+def _run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, check: bool) -> None:
     experiment = launch.pin(experiment, store)
     failed = 0
     for stage in launch.MODULES:
@@ -72,6 +101,108 @@ def _run(
             print(f"distilled set: {cell.folder / 'distilled.h5'}")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    config: Config,
+    set_: Settings = None,
+    everything: Annotated[bool, typer.Option("--all", help="every cell of a large grid, too")] = False,
+    watch: Annotated[float | None, typer.Option(help="look again every so many seconds, until nothing runs")] = None,
+    json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
+    root: Root = None,
+    cluster_file: File = None,
+) -> None:
+    """Show every cell: done, running, pending (why), failed (why, and the log), partial (begun) or missing."""
+    site = load_cluster(cluster_file)
+    experiment, store = load(config, set_ or []), _store(root, site)
+    look = _looking(experiment, store, site)
+    if watch is not None:
+        display.watch(look, watch)
+        return
+    rows, trouble = look()
+    if json:
+        print(display.to_json(rows))
+        return
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(f"{experiment.name}: {len(experiment.cells)} cells")
+    print(display.text(rows, width, color=sys.stdout.isatty(), everything=everything, note=trouble))
+
+
+def _looking(experiment: Experiment, store: Store, site: Cluster) -> Callable[[], tuple[Sequence[Row], str | None]]:
+    """One question to the scheduler per look."""
+    scheduler = Scheduler.here()
+
+    def look() -> tuple[Sequence[Row], str | None]:
+        tables = jobs_of(all_of(site.logs_folder, experiment.name))
+        jobs = {} if scheduler is None else scheduler.jobs([job for ids in tables.values() for job in ids])
+        return rows_of(experiment, store, jobs, tables), None if scheduler is None else scheduler.trouble
+
+    return look
+
+
+@app.command()
+def retry(
+    config: Config,
+    set_: Settings = None,
+    cluster: Where = "debug",
+    root: Root = None,
+    out: Out = Path("analysis/results"),
+    cluster_file: File = None,
+) -> None:
+    """Run what failed again, with what waits for it; also what was given up."""
+    site = load_cluster(cluster_file)
+    store = _store(root, site)
+    experiment = launch.pin(load(config, set_ or []), store)
+    failed = [
+        cell
+        for stage in launch.MODULES
+        for cell in launch.stage_cells(experiment, store, stage)
+        if cell.state in ("failed", "partial")
+    ]
+    if not failed:
+        print(f"{experiment.name}: nothing failed; python -m pipeline run {config} does what is missing")
+        return
+    for cell in failed:
+        cell.clear_failures()
+    run(config, set_, cluster, root=root, out=out, cluster_file=cluster_file)
+
+
+@app.command()
+def cancel(config: Config, set_: Settings = None, cluster_file: File = None) -> None:
+    """Cancel the jobs of this experiment, and no others; what they had done is saved."""
+    experiment = load(config, set_ or [])
+    print(f"{experiment.name}: {cancel_ours(experiment, load_cluster(cluster_file))}")
+
+
+@app.command()
+def sbatch(
+    check: Annotated[bool, typer.Option("--check", help="write nothing; status 1 where scripts are stale")] = False,
+    cluster_file: File = None,
+) -> None:
+    """Render sbatch/*.sbatch from configs/cluster.yaml."""
+    site = load_cluster(cluster_file)
+    if not check:
+        scripts.write(site)
+        return
+    stale = scripts.stale(site)
+    if stale:
+        print(f"stale: {', '.join(stale)}; type: python -m pipeline sbatch", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def array(
+    config: Config, stage: StageName, set_: Settings = None, root: Root = None, cluster_file: File = None
+) -> None:
+    """Print what is left of STAGE as sbatch's --array takes it: positions in the grid."""
+    site = load_cluster(cluster_file)
+    experiment, store = load(config, set_ or []), _store(root, site)
+    scheduler = Scheduler.here()
+    limit = None if scheduler is None else scheduler.max_array_size()
+    positions = scripts.array(launch.pin(experiment, store), store, stage, site, limit=limit)
+    note_code(store.root, experiment.name)  # the jobs refuse to run any other
+    print(positions)
 
 
 @app.command()
@@ -107,29 +238,6 @@ def check_grad(
     )
     if not found.holds:
         raise typer.Exit(1)
-
-
-@app.command()
-def status(config: Config, set_: Settings = None, root: Root = None) -> None:
-    """Show the state of every cell: done, running, failed (why), partial (begun, will continue) or missing."""
-    _print_cells(load(config, set_ or []), Store(root), reasons=True)
-
-
-def _print_cells(experiment: Experiment, store: Store, *, reasons: bool = False) -> None:
-    stages = list(launch.MODULES)
-    print(f"{experiment.name}: {len(experiment.cells)} cells")
-    print("index  " + "  ".join(f"{stage:<8}" for stage in stages) + "  cell")
-    for index, cell in enumerate(experiment.cells):
-        artifacts = [store.cell(launch.stage_config(cell, stage)) for stage in stages]
-        print(
-            f"{index:>5}  "
-            + "  ".join(f"{artifact.state:<8}" for artifact in artifacts)
-            + f"  {artifacts[-1].folder.name}"
-        )
-        for stage, artifact in zip(stages, artifacts, strict=True):
-            detail = artifact.failure() or artifact.holder()
-            if reasons and detail and artifact.state != "done":
-                print(f"         {stage}: {detail}")
 
 
 def main() -> None:

@@ -7,6 +7,10 @@ where it shares a cell with them. A process alone needs nothing of torch.distrib
 A rank that fails must not leave the others waiting. Every collective begins with a word of agreement, a sum of one
 number; a rank that fails says so in place of its next one, and all leave the cell together, still in step, for the next
 cell. A rank that dies closes its connections, which ends the others; one that only hangs ends them after ``PATIENCE``.
+
+A signal to one rank has to stop all of them at the same place. The word of agreement carries it: after a collective all
+know the same of :attr:`Ranks.asked`, and only that decides. In a shared cell a signal does nothing else (see
+:func:`pipeline.stopping.polled`), so that no rank leaves in the middle of a collective.
 """
 
 from __future__ import annotations
@@ -15,11 +19,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from pipeline import stopping
 from pipeline.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -101,6 +106,11 @@ class Ranks:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
+    @property
+    def asked(self) -> str | None:
+        """The signal that asked to stop; of several ranks, the same on all, and known since their last collective."""
+        return stopping.requested()
+
     def say(self, text: str) -> None:
         """A line on standard error, once."""
         if self.first:
@@ -127,7 +137,10 @@ class Ranks:
 
     @contextmanager
     def cell(self) -> Iterator[None]:
-        """Around the work on a shared cell: it ends well on all ranks, or it raises on all."""
+        """Around the work on a shared cell: it ends well on all ranks, or it raises on all.
+
+        ``Stopped`` is for all of them to raise at once, by :attr:`asked`.
+        """
         yield
 
 
@@ -136,6 +149,7 @@ class Joined(Ranks):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place.rank, place.size)
+        self._asked: str | None = None
         import torch
         from torch import distributed
         from torch.distributed.rendezvous import rendezvous
@@ -151,6 +165,11 @@ class Joined(Ranks):
             )
             self._words: Any = distributed.new_group(backend="gloo", timeout=PATIENCE)
             self._orders: Any = distributed.new_group(backend="gloo", timeout=FOREVER)
+
+    @property
+    def asked(self) -> str | None:
+        """See :class:`Ranks`."""
+        return self._asked
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """See :class:`Ranks`; one message."""
@@ -177,30 +196,36 @@ class Joined(Ranks):
     @contextmanager
     def cell(self) -> Iterator[None]:
         """See :class:`Ranks`."""
-        try:
-            yield
-            self._agree(None)
-        except (PeerFailedError, LostRanksError):
-            raise
-        except Exception as error:
-            with suppress(LostRanksError):  # whoever speaks to them next will say so
-                self._agree(f"{error}" if isinstance(error, InputError | StageError) else f"{error!r}")
-            raise
+        with stopping.polled():
+            try:
+                yield
+                self._agree(None)
+            except (PeerFailedError, LostRanksError):
+                raise
+            except Exception as error:
+                with suppress(LostRanksError):  # whoever speaks to them next will say so
+                    self._agree(f"{error}" if isinstance(error, InputError | StageError) else f"{error!r}")
+                raise
 
     def close(self) -> None:
         """Sends the others home; afterwards nobody waits for anybody."""
-        if self.first:
-            self.tell(None)
-        with self._connected():
-            self._distributed.barrier(self._words)
-            self._distributed.destroy_process_group()
+        with stopping.polled():
+            if self.first:
+                self.tell(None)
+            with self._connected():
+                self._distributed.barrier(self._words)
+                self._distributed.destroy_process_group()
 
     def _agree(self, failure: str | None) -> None:
-        """Whether all ranks are well; raises on those that are where another is not."""
+        """Whether all ranks are well, and which signal they got; raises on those that are where another is not."""
+        heard = stopping.requested()
         with self._connected():
-            failed = self._torch.tensor([failure is not None], dtype=self._torch.int32)
-            self._distributed.all_reduce(failed, group=self._words)
-            if not failed.item():
+            words = [failure is not None, *(name == heard for name in stopping.SIGNALS)]
+            counts = self._torch.tensor(words, dtype=self._torch.int32)
+            self._distributed.all_reduce(counts, group=self._words)
+            failed, *asked = counts.tolist()
+            self._asked = next((name for name, count in zip(stopping.SIGNALS, asked, strict=True) if count), None)
+            if not failed:
                 return
             reasons: list[str | None] = [None] * self.size
             self._distributed.all_gather_object(reasons, failure, group=self._words)
@@ -239,12 +264,14 @@ def gathered() -> Iterator[Ranks]:
         yield Ranks()
         return
     ranks = Joined(place)
-    try:
-        yield ranks
-    except LostRanksError:
-        raise
-    except Exception:  # not an interrupt: it may come in the middle of a collective, where the others would misread it
-        with suppress(LostRanksError):
-            ranks.close()
-        raise
-    ranks.close()
+    with nullcontext() if ranks.first else stopping.polled():  # the others wait for the first one, in a collective
+        try:
+            yield ranks
+        except LostRanksError:
+            raise
+        # Not KeyboardInterrupt: it may come in the middle of a collective, where the others would misread what follows.
+        except (Exception, stopping.Stopped):
+            with suppress(LostRanksError):
+                ranks.close()
+            raise
+        ranks.close()

@@ -1,9 +1,11 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2, ``protocols`` stage 3, ``experiment`` YAML -> grid of
-cells, ``problems`` errors as sentences.
+cells, ``cluster`` another YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems``
+errors as sentences.
 """
 
+from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
 from pipeline.config.data import Model, Prepare, Task
 from pipeline.config.experiment import Experiment, Report, load
 from pipeline.config.methods import (
@@ -23,11 +25,13 @@ from pipeline.config.methods import (
     on_real_text,
 )
 from pipeline.config.protocols import AlwaysMajority, Evaluate, FineTune, GradientSteps
+from pipeline.config.resources import Request
 
 __all__ = [
     "DDAL",
     "AdamSteps",
     "AlwaysMajority",
+    "Cluster",
     "Distill",
     "Evaluate",
     "Experiment",
@@ -35,6 +39,7 @@ __all__ = [
     "FullData",
     "GradientSteps",
     "InnerOptimizer",
+    "JobName",
     "Majority",
     "Model",
     "MomentumSteps",
@@ -44,9 +49,12 @@ __all__ = [
     "Prepare",
     "RandomReal",
     "Report",
+    "Request",
+    "RetryReason",
     "Runtime",
     "Task",
     "Validation",
     "load",
+    "load_cluster",
     "on_real_text",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pipeline import stopping
 from pipeline.bilevel import descend
 from pipeline.config import AlwaysMajority, Evaluate, FineTune, GradientSteps, on_real_text
 from pipeline.data.prepared import Prepared
@@ -37,6 +38,7 @@ def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out:
 
     Raises:
         InputError: the set was made for another encoder, or has no step sizes for the protocol.
+        Stopped: a signal came; the initialisation of that moment is finished and kept, unless it is being fine-tuned.
 
     """
     results = Results(out / "results.csv", config.splits)
@@ -59,11 +61,13 @@ def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out:
             shown.update(1 / steps)
 
         for index in missing:
-            began = time.perf_counter()
-            trained = _train(config, student, distilled, index, watch)
-            seconds = time.perf_counter() - began
-            scores = {name: measure(score(student, trained, batches[name]), labels[name]) for name in config.splits}
-            results.add(index, scores, seconds)
+            with stopping.polled():
+                began = time.perf_counter()
+                trained = _train(config, student, distilled, index, watch)
+                seconds = time.perf_counter() - began
+                scores = {name: measure(score(student, trained, batches[name]), labels[name]) for name in config.splits}
+                results.add(index, scores, seconds)
+            stopping.check()
             accuracies.append(scores[config.splits[-1]]["accuracy"])
             shown.set_postfix(accuracy=f"{sum(accuracies) / len(accuracies):.3f}", on=config.splits[-1], refresh=False)
             shown.update(len(results.done) - shown.n)

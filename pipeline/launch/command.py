@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
+from pipeline import stopping
 from pipeline.config import load
 from pipeline.errors import InputError, StageError
 from pipeline.launch.stages import StageName, pin, stage_cells
+from pipeline.launch.submission import check_code
 from pipeline.launch.work import led, run_stage
 from pipeline.parallel import Ranks
 from pipeline.store import Store
+from pipeline.store.attempts import job_id
 
 
 def stage_command(stage: StageName) -> None:
@@ -31,6 +34,8 @@ def stage_command(stage: StageName) -> None:
     def work(ranks: Ranks, config: str, index: int | None, settings: list[str], root: str | None) -> None:
         store = Store(root)
         experiment = load(config, settings)
+        if job_id() is not None:
+            check_code(store.root, experiment.name)
         if index is not None:
             if not 0 <= index < len(experiment.cells):
                 raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")
@@ -44,12 +49,21 @@ def stage_command(stage: StageName) -> None:
 
 
 def guarded(command: Callable[[], object]) -> None:
-    """Runs a command line; what the user can mend is one sentence on standard error and exit status 2."""
-    try:
-        command()
-    except (InputError, StageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues from the last save", file=sys.stderr)
-        raise SystemExit(130) from None
+    """Runs a command line; what the user can mend is one sentence on standard error and exit status 2.
+
+    A signal stops it (see :mod:`pipeline.stopping`) with a sentence and a status of its own: 85 asks for the job to be
+    queued again, 143 and 130 do not.
+    """
+    with stopping.listen():
+        try:
+            command()
+        except (InputError, StageError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except stopping.Stopped as stopped:
+            request = "; requeue me" if stopped.signal in stopping.REQUEUE else ""
+            print(f"stopped by {stopped.signal}; saved{request}: the same command goes on from there", file=sys.stderr)
+            raise SystemExit(stopped.status) from None
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command continues from the last save", file=sys.stderr)
+            raise SystemExit(130) from None

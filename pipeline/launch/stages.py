@@ -30,6 +30,11 @@ def stage_cells(experiment: Experiment, store: Store, stage: StageName) -> list[
     return list({cell.folder: cell for cell in cells}.values())
 
 
+def name_of(cell: Cell) -> str:
+    """``<stage>/<slug>-<hex>``: the same on every machine."""
+    return f"{cell.folder.parent.name}/{cell.folder.name}"
+
+
 def ddal_cell(experiment: Experiment, index: int | None) -> Evaluate:
     """The cell at ``index``, or the first one whose set is distilled.
 

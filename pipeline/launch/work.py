@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline import stopping
 from pipeline.config import DDAL, Distill, Experiment, Prepare
 from pipeline.errors import InputError, StageError
 from pipeline.launch.stages import MODULES, StageName, stage_cells
@@ -92,8 +93,9 @@ def run_stage(cells: Sequence[Cell], stage: StageName, store: Store, ranks: Rank
                     outcome.found += 1
                     continue
                 if ranks is not None and ranks.size > 1 and isinstance(cell.config, Distill) and _is_ddal(cell):
-                    ranks.tell((cell.config, out.resolve()))
-                    _take_part(ranks, cell.config, out)
+                    with stopping.polled():  # once they are told, this process may only leave together with them
+                        ranks.tell((cell.config, out.resolve()))
+                        _take_part(ranks, cell.config, out)
                 else:
                     _module(stage).run(cell.config, out)
             outcome.ran += 1
@@ -128,26 +130,37 @@ def led(work: Callable[[Ranks], None]) -> None:
     """Runs ``work`` in the first process of this run; the others take part in the cells that it shares with them.
 
     What fails in a cell on any rank fails it on all, and is the first rank's to record and to report; only what nobody
-    foresaw leaves its traceback where it happened.
+    foresaw leaves its traceback where it happened. Only the first one stops at a signal outside a shared cell.
 
     Raises:
         InputError: there are other processes and nothing says where to meet them.
         LostRanksError: another process is gone.
+        Stopped: all of them stopped, or this is the first one and was asked to.
 
     """
     with gathered() as ranks:
         if ranks.first:
             work(ranks)
             return
-        while (order := ranks.told()) is not None:
-            try:
-                _take_part(ranks, *order)
-            except LostRanksError:
-                raise
-            except (InputError, StageError):
-                continue
-            except Exception:
-                traceback.print_exc()
+        _follow(ranks)
+
+
+def _follow(ranks: Ranks) -> None:
+    stopped = None
+    while (order := ranks.told()) is not None:
+        try:
+            _take_part(ranks, *order)
+        except LostRanksError:
+            raise
+        except (InputError, StageError):
+            continue
+        except stopping.Stopped as error:
+            stopped = error  # the first rank saves, and then sends the others home
+        except Exception:
+            traceback.print_exc()
+    if stopped is not None:
+        raise stopped
+    stopping.check()
 
 
 def _require_source(cell: Cell, stage: StageName, store: Store) -> None:

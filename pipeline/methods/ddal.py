@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from pipeline import stopping
 from pipeline.bilevel import descend
 from pipeline.config import DDAL, Distill, Validation
 from pipeline.data.prepared import Prepared
@@ -75,6 +76,7 @@ def distill(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None 
     Raises:
         InputError: see :func:`check`.
         StageError: the outer loss is no longer finite; the last good state is saved. Or another rank failed.
+        Stopped: a signal came; the state after the outer step of that moment is saved.
 
     """
     ranks = ranks or Ranks()
@@ -113,36 +115,54 @@ def load_student(method: DDAL, prepared: Prepared, device: torch.device) -> Stud
 
 
 def _loop(run: OuterState, validate: _Validator, checkpoint: Checkpoint) -> None:
-    """Outer steps, validations and saves until the last step."""
+    """Outer steps, validations and saves until the last step; saves at once where a signal asks to stop."""
     saved = run.ranks.share(checkpoint.load())
+    row: dict[str, Any] = {}  # of a step that is taken but not validated
     if saved is not None:
         run.restore(saved)
+        row = saved.get("row", {})
         for name, value in run.conditions().items():
             if saved.get(name, value) != value:
                 run.ranks.say(f"resumed with {name} {value} instead of {saved[name]}: not bit-equal to an unbroken run")
     every = run.method.validation.every or run.epoch_steps
-    with bar(run.steps, "distill", "step", run.step, shown=run.ranks.first) as shown:
-        while run.step < run.steps:
-            began = time.perf_counter()
-            try:
-                loss, norm = run.advance()
-            except FloatingPointError as error:
-                checkpoint.save(run.state())
-                raise StageError(
-                    f"step {run.step + 1}: {error}; the state before it is saved. "
-                    f"Try a smaller learning_rate or outer.lr, a longer outer.warmup_ratio, or precision: fp32"
-                ) from error
-            row = {"step": run.step, "epoch": (run.step - 1) // run.epoch_steps, "loss": loss, "gradient_norm": norm}
-            if run.step % every == 0 or run.step == run.steps:
-                row |= validate(run)
-            facts = {"loss": loss} | ({} if run.best.accuracy is None else {"accuracy": run.best.accuracy})
-            shown.set_postfix({name: f"{value:.3f}" for name, value in facts.items()}, refresh=False)
-            shown.update()
-            rate = run.learned.view().learning_rates
-            assert rate is not None
-            checkpoint.log(**row, learning_rate=rate.mean().item(), seconds=round(time.perf_counter() - began, 4))
-            if checkpoint.due() or run.step == run.steps:
-                checkpoint.save(run.state())
+    with stopping.polled(), bar(run.steps, "distill", "step", run.step, shown=run.ranks.first) as shown:
+        try:
+            while run.step < run.steps or row:
+                began = time.perf_counter()
+                _leave_if_asked(run.ranks)
+                row = row or _advance(run, checkpoint)
+                if run.step % every == 0 or run.step == run.steps:
+                    row |= validate(run)
+                facts = {"loss": row["loss"]} | ({} if run.best.accuracy is None else {"accuracy": run.best.accuracy})
+                shown.set_postfix({name: f"{value:.3f}" for name, value in facts.items()}, refresh=False)
+                shown.update(run.step - shown.n)
+                rate = run.learned.view().learning_rates
+                assert rate is not None
+                checkpoint.log(**row, learning_rate=rate.mean().item(), seconds=round(time.perf_counter() - began, 4))
+                row = {}
+                if checkpoint.due() or run.step == run.steps:
+                    checkpoint.save(run.state())
+        except stopping.Stopped:
+            checkpoint.save(run.state() | {"row": row})
+            raise
+
+
+def _advance(run: OuterState, checkpoint: Checkpoint) -> dict[str, Any]:
+    """One outer step; what the log says of it."""
+    try:
+        loss, norm = run.advance()
+    except FloatingPointError as error:
+        checkpoint.save(run.state())
+        raise StageError(
+            f"step {run.step + 1}: {error}; the state before it is saved. "
+            f"Try a smaller learning_rate or outer.lr, a longer outer.warmup_ratio, or precision: fp32"
+        ) from error
+    return {"step": run.step, "epoch": (run.step - 1) // run.epoch_steps, "loss": loss, "gradient_norm": norm}
+
+
+def _leave_if_asked(ranks: Ranks) -> None:
+    if ranks.asked is not None:
+        raise stopping.Stopped(ranks.asked)
 
 
 class _Validator:
@@ -161,18 +181,26 @@ class _Validator:
             self.batches = self.split.batches(student.device)
 
     def __call__(self, run: OuterState) -> dict[str, float]:
-        """Mean loss and accuracy of the current set; replaces ``run.best`` where it is better."""
+        """Mean loss and accuracy of the current set; replaces ``run.best`` where it is better.
+
+        Raises:
+            Stopped: a signal came; nothing was changed.
+
+        """
         if self.config.split == "none":
             run.best = Best(run.step, math.inf, None, None, run.learned.state())
             return {}
         distilled = run.learned.view().detached()
         scores = torch.zeros(2, self.config.initialisations, dtype=torch.float64)
         for index in range(self.ranks.rank, self.config.initialisations, self.ranks.size):
+            if stopping.requested() is not None:
+                break  # the sum tells the other ranks
             theta_T = self._trained(distilled, index)
             logits = score(self.student, theta_T, self.batches)
             scores[0, index] = F.cross_entropy(logits, self.split.labels).item()
             scores[1, index] = (logits.argmax(dim=-1) == self.split.labels).float().mean().item()
         self.ranks.sum_([scores])
+        _leave_if_asked(self.ranks)
         losses, accuracies = scores.tolist()
         loss, accuracy = sum(losses) / len(losses), sum(accuracies) / len(accuracies)
         merit = loss if self.config.by == "loss" else -accuracy

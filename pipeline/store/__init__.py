@@ -1,10 +1,11 @@
 """Addresses, atomic writes, provenance, leases.
 
-``cells`` config -> folder, who works on it; ``places`` what references count as; ``atomic`` whole files or none;
-``provenance`` what an artifact records.
+``cells`` config -> folder, who works on it; ``attempts`` what became of those who did; ``places`` what references count
+as; ``atomic`` whole files or none; ``provenance`` what an artifact records.
 """
 
+from pipeline.store.attempts import Attempt, attempts_of
 from pipeline.store.cells import Cell, Store
 from pipeline.store.places import locate
 
-__all__ = ["Cell", "Store", "locate"]
+__all__ = ["Attempt", "Cell", "Store", "attempts_of", "locate"]

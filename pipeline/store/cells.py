@@ -1,8 +1,8 @@
 """One folder per artifact, addressed by its config; one process at a time works on it.
 
 ``checkpoints/<stage>/<slug>-<8 hex>/``. The slug is for eyes; the hex is the identity, the SHA-256 of the config's
-canonical form. Beside the artifact lie ``config.json`` (the full config, compared on every hit), ``done.json`` once it
-is finished, or ``failed.json`` with the last attempt's reason.
+canonical form. Beside the artifact lie ``config.json`` (the full config, compared on every hit), a record of every
+attempt (:mod:`~pipeline.store.attempts`), the lease of the one that is at it, and ``done.json`` once it is finished.
 """
 
 from __future__ import annotations
@@ -10,29 +10,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import SoftFileLease, Timeout
 from pydantic import TypeAdapter
 
+from pipeline import stopping
 from pipeline.config import Distill, Evaluate, Model, Prepare
 from pipeline.config.data import FileSource, HubSource, SavedSource
 from pipeline.config.methods import LocalFile
 from pipeline.config.schema import Frozen, canonical, introduced_value, is_runtime
 from pipeline.errors import InputError, StageError
+from pipeline.store import attempts as records
 from pipeline.store.atomic import is_full, read_json, write_json
 from pipeline.store.places import Places
-from pipeline.store.provenance import job_name, provenance
+from pipeline.store.provenance import provenance
 
 Stage = Prepare | Distill | Evaluate
 State = Literal["done", "running", "failed", "partial", "missing"]
 STAGE_NAMES: dict[type[Stage], str] = {Prepare: "prepare", Distill: "distill", Evaluate: "evaluate"}
-LEASE_SECONDS = 120.0
+_ASIDE = re.compile(r"\..+\.[a-z0-9_]{8}")  # what atomic.replacing leaves behind in a process that is killed
 _REFERENCES = (HubSource, FileSource, SavedSource, Model, LocalFile)
 
 
@@ -76,39 +78,53 @@ class Cell:
         self.config = config
         self.folder = folder
         self.digest = digest
-        self._lease_file = folder / "lease"
 
     @property
     def state(self) -> State:
         """Whether the artifact is finished, being worked on, failed, begun, or not there."""
         if self._is_done():
             return "done"
-        if self.holder() is not None:
-            return "running"
-        if (self.folder / "failed.json").exists():
-            return "failed"
-        return "partial" if (self.folder / "config.json").exists() else "missing"
+        last = records.last_of(self.folder)
+        if last is not None and last.outcome in (None, "failed"):
+            return "running" if last.outcome is None else "failed"
+        return "partial" if last is not None or (self.folder / "config.json").exists() else "missing"
+
+    def holder(self) -> str | None:
+        """Who is at it, or ``None`` if nobody is or the holder stopped refreshing its lease."""
+        last = records.last_of(self.folder)
+        return last.who if last is not None and last.outcome is None else None
+
+    def attempts(self) -> list[records.Attempt]:
+        """All attempts so far, the oldest first."""
+        return records.attempts_of(self.folder)
 
     def failure(self) -> str | None:
-        """The reason of the last failed attempt."""
-        record = read_json(self.folder / "failed.json")
-        return None if record is None else str(record["reason"])
+        """Why the last attempt failed; ``None`` if it did not."""
+        last = records.last_of(self.folder)
+        return None if last is None else last.failure
+
+    def exhausted(self, limit: int) -> bool:
+        """Whether the last ``limit`` attempts came to nothing in the same way, so that another would only repeat them.
+
+        Attempts that were stopped do not count, nor those from before :meth:`clear_failures`.
+        """
+        cleared = records.cleared(self.folder)
+        counting = [attempt for attempt in self.attempts() if attempt.number > cleared]
+        return len(counting) >= limit and records.same_way(counting, records.rows_of(self.folder)) >= limit
+
+    def failures(self) -> dict[Literal["out_of_memory", "timeout"], int]:
+        """How many attempts ended out of memory, and how many at a time limit before they had saved anything."""
+        found = self.attempts()
+        return records.retry_reasons(found, records.rows_of(self.folder) if found else 0)
+
+    def clear_failures(self) -> None:
+        """Lets :meth:`exhausted` forget the attempts so far."""
+        records.clear(self.folder)
 
     def seconds(self) -> float | None:
         """Wall seconds that the finished artifact took, all attempts together."""
         record = read_json(self.folder / "done.json")
         return None if record is None else float(record["seconds"])
-
-    def holder(self) -> str | None:
-        """Who holds the lease, or ``None`` if nobody does or the holder stopped refreshing it."""
-        try:
-            age = time.time() - self._lease_file.stat().st_mtime
-        except OSError:
-            return None
-        record = read_json(self.folder / "holder.json")
-        if age > LEASE_SECONDS or record is None or _is_dead(record):
-            return None
-        return str(record["who"])
 
     def check(self) -> None:
         """Compares the stored full config with this one.
@@ -129,7 +145,7 @@ class Cell:
 
     @contextmanager
     def claim(self) -> Iterator[Path | None]:
-        """Holds the cell for this process; marks it done when the block ends well, failed when it raises.
+        """Holds the cell for this process, and records the attempt; marks the cell done when the block ends well.
 
         Yields:
             The folder to write to; or ``None`` if another process finished the cell just before this one got it.
@@ -137,8 +153,10 @@ class Cell:
         Raises:
             StageError: another process holds the cell.
             InputError: the stored config differs (see :meth:`check`).
+            Stopped: this process was asked to stop, before or inside the block.
 
         """
+        stopping.check()
         self.check()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,81 +164,73 @@ class Cell:
             raise StageError(
                 f"{self.folder}: cannot be written ({error.strerror}); give another place with --root or TEXTDD_ROOT"
             ) from error
-        left_behind = self._left_behind()
-        lease = SoftFileLease(self._lease_file, lease_duration=LEASE_SECONDS, on_compromise=self._lost)
+        seen = records.last_write(self.folder)
+        duration = records.LEASE_SECONDS
+        lease = SoftFileLease(self.folder / "lease", lease_duration=duration, on_compromise=self._lost)
+        attempt = None
         try:
-            lease.acquire(timeout=self._patience(), poll_interval=0.1)
-        except Timeout:
-            raise StageError(
-                f"{self.folder}: held by {self.holder() or 'another process'}; wait for it or stop it, then run again"
-            ) from None
-        began = time.monotonic() - left_behind
-        try:
-            if self._is_done():
-                yield None
-                return
-            write_json(
-                self.folder / "holder.json",
-                {"who": job_name(), "pid": os.getpid(), "host": os.uname().nodename, "since": time.time()},
-            )
-            write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
-            (self.folder / "failed.json").unlink(missing_ok=True)
-            yield self.folder
-            seconds = self._spent(began)
-            write_json(self.folder / "done.json", {"identity": self.digest, "seconds": seconds, **provenance()})
-            (self.folder / "spent.json").unlink(missing_ok=True)
+            with stopping.polled():
+                self._acquire(lease)
+                if not self._is_done():
+                    attempt = self._begin(seen)
+            stopping.check()
+            yield None if attempt is None else self.folder
+            with stopping.polled():
+                if attempt is not None:
+                    self._finish(attempt)
+                    attempt = None  # it has ended: nothing that happens from here on is its failure
         except OSError as error:
-            self._give_up(error, began)
+            self._give_up(attempt, error)
             if is_full(error):
                 raise StageError(f"{self.folder}: no space left on the disk; free some and run again") from error
             raise
         except BaseException as error:
-            self._give_up(error, began)
+            self._give_up(attempt, error)
             raise
         finally:
-            (self.folder / "holder.json").unlink(missing_ok=True)
-            lease.release()
+            with stopping.polled():
+                lease.release()
 
     def _is_done(self) -> bool:
         return (self.folder / "done.json").exists()
 
-    def _left_behind(self) -> float:
-        """Seconds of an attempt that was killed outright: from its start to the last sign of life of its lease."""
-        record = read_json(self.folder / "holder.json")
-        if record is None or self.holder() is not None or not self._lease_file.exists():
-            return 0.0
-        return float(max(0.0, self._lease_file.stat().st_mtime - record["since"]))
-
-    def _patience(self) -> float:
-        """Seconds to wait for the lease: more than its duration where the holder seems to have died on another node."""
+    def _acquire(self, lease: SoftFileLease) -> None:
+        """Waits until the lease runs out where its holder seems to be dead: silent, or an earlier start of this job."""
+        seen = records.last_sign(self.folder)
+        silent = seen is not None and time.time() - seen > records.LEASE_SECONDS
+        last = records.last_of(self.folder)
+        restarted = last is not None and records.is_earlier_start(last)
+        patience = records.LEASE_SECONDS + 5 if silent or restarted else 1.0
         try:
-            age = time.time() - self._lease_file.stat().st_mtime
-        except OSError:
-            return 1.0
-        return LEASE_SECONDS + 5 if age > LEASE_SECONDS else 1.0
+            lease.acquire(timeout=patience, poll_interval=0.1, cancel_check=lambda: stopping.requested() is not None)
+        except Timeout:
+            stopping.check()
+            raise StageError(
+                f"{self.folder}: held by {self.holder() or 'another process'}; wait for it or stop it, then run again"
+            ) from None
 
-    def _spent(self, began: float) -> float:
-        earlier = read_json(self.folder / "spent.json") or {"seconds": 0.0}
-        return round(float(earlier["seconds"]) + time.monotonic() - began, 3)
+    def _begin(self, seen: float | None) -> records.Attempt:
+        for path in self.folder.iterdir():
+            if _ASIDE.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
+        return records.begin(self.folder, seen)
 
-    def _give_up(self, error: BaseException, began: float) -> None:
-        reason = str(error) if isinstance(error, InputError | StageError) else f"{type(error).__name__}: {error}"
-        try:
-            write_json(self.folder / "spent.json", {"seconds": self._spent(began)})
-            if isinstance(error, KeyboardInterrupt):
-                return  # begun, and to be continued
-            write_json(self.folder / "failed.json", {"reason": reason, "time": _now(), "who": job_name()})
-        except (OSError, StageError):
-            return  # the disk may be full: the error that is on its way says so
+    def _finish(self, attempt: records.Attempt) -> None:
+        records.end(self.folder, attempt)
+        seconds = records.seconds_of(self.folder)
+        write_json(self.folder / "done.json", {"identity": self.digest, "seconds": seconds, **provenance()})
+
+    def _give_up(self, attempt: records.Attempt | None, error: BaseException) -> None:
+        # The disk may be full: the error that is on its way says so.
+        with stopping.polled(), suppress(OSError, StageError):
+            if attempt is not None:
+                records.end(self.folder, attempt, error)
 
     def _lost(self, compromise: Any) -> None:
         # Runs on the heartbeat thread, where an exception would be swallowed. Whoever took over writes from now on.
         os.write(2, f"{self.folder}: lost the lease ({compromise.reason}); stopping before the next write\n".encode())
         os._exit(75)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _as_written(path: str, config: Stage) -> str:
@@ -230,18 +240,6 @@ def _as_written(path: str, config: Stage) -> str:
     while stage and path.startswith("source."):
         path, stage = path.removeprefix("source."), stage - 1
     return f"{stages[stage]}.{path}"
-
-
-def _is_dead(record: dict[str, Any]) -> bool:
-    if record.get("host") != os.uname().nodename:
-        return False
-    try:
-        os.kill(int(record["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 def _plain(value: Any) -> Any:

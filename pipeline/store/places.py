@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import SoftFileLease, Timeout
+
+from pipeline import stopping
 from pipeline.config.data import FileSource, HubSource, Model, SavedSource
 from pipeline.config.methods import LocalFile
 from pipeline.config.schema import Frozen, canonical
 from pipeline.errors import InputError, StageError
 from pipeline.store.atomic import read_json, write_json
+
+_LOCK_SECONDS = 30.0  # after which the lock of a process that died is taken over
 
 
 def locate(name: str) -> Path | None:
@@ -28,12 +35,12 @@ def locate(name: str) -> Path | None:
     """
     if name.startswith("package:"):
         package, _, inside = name.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
+        folder = _package_folder(package)
+        if folder is None:
             raise InputError(
                 f"{name}: package '{package}' is not installed; type: pip install {package.replace('_', '-')}"
             )
-        path = Path(spec.submodule_search_locations[0]) / inside
+        path = folder / inside
     else:
         path = Path(name).expanduser()
         if not path.exists() and not name.startswith((".", "/", "~")) and name.count("/") <= 1 and not path.suffix:
@@ -92,20 +99,44 @@ class Places:
         recorded = (read_json(self._revisions) or {}).get(_hub_key(kind, name, asked))
         return recorded["revision"] if recorded else None
 
-    def record(self, kind: str, name: str, asked: str | None, revision: str) -> None:
-        """Remembers the commit that a hub reference was resolved to; every later run uses it."""
-        known = read_json(self._revisions) or {}
+    def record(self, kind: str, name: str, asked: str | None, revision: str) -> str:
+        """Remembers the commit that a hub reference was resolved to; every later run uses it.
+
+        Returns:
+            The commit that counts: another process may have recorded one just before.
+
+        Raises:
+            StageError: the disk is full, or the file is locked for a minute.
+
+        """
+        key = _hub_key(kind, name, asked)
         entry = {"revision": revision, "resolved": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_json(self._revisions, known | {_hub_key(kind, name, asked): entry})
+        self._revisions.parent.mkdir(parents=True, exist_ok=True)
+        lock = SoftFileLease(self._revisions.with_suffix(".lock"), lease_duration=_LOCK_SECONDS)
+        with stopping.polled():
+            try:
+                lock.acquire(timeout=2 * _LOCK_SECONDS)
+            except Timeout:
+                raise StageError(f"{lock.lock_file}: held by another process for a minute; run again") from None
+            try:
+                known = read_json(self._revisions) or {}
+                if key not in known:
+                    write_json(self._revisions, known | {key: entry})
+                return str(known.get(key, entry)["revision"])
+            finally:
+                lock.release()
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file's bytes, or of the names and digests of all files below a folder."""
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-            lines = [f"{file.relative_to(path).as_posix()} {self.digest(file)}" for file in files]
+        place = os.path.realpath(path)
+        if os.path.isdir(place):
+            lines = [f"{name} {self._of_file(f'{place}/{name}')}" for name in _files_below(place)]
             return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-        status = path.stat()
-        key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        return self._of_file(place)
+
+    def _of_file(self, path: str) -> str:
+        status = os.stat(path)
+        key = f"{path} {status.st_size} {status.st_mtime_ns}"
         if key not in self._known:
             with open(path, "rb") as file:
                 self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -123,6 +154,31 @@ class Places:
         if path is None:
             raise InputError(f"{name}: no such file or folder")
         return self.digest(path)
+
+
+def _files_below(folder: str) -> list[str]:
+    """Relative paths of all files, in the order of their parts; plain strings, as this is asked for every cell."""
+    found = []
+    for at, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        inside = at[len(folder) + 1 :]
+        found += [f"{inside}/{name}" if inside else name for name in files]
+    return sorted((name for name in found if os.path.isfile(f"{folder}/{name}")), key=lambda name: name.split("/"))
+
+
+@functools.cache
+def _found_package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(name)  # which is not remembered: it may be installed later
+    return Path(spec.submodule_search_locations[0])
+
+
+def _package_folder(name: str) -> Path | None:
+    try:
+        return _found_package(name)
+    except ModuleNotFoundError:
+        return None
 
 
 def _hub_key(kind: str, name: str, asked: str | None) -> str:

@@ -11,20 +11,35 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.store.atomic import read_json
+
 LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "h5py", "numpy", "scikit-learn", "scipy")
 
 
 def provenance() -> dict[str, Any]:
     """Git revision and whether the tree was changed, library versions, machine, time."""
-    root = Path(__file__).resolve().parents[2]
-    revision = _git(root, "rev-parse", "HEAD")
     return {
-        "git_revision": revision,
-        "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if revision else None,
+        **code(),
         "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
         "host": socket.gethostname(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": now(),
     }
+
+
+def now() -> str:
+    """The time in UTC, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def code() -> dict[str, Any]:
+    """Git revision and whether the tree was changed; of a copy of the package, those of what it was copied from."""
+    root = Path(__file__).resolve().parents[2]
+    copied = read_json(root / "provenance.json")
+    if copied is not None:
+        return {key: copied[key] for key in ("git_revision", "git_dirty")}
+    revision = _git(root, "rev-parse", "HEAD")
+    dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if revision else None
+    return {"git_revision": revision, "git_dirty": dirty}
 
 
 def job_name() -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import get_scheduler
 
+from pipeline import stopping
 from pipeline.bilevel.fused import FlatParameters, PostNorm
 from pipeline.bilevel.fused.encoder import Encoder
 from pipeline.bilevel.fused.real import RealPasses
@@ -44,6 +45,9 @@ def finetune(
         index: number of the initialisation.
         watch: called after every step with (step, steps, loss).
 
+    Raises:
+        Stopped: a signal came; what was learned is lost, which may be minutes of work, and the grace is less.
+
     """
     batch_size = min(recipe.batch_size, size)
     per_epoch = max(1, size // batch_size)
@@ -55,6 +59,7 @@ def finetune(
     decay = 1.0
     student.training(recipe.dropout)
     for step, rows in zip(range(steps), _batches(size, batch_size, seed, index), strict=False):
+        stopping.check()
         batch = examples(rows)
         with seeded(seed, "dropout", index, step) if recipe.dropout else contextlib.nullcontext():
             loss = learner.backward(batch)

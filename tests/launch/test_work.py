@@ -101,9 +101,8 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_run_again(
     assert list(outcome.failed.values()) == ["the second was wrong", "ZeroDivisionError: by zero"]
     made = cells(path, store, "prepare")
     assert [cell.state for cell in made] == ["done", "failed", "failed", "done"]
-    record = json.loads((made[1].folder / "failed.json").read_text())
-    assert record["reason"] == "the second was wrong"
-    assert "pid" in record["who"]
+    assert made[1].failure() == "the second was wrong"
+    assert "pid" in made[1].attempts()[0].who
     said = capsys.readouterr().err
     assert "ZeroDivisionError" in said
     assert said.count("Traceback") == 1, "a bug has a traceback, a user's mistake has none"
@@ -112,7 +111,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_run_again(
     outcome = launch.run_stage(cells(path, store, "prepare"), "prepare", store)
     assert (outcome.ran, outcome.found, outcome.failed) == (2, 2, {})
     assert [cell.state for cell in cells(path, store, "prepare")] == ["done"] * 4
-    assert not (made[1].folder / "failed.json").exists()
+    assert [attempt.outcome for attempt in made[1].attempts()] == ["failed", "done"]
 
 
 def test_a_held_cell_is_passed_by(experiment: Write, store: Store) -> None:
@@ -192,7 +191,7 @@ def test_what_stage_1_refuses(experiment: Write, store: Store, prepare: dict[str
     (reason,) = outcome.failed.values()
     for word in words:
         assert word in reason
-    assert {path.name for path in cell.folder.iterdir()} == {"config.json", "failed.json", "spent.json"}
+    assert {path.name for path in cell.folder.iterdir()} == {"config.json", "attempts"}
 
 
 def test_max_length_knows_the_padding_offset_of_roberta(
@@ -249,4 +248,4 @@ def test_what_stage_2_refuses_before_it_computes(
     (reason,) = launch.run_stage([cell], "distill", store).failed.values()
     for word in words:
         assert word in reason
-    assert {path.name for path in cell.folder.iterdir()} == {"config.json", "failed.json", "spent.json"}
+    assert {path.name for path in cell.folder.iterdir()} == {"config.json", "attempts"}

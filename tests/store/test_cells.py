@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from pydantic import Field
 
 from pipeline.config import DDAL, Distill, Outer
 from pipeline.errors import InputError, StageError
-from pipeline.store import Store, cells
+from pipeline.store import Store, attempts, cells
+from pipeline.store.atomic import write_json
 
 TASK = {"name": "t", "source": {"kind": "hub", "id": "a/b"}, "text": ["x"]}
 RAW = {"source": {"task": TASK, "model": "c/d"}, "method": {"name": "ddal"}}
@@ -30,7 +32,8 @@ if sys.argv[4] != "here":
     os.uname = lambda: os.uname_result((real[0], sys.argv[4], *real[2:]))
 import pipeline.store.cells as cells
 from pipeline.config import Distill
-cells.LEASE_SECONDS = float(sys.argv[3])
+from pipeline.store import attempts
+attempts.LEASE_SECONDS = float(sys.argv[3])
 cell = cells.Store(sys.argv[1]).cell(Distill.model_validate(json.loads(sys.argv[2])))
 with cell.claim() as out:
     print("held", flush=True)
@@ -80,6 +83,10 @@ def files(cell: cells.Cell) -> set[str]:
     return {path.name for path in cell.folder.iterdir()}
 
 
+def contents(cell: cells.Cell) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in cell.folder.rglob("*") if path.is_file()}
+
+
 def test_the_life_of_a_cell(cell: cells.Cell) -> None:
     assert cell.state == "missing"
     with cell.claim() as out:
@@ -88,7 +95,7 @@ def test_the_life_of_a_cell(cell: cells.Cell) -> None:
         assert f"pid {os.getpid()}" in str(cell.holder())
         (out / "result").write_text("1")
     assert cell.state == "done"
-    assert files(cell) == {"config.json", "done.json", "result"}
+    assert files(cell) == {"config.json", "done.json", "result", "attempts"}
     record = json.loads((cell.folder / "done.json").read_text())
     assert record["identity"] == cell.digest
     assert {"git_revision", "git_dirty", "versions", "host", "time", "seconds"} <= set(record)
@@ -117,12 +124,12 @@ def test_a_failure_is_recorded_and_forgotten_at_the_next_claim(
         raise error
     assert cell.state == "failed"
     assert cell.failure() == reason
-    assert files(cell) == {"config.json", "failed.json", "spent.json"}
+    assert files(cell) == {"config.json", "attempts"}
     with cell.claim():
         assert cell.failure() is None
         time.sleep(0.05)
     assert cell.state == "done"
-    assert files(cell) == {"config.json", "done.json"}
+    assert files(cell) == {"config.json", "done.json", "attempts"}
 
 
 def test_the_time_of_all_attempts_is_added_up(cell: cells.Cell) -> None:
@@ -166,7 +173,7 @@ def test_a_killed_holder_frees_the_cell_at_once(cell: cells.Cell, hold: Hold) ->
 def test_a_holder_on_another_node_is_believed_until_its_lease_runs_out(
     cell: cells.Cell, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(attempts, "LEASE_SECONDS", 1.5)
     holder = hold(lease=1.5, host="far-away")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -217,14 +224,14 @@ def test_a_changed_default_is_refused_with_both_values(
         pass
     cell.check()
     rewrite(cell, change)
-    before = {path: path.read_bytes() for path in cell.folder.iterdir()}
+    before = contents(cell)
     with pytest.raises(InputError) as refusal:
         cell.check()
     for word in [str(cell.folder), *words, "or remove this one"]:
         assert word in str(refusal.value)
     with pytest.raises(InputError), cell.claim():
         pytest.fail("claimed in spite of another default")
-    assert {path: path.read_bytes() for path in cell.folder.iterdir()} == before
+    assert contents(cell) == before
 
 
 def test_a_field_that_came_later_counts_as_its_first_value(cell: cells.Cell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,11 +265,11 @@ def test_runtime_and_places_may_differ(cell: cells.Cell) -> None:
 
 def test_the_seconds_of_a_killed_attempt_are_counted(cell: cells.Cell) -> None:
     """As kill -9 leaves it: a holder that is gone and a lease last refreshed 50 s after the start."""
-    cell.folder.mkdir(parents=True)
     gone = subprocess.Popen(["true"])
     gone.wait()
-    record = {"who": "gone", "pid": gone.pid, "host": os.uname().nodename, "since": time.time() - 100}
-    (cell.folder / "holder.json").write_text(json.dumps(record))
+    began = datetime.fromtimestamp(time.time() - 100, UTC).isoformat()
+    record = {"number": 1, "pid": gone.pid, "host": os.uname().nodename, "began": began}
+    write_json(cell.folder / "attempts" / "001.json", record)
     (cell.folder / "lease").write_text(f"{gone.pid}\n{os.uname().nodename}\n")
     os.utime(cell.folder / "lease", (time.time() - 50, time.time() - 50))
     with cell.claim() as out:

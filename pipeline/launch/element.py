@@ -1,0 +1,156 @@
+"""What a job runs: one element of an array, ``python -m pipeline.launch.element SUBMISSION ARRAY INDEX``.
+
+It never trusts the scheduler to know what became of a cell: the artifact, its lease and its attempts say that. A job
+that starts again finds what is done and does the rest; one whose cells are all done ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from pipeline import stopping
+from pipeline.errors import StageError
+from pipeline.launch.command import guarded
+from pipeline.launch.requeue import due, requeue
+from pipeline.launch.stages import MODULES, StageName, name_of
+from pipeline.launch.submission import Row, Submission
+from pipeline.launch.work import led, run_stage
+from pipeline.parallel import Ranks
+from pipeline.store import Cell, Store
+
+
+def run_element(folder: str, array: str, index: int, only: int | None = None) -> None:
+    """Computes the cells of one element; raises where one of them failed, so that the scheduler says so too.
+
+    Args:
+        folder: the submission's.
+        array: its name.
+        index: in the array.
+        only: a single one of its cells.
+
+    Raises:
+        StageError: cells failed; their reasons.
+        Stopped: the job has to end before its cells are done; they are saved. It was requeued where that is due.
+
+    """
+    submission = Submission.read(Path(folder))
+    cells = submission.cells(array, index)
+    if not cells:
+        return
+    row = submission.rows[array]
+    if only is not None:
+        _one_after_another(submission, row.stage, [cells[only]])  # the job is the parent's to requeue
+    elif row.together > 1 and len(cells) > 1:
+        _side_by_side(submission, row, index, cells)
+    else:
+        try:
+            _one_after_another(submission, row.stage, cells)
+        except stopping.Stopped as stopped:
+            _leave(stopped.signal)
+
+
+def _one_after_another(submission: Submission, stage: str, cells: list[Cell]) -> None:
+    store, failed = Store(submission.root), {}
+
+    def work(ranks: Ranks) -> None:
+        for cell in cells:
+            if cell.state == "done":
+                continue
+            with _logged(submission, cell):
+                failed.update(run_stage([cell], _stage(stage), store, ranks).failed)
+
+    if stage != "prepare":  # compute nodes have no network
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    with stopping.listen():
+        led(work)
+    if failed:
+        raise StageError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+
+
+def _side_by_side(submission: Submission, row: Row, index: int, cells: list[Cell]) -> None:
+    """Each cell in a process of its own, some at a time on the job's GPU; a signal goes on to all of them."""
+    command = [sys.executable, "-m", "pipeline.launch.element", str(submission.folder), row.name, str(index), "--cell"]
+    waiting, failed = list(range(len(cells))), []
+    running: dict[subprocess.Popen[bytes], int] = {}
+    with stopping.listen(), stopping.polled():
+        while waiting or running:
+            while waiting and len(running) < row.together and not stopping.requested():
+                number = waiting.pop(0)
+                # a session of its own: a signal to this job's processes must not come twice
+                running[subprocess.Popen([*command, str(number)], start_new_session=True)] = number
+            if stopping.requested():
+                waiting.clear()
+                for process in running:
+                    process.terminate()
+            for process in [process for process in running if _over(process)]:
+                failed += [running[process]] if process.returncode else []
+                del running[process]
+        name = stopping.requested()
+    if name is not None:
+        _leave(name)
+    if failed:
+        raise StageError(f"failed: {', '.join(name_of(cells[number]) for number in sorted(failed))}")
+
+
+def _leave(name: str) -> NoReturn:
+    first = os.environ.get("SLURM_PROCID", "0") == "0"
+    if first and due(name):
+        requeue()
+    raise stopping.Stopped(name)
+
+
+def _over(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(timeout=0.2)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+@contextmanager
+def _logged(submission: Submission, cell: Cell) -> Iterator[None]:
+    """Standard output and error of everything below, libraries and children included, go to this attempt's own log."""
+    folder = submission.logs / submission.experiment / cell.folder.parent.name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{cell.folder.name}.{len(list(folder.glob(f'{cell.folder.name}.*.log'))) + 1}.log"
+    os.environ["TEXTDD_LOG"] = str(path)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, stream in enumerate(kept, 1):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.close(log)
+
+
+def main() -> None:
+    """``SUBMISSION ARRAY INDEX [--cell K]``: one element, or one of its cells."""
+    guarded(lambda: typer.run(_main))
+
+
+def _main(folder: str, array: str, index: int, cell: int | None = None) -> None:
+    run_element(folder, array, index, cell)
+
+
+def _stage(name: str) -> StageName:
+    return next(stage for stage in MODULES if stage == name)
+
+
+if __name__ == "__main__":
+    main()

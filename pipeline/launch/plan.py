@@ -1,0 +1,225 @@
+"""What to submit: arrays of cells, what each array waits for, and what is left alone and why.
+
+Element i of an array of the stage ``evaluate`` may start when element i of an array of the stage ``distill`` has ended
+well (SLURM's ``aftercorr``), so that a finished set is evaluated at once. That holds only between arrays of the same
+indices: an element whose parent has no such index starts immediately. An array that waits therefore *mirrors* its
+parent, index by index, and an index that has nothing to do is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pipeline.config import Experiment
+from pipeline.config.cluster import Cluster, Request
+from pipeline.config.resources import written
+from pipeline.launch.stages import StageName, name_of, stage_cells, stage_config
+from pipeline.store import Cell, Store
+
+T = TypeVar("T")
+Element = tuple[Cell, ...]  # what one element of an array computes, one cell after the other
+
+
+@dataclass(frozen=True)
+class Place:
+    """An element of an array: by the array's name in this submission, or by the job id of an earlier one."""
+
+    array: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An array of an earlier submission that is not over: its job id and how many elements it has."""
+
+    job: str
+    size: int
+
+
+@dataclass
+class Array:
+    """Elements that are submitted together.
+
+    Attributes:
+        name: unique in a submission.
+        stage: of all its cells.
+        request: what each element asks for.
+        elements: by index; empty ones have nothing to do.
+        mirrors: the array whose element i must have ended well before element i starts: a name or a job id.
+        after: jobs that must have ended, in whatever way, before any element starts.
+
+    """
+
+    name: str
+    stage: StageName
+    request: Request
+    elements: list[Element]
+    mirrors: str | None = None
+    after: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells of all elements."""
+        return [cell for element in self.elements for cell in element]
+
+
+@dataclass
+class Plan:
+    """The arrays of one submission in the order in which they can be submitted, and what is not submitted.
+
+    Attributes:
+        arrays: parents before children.
+        done: cells found done, per stage.
+        live: cells that jobs of earlier submissions have, per stage.
+        left: cell -> why it is not submitted.
+
+    """
+
+    arrays: list[Array] = field(default_factory=list)
+    done: dict[StageName, int] = field(default_factory=dict)
+    live: dict[StageName, int] = field(default_factory=dict)
+    left: dict[Cell, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = []
+        for array in self.arrays:
+            waits = f", behind {array.mirrors}" if array.mirrors else "".join(f", after {name}" for name in array.after)
+            asked = " ".join(written(option, value) for option, value in array.request.resources().items())
+            jobs = f"{len(array.elements)} job{'s' if len(array.elements) > 1 else ''}"
+            lines.append(f"{array.name}: {len(array.cells)} cells in {jobs}{waits}: {asked}")
+        counts = [f"{stage}: {n} done" for stage, n in self.done.items() if n]
+        counts += [f"{stage}: {n} in the queue" for stage, n in self.live.items() if n]
+        lines += [", ".join(counts)] if counts else []
+        lines += [f"left alone: {name_of(cell)}: {why}" for cell, why in self.left.items()]
+        return "\n".join(lines) or "nothing to submit"
+
+    def of(self, stage: StageName) -> list[Array]:
+        """The arrays of one stage."""
+        return [array for array in self.arrays if array.stage == stage]
+
+
+@dataclass(frozen=True)
+class Live:
+    """What jobs of earlier submissions have: cell folder -> place, and the arrays that places are in."""
+
+    places: Mapping[str, Place] = field(default_factory=dict)
+    arrays: Mapping[str, Earlier] = field(default_factory=dict)
+
+
+def plan(
+    experiment: Experiment,
+    store: Store,
+    cluster: Cluster,
+    live: Live,
+    *,
+    stages: Sequence[StageName] = ("prepare", "distill", "evaluate"),
+    limit: int | None = None,
+) -> Plan:
+    """Every cell that is neither done, nor in a job, nor given up, in an array.
+
+    Args:
+        experiment: with hub revisions resolved.
+        store: where the artifacts are.
+        cluster: what elements ask for, and after how many equal failures a cell is left alone.
+        live: jobs of earlier submissions.
+        stages: those that become jobs.
+        limit: elements that an array can have at most.
+
+    """
+    maker = _Maker(experiment, store, cluster, live, limit)
+    for stage in stages:
+        maker.add(stage)
+    return maker.plan
+
+
+class _Maker:
+    def __init__(self, experiment: Experiment, store: Store, cluster: Cluster, live: Live, limit: int | None) -> None:
+        self.experiment, self.store, self.cluster, self.live, self.limit = experiment, store, cluster, live, limit
+        self.plan = Plan()
+        self._at: dict[str, Place] = dict(live.places)
+        self._of = {
+            stage: {name_of(store.cell(stage_config(cell, stage))): cell for cell in reversed(experiment.cells)}
+            for stage in ("prepare", "distill", "evaluate")
+        }
+
+    def add(self, stage: StageName) -> None:
+        """The arrays of one stage, after those of the stage before."""
+        free: dict[tuple[Request, str | None], list[Cell]] = {}
+        waiting: dict[tuple[str, Request], dict[int, list[Cell]]] = {}
+        for cell in self._open(stage):
+            parent = self._parent(cell, stage)
+            request = self._request(cell, stage)
+            if parent is None:
+                free.setdefault((request, None), []).append(cell)
+            elif stage == "distill":  # many sets need one prepared task: they wait for it as a whole
+                free.setdefault((request, parent.array), []).append(cell)
+            else:
+                waiting.setdefault((parent.array, request), {}).setdefault(parent.index, []).append(cell)
+        for (request, parent_name), cells in free.items():
+            elements = [tuple(group) for group in _parts(cells, request.cells_per_job)]
+            for part in _parts(elements, self.limit or len(elements)):
+                self._put(Array("", stage, request, list(part), after=() if parent_name is None else (parent_name,)))
+        for (parent_name, request), by_index in waiting.items():
+            size = self._size(parent_name)
+            while any(by_index.values()):
+                layer = [self._taken(by_index.get(index, []), request.cells_per_job) for index in range(size)]
+                self._put(Array("", stage, request, layer, mirrors=parent_name))
+
+    def _open(self, stage: StageName) -> Iterable[Cell]:
+        """The cells that have to be submitted; the others are counted or named in the plan."""
+        for counts in (self.plan.done, self.plan.live):
+            counts[stage] = 0
+        for cell in stage_cells(self.experiment, self.store, stage):
+            if cell.state == "done":
+                self.plan.done[stage] += 1
+            elif name_of(cell) in self.live.places:
+                self.plan.live[stage] += 1
+            elif (why := self._obstacle(cell, stage)) is not None:
+                self.plan.left[cell] = why
+            else:
+                yield cell
+
+    def _obstacle(self, cell: Cell, stage: StageName) -> str | None:
+        if (who := cell.holder()) is not None:
+            return f"{who} is at it"
+        if cell.exhausted(self.cluster.attempts):
+            return f"failed {self.cluster.attempts} times in the same way: {cell.failure()}"
+        source = self._source(cell, stage)
+        if source is not None and source.state != "done" and name_of(source) not in self._at:
+            return f"waits for {name_of(source)}, which is {source.state} and not submitted"
+        return None
+
+    def _source(self, cell: Cell, stage: StageName) -> Cell | None:
+        return None if stage == "prepare" else self.store.cell(cell.config.source)  # type: ignore[union-attr]
+
+    def _parent(self, cell: Cell, stage: StageName) -> Place | None:
+        """The element that makes what ``cell`` reads, where that is not there yet."""
+        source = self._source(cell, stage)
+        return None if source is None or source.state == "done" else self._at[name_of(source)]
+
+    def _request(self, cell: Cell, stage: StageName) -> Request:
+        return self.cluster.request(self._of[stage][name_of(cell)], stage, cell.failures())
+
+    def _size(self, name: str) -> int:
+        earlier = self.live.arrays.get(name)
+        return (
+            earlier.size if earlier is not None else len(next(a for a in self.plan.arrays if a.name == name).elements)
+        )
+
+    def _put(self, array: Array) -> None:
+        array.name = f"{array.stage}-{len(self.plan.of(array.stage))}"
+        for index, element in enumerate(array.elements):
+            self._at |= {name_of(cell): Place(array.name, index) for cell in element}
+        self.plan.arrays.append(array)
+
+    @staticmethod
+    def _taken(cells: list[Cell], count: int) -> Element:
+        taken, cells[:count] = tuple(cells[:count]), []
+        return taken
+
+
+def _parts(things: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """``things`` in runs of ``size``, the last one shorter."""
+    return (things[start : start + size] for start in range(0, len(things), max(1, size)))

@@ -1,0 +1,295 @@
+"""An experiment handed to a cluster: what is missing is planned, written down, submitted; nothing runs twice.
+
+Only one submitter of an experiment plans at a time; the next one finds the first one's jobs by their names, whether or
+not the first one lived to write their ids down.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import SoftFileLease, Timeout
+
+from pipeline.config import Experiment, load
+from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.errors import InputError, StageError
+from pipeline.launch.display import left, text
+from pipeline.launch.element import run_element
+from pipeline.launch.finish import aggregate, sweep
+from pipeline.launch.local import supervise
+from pipeline.launch.plan import Earlier, Live, Place, Plan, plan
+from pipeline.launch.scheduler import JobState, Scheduler, stuck
+from pipeline.launch.slurm import Slurm
+from pipeline.launch.stages import StageName, name_of, pin, stage_cells
+from pipeline.launch.status import rows
+from pipeline.launch.submission import PREFIX, Submission, submissions
+from pipeline.launch.work import canary, run_stage
+from pipeline.store import Store
+
+if TYPE_CHECKING:
+    from submitit import Job
+
+Executor = Literal["debug", "local", "slurm"]
+
+
+@dataclass
+class Submitted:
+    """What became of a call.
+
+    Attributes:
+        plan: the arrays, and what was left alone.
+        submission: where they are written down; ``None`` where there was nothing to submit.
+        jobs: submitit's jobs by array name, with ``sweep`` and ``aggregate``.
+
+    """
+
+    plan: Plan
+    submission: Submission | None = None
+    jobs: dict[str, list[Job[Any]]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [str(self.plan)]
+        if self.submission is not None:
+            ids = {name: jobs[0].job_id.partition("_")[0] for name, jobs in self.jobs.items()}
+            lines += [f"  {name:<14} job {job}" for name, job in ids.items()]
+            lines.append(f"written down in {self.submission.folder}; python -m pipeline status CONFIG shows it")
+        return "\n".join(lines)
+
+
+def submit(
+    config: str | Path,
+    cluster: Executor = "slurm",
+    *,
+    settings: Sequence[str] = (),
+    root: str | Path | None = None,
+    out: Path = Path("analysis/results"),
+    file: str | Path | None = None,
+) -> list[Job[Any]]:
+    """Submits what is missing of an experiment and returns at once, for notebooks and scripts.
+
+    Args:
+        config: the experiment's YAML file.
+        cluster: ``slurm``, ``local`` (one background process that runs a few cells at a time) or ``debug`` (jobs that
+            run in this process when their result is asked for).
+        settings: ``dotted.key=value``, as ``--set``.
+        root: folder of all artifacts; by default what the cluster's file says.
+        out: folder of tables and figures.
+        file: the cluster's file, by default ``configs/cluster.yaml``.
+
+    Returns:
+        submitit's jobs; none where nothing is missing. What a job computes is in the store, not in its result.
+
+    Raises:
+        InputError: a mistake in one of the files, or no SLURM here.
+        StageError: SLURM refused a job.
+
+    """
+    site = load_cluster(file)
+    store = Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
+    experiment = pin(load(config, settings), store)
+    if cluster == "slurm":
+        return [job for jobs in to_slurm(experiment, store, site, out).jobs.values() for job in jobs]
+    submission = written(experiment, store, site, out)
+    if submission is None:
+        return []
+    if cluster == "local":
+        from submitit import LocalExecutor
+
+        executor = LocalExecutor(folder=submission.folder / "jobs")
+        executor.update_parameters(timeout_min=7 * 24 * 60)
+        return [executor.submit(run_locally, str(submission.folder), site.local.at_once)]
+    from submitit import DebugExecutor
+
+    debug = DebugExecutor(folder=submission.folder / "jobs")
+    elements = [(row.name, index) for row in submission.rows.values() for index in range(len(row.elements))]
+    return [debug.submit(run_element, str(submission.folder), array, index) for array, index in elements]
+
+
+def written(experiment: Experiment, store: Store, cluster: Cluster, out: Path) -> Submission | None:
+    """What is missing of an experiment as a submission for this machine; ``None`` where nothing is."""
+    planned = plan(experiment, store, cluster, Live())
+    return Submission.new(experiment, store, cluster.logs_folder, planned, out) if planned.arrays else None
+
+
+def run_locally(folder: str, at_once: int) -> None:
+    """Every element of a submission, then its tables."""
+    supervise(Submission.read(Path(folder)), at_once)
+    aggregate(folder)
+
+
+def locally(experiment: Experiment, store: Store, cluster: Cluster, out: Path) -> None:
+    """Runs what is missing in processes of this machine, a few at a time, then makes the tables.
+
+    Raises:
+        StageError: cells failed, or another process of this machine is at them.
+        Stopped: told to stop; what the cells had done is saved.
+
+    """
+    submission = written(experiment, store, cluster, out)
+    ended = None if submission is None else supervise(submission, cluster.local.at_once)
+    if not any(cell.state == "done" for cell in stage_cells(experiment, store, "evaluate")):
+        raise StageError(f"no cell has results: {out} is left as it is; python -m pipeline status CONFIG says why")
+    from pipeline import stage4_aggregate
+
+    stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
+    if ended is not None and ended.badly:
+        raise StageError(f"{len(ended.badly)} jobs failed; python -m pipeline status CONFIG says why and where")
+
+
+def described(experiment: Experiment, store: Store, cluster: Cluster, executor: Executor) -> str:
+    """What a run would do: cells and states, and for a cluster the arrays with what their elements ask for."""
+    found = rows(experiment, store, {}, {})
+    remaining = left(found)
+    lines = [f"{experiment.name}: {len(experiment.cells)} cells", text(found, everything=executor == "debug"), ""]
+    lines += [f"{stage}: {what}" for stage, what in remaining.items()]
+    if executor == "debug":
+        return "\n".join(lines)
+    scheduler = Scheduler.here() if executor == "slurm" else None
+    jobs = [] if scheduler is None else _ours(scheduler, experiment, cancelling=False)
+    live = live_of(cluster.logs_folder, experiment.name, jobs)
+    limit = None if scheduler is None else scheduler.max_array_size()
+    planned = plan(experiment, store, cluster, live, limit=limit)
+    if executor == "slurm":
+        gpus = {name_of(cell): array.request.gpus or 0 for array in planned.arrays for cell in array.cells}
+        seconds = [one * gpus.get(name, 0) for what in remaining.values() for name, one in what.seconds.items()]
+        hours = f"about {sum(seconds) / 3600:.1f}" if any(seconds) else "nothing measured yet"
+        lines.append(f"GPU-hours, from the cells done so far: {hours}")
+    if executor == "slurm" and cluster.prepares_here:
+        here = [array.name for array in planned.of("prepare")]
+        planned.arrays = [array for array in planned.arrays if array.stage != "prepare"]
+        for array in planned.arrays:
+            array.after = tuple(name for name in array.after if name not in here)
+    return "\n".join([*lines, "", str(planned)])
+
+
+def cancel_ours(experiment: Experiment, cluster: Cluster) -> str:
+    """Cancels every job of the experiment that is not over; says how many.
+
+    Raises:
+        InputError: there is no SLURM here.
+        StageError: SLURM does not answer, or refuses.
+
+    """
+    scheduler = Scheduler.here()
+    if scheduler is None:
+        raise InputError("there is no SLURM here; Ctrl-C stops what runs on this machine")
+    with _alone(cluster.logs_folder, experiment.name):
+        jobs = _ours(scheduler, experiment, cancelling=False)
+        trouble = scheduler.cancel([job.id for job in jobs])
+    if trouble is not None:
+        raise StageError(f"SLURM did not cancel the jobs ({trouble}); try again")
+    return f"{len(jobs)} jobs cancelled"
+
+
+def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, *, check: bool = True) -> Submitted:
+    """Submits what is missing of an experiment.
+
+    Args:
+        experiment: with hub revisions resolved.
+        store: of the artifacts.
+        cluster: what jobs ask for.
+        out: folder of tables and figures, which the last job writes.
+        check: compare a hypergradient with its reference on this machine first, where the data are prepared.
+
+    Raises:
+        InputError: there is no SLURM here.
+        StageError: SLURM refused a job, or another submitter of this experiment is at it.
+
+    """
+    scheduler = Scheduler.here()
+    if scheduler is None:
+        raise InputError("--cluster slurm: there is no sbatch here; log in to the cluster, or type --cluster local")
+    stages: tuple[StageName, ...] = ("prepare", "distill", "evaluate")
+    if cluster.prepares_here:
+        stages = stages[1:]
+        outcome = run_stage(stage_cells(experiment, store, "prepare"), "prepare", store)
+        print(f"prepare (here): {outcome}", file=sys.stderr)
+        if check:
+            canary(experiment, store)
+    with _alone(cluster.logs_folder, experiment.name):
+        jobs = _ours(scheduler, experiment)
+        live = live_of(cluster.logs_folder, experiment.name, jobs)
+        planned = plan(experiment, store, cluster, live, stages=stages, limit=scheduler.max_array_size())
+        if not planned.arrays:
+            return Submitted(planned)
+        scheduler.cancel([job.id for job in jobs if _array(job).startswith(("sweep", "aggregate"))])
+        submission = Submission.new(experiment, store, cluster.logs_folder, planned, out)
+        return _submit(Slurm(submission, cluster), planned, live, jobs)
+
+
+def _submit(slurm: Slurm, planned: Plan, live: Live, jobs: Sequence[JobState]) -> Submitted:
+    submitted = Submitted(planned, slurm.submission)
+    ids: dict[str, str] = {}  # array name -> job id; the name of an earlier submission's array is its job id
+    for array in planned.arrays:
+        parent = None if array.mirrors is None else ids.get(array.mirrors, array.mirrors)
+        after = [ids.get(name, name) for name in array.after]
+        submitted.jobs[array.name] = slurm.array(array, parent, after)
+        ids[array.name] = submitted.jobs[array.name][0].job_id.partition("_")[0]
+    older = sorted({job.id.partition("_")[0] for job in jobs if not _array(job).startswith(("sweep", "aggregate"))})
+    request = slurm.cluster.request(None, "aggregate")
+    parents = [ids[array.name] for array in planned.arrays if array.stage != "evaluate"]
+    children = [ids[array.name] for array in planned.arrays if array.stage == "evaluate"]
+    sweeper = slurm.single("sweep", sweep, request, [*parents, *older])
+    last = slurm.single("aggregate", aggregate, request, [sweeper.job_id, *children])
+    submitted.jobs |= {"sweep": [sweeper], "aggregate": [last]}
+    return submitted
+
+
+def live_of(logs: Path, experiment: str, jobs: Sequence[JobState]) -> Live:
+    """The cells that jobs in the queue will compute, by the tables of the submissions that their names say."""
+    places: dict[str, Place] = {}
+    arrays: dict[str, Earlier] = {}
+    read: dict[str, Submission] = {}
+    for job in jobs:
+        _, _, stamp, name = _parts(job.name)
+        folder = submissions(logs, experiment) / stamp
+        if name in ("sweep", "aggregate") or not folder.exists():
+            continue
+        submission = read.setdefault(stamp, Submission.read(folder)) if stamp not in read else read[stamp]
+        row = submission.rows[name]
+        array, _, index = job.id.partition("_")
+        arrays[array] = Earlier(array, len(row.elements))
+        for cell in row.elements[int(index or 0)]:
+            places[cell] = Place(array, int(index or 0))
+    return Live(places, arrays)
+
+
+def _ours(scheduler: Scheduler, experiment: Experiment, *, cancelling: bool = True) -> list[JobState]:
+    """The jobs of this experiment that are not over; those that wait for what will never be are cancelled first."""
+    jobs = [job for job in scheduler.mine() if job.name.startswith(f"{PREFIX}.{experiment.name}.")]
+    never = stuck({job.id: job for job in jobs})
+    if cancelling:
+        scheduler.cancel(never)
+    return [job for job in jobs if job.id not in never or not cancelling]
+
+
+def _parts(name: str) -> list[str]:
+    """Prefix, experiment, submission, array; an experiment's name may have dots."""
+    head, stamp, array = name.rsplit(".", 2)
+    prefix, _, experiment = head.partition(".")
+    return [prefix, experiment, stamp, array]
+
+
+def _array(job: JobState) -> str:
+    return _parts(job.name)[-1]
+
+
+@contextmanager
+def _alone(logs: Path, experiment: str) -> Iterator[None]:
+    folder = submissions(logs, experiment)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = SoftFileLease(folder / "lock", lease_duration=120.0)  # holds on a shared file system
+    try:
+        lock.acquire(timeout=60)
+    except Timeout:
+        raise StageError(f"another process has been submitting {experiment} for a minute; wait for it") from None
+    try:
+        yield
+    finally:
+        lock.release()

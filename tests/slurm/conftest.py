@@ -1,0 +1,121 @@
+"""Tests against a real SLURM: ``make test-slurm``. A plain ``pytest`` leaves them out, and says so.
+
+With ``SLURM_TEST_ACCT=none`` there is no accounting, as on some real clusters; by default there is (``db``).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.slurm.rig import Slurm, running
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+_left_out = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("slurm")
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.config.stash[_left_out] = item.config.stash.get(_left_out, 0) + 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if count := config.stash.get(_left_out, 0):
+        terminalreporter.section("left out", yellow=True)
+        terminalreporter.line(f"{count} tests against a real SLURM (tests/slurm); they run with: make test-slurm")
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """A running SLURM that every command of this process finds; each test finds it idle."""
+    accounting = os.environ.get("SLURM_TEST_ACCT", "db")
+    assert accounting in ("db", "none"), f"SLURM_TEST_ACCT={accounting}: db or none"
+    with running(accounting) as started, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("SLURM_JOB", "SBATCH_"))]:
+            patch.delenv(name)
+        for name, value in started.environment.items():
+            patch.setenv(name, value)
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(slurm: Slurm) -> Iterator[None]:
+    yield
+    slurm.clean()
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A small experiment as a user has it: two YAML files and the command line.
+
+    Attributes:
+        folder: where its user types: ``configs/cluster.yaml`` is found from there, tables are written below it.
+        config: the experiment.
+        cluster: its ``cluster.yaml``.
+        root: folder of the artifacts.
+        logs: folder of the logs.
+        environment: what a login shell has set.
+
+    """
+
+    folder: Path
+    config: Path
+    cluster: Path
+    root: Path
+    logs: Path
+    environment: dict[str, str]
+
+    def start(self, *words: object, **options: Any) -> subprocess.Popen[str]:
+        """``python -m pipeline WORDS`` on the login node, running."""
+        command = [sys.executable, "-m", "pipeline", *map(str, words)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": self.folder}
+        environment = {**os.environ, **self.environment}
+        return subprocess.Popen(command, env=environment, **pipes | options)  # type: ignore[call-overload,no-any-return]
+
+    def pipeline(self, *words: object, status: int = 0, **options: Any) -> str:
+        """The same to its end; what it printed. A status other than ``status`` fails with what it said."""
+        process = self.start(*words, **options)
+        out, said = process.communicate()
+        assert process.returncode == status, f"python -m pipeline {words}: {process.returncode}\n{out}{said}"
+        return out
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, experiment: Callable[..., Path], slurm: Slurm) -> Callable[..., Tiny]:
+    """Writes a small experiment of three outer steps and its ``cluster.yaml``.
+
+    ``cluster`` is merged into the latter stage by stage; everything else goes to ``experiment`` (tests/conftest.py).
+    """
+
+    def write(cluster: dict[str, Any] | None = None, **sections: Any) -> Tiny:
+        method = {"outer": {"steps": 3, "batch_size": 8}} | sections.pop("method", {})
+        small = {"minutes": 5, "gpus": 0, "cpus": 1, "memory_gb": 3, "at_once": 3}
+        given = dict(cluster or {})
+        stages = {"distill": small, "evaluate": small, "aggregate": {"minutes": 5, "memory_gb": 3}}
+        for stage, more in given.pop("slurm", {}).items():
+            stages[stage] = stages.get(stage, {}) | more
+        root, logs = tmp_path / "artifacts", tmp_path / "logs"
+        path = tmp_path / "configs" / "cluster.yaml"
+        path.parent.mkdir(exist_ok=True)
+        whole = {"root": str(root), "logs": str(logs), "python": sys.executable, "slurm": stages} | given
+        path.write_text(yaml.safe_dump(whole))
+        environment = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "TEXTDD_ROOT": str(root)}
+        return Tiny(tmp_path, experiment(method=method, **sections), path, root, logs, environment)
+
+    return write
