@@ -15,6 +15,7 @@ from pipeline.config import Experiment
 from pipeline.config.cluster import JOBS, Cluster, JobName, Request, in_shell
 from pipeline.config.resources import written
 from pipeline.errors import InputError
+from pipeline.launch.scheduler import ranges
 from pipeline.launch.stages import MODULES, StageName, stage_config
 from pipeline.stopping import REQUEUE_STATUS
 from pipeline.store import Cell, Store
@@ -225,14 +226,7 @@ def array(experiment: Experiment, store: Store, stage: StageName, cluster: Clust
 
 def compressed(positions: Sequence[int], at_once: int | None = None) -> str:
     """Increasing positions as sbatch takes them: ``0,3,5-7``, and ``%64`` after it for 64 at once."""
-    runs: list[list[int]] = []
-    for position in positions:
-        if runs and position == runs[-1][-1] + 1:
-            runs[-1].append(position)
-        else:
-            runs.append([position])
-    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-    return ",".join(texts) + ("" if at_once is None else f"%{at_once}")
+    return ranges(positions) + ("" if at_once is None else f"%{at_once}")
 
 
 def _script(cluster: Cluster, stage: JobName) -> str:

@@ -79,6 +79,7 @@ class Slurm:
         setup = [
             *parameters.pop("setup", []),
             *(f"export {name}={in_shell(value)}" for name, value in self.cluster.environment().items()),
+            'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',  # as sbatch/env.sh
             f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export PYTHONSAFEPATH=1",  # the folder of the submission must not come before the copy of the code
         ]

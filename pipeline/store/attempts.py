@@ -136,9 +136,11 @@ def last_sign(folder: Path) -> float | None:
 
 def last_write(folder: Path) -> float | None:
     """When the lease was last refreshed or, if that was later, anything beside it written; as :func:`last_sign`."""
-    if last_sign(folder) is None:
-        return None
-    return max(entry.stat().st_mtime for entry in os.scandir(folder))
+    seen = last_sign(folder)
+    for entry in [] if seen is None else os.scandir(folder):
+        with suppress(OSError):  # a holder that lives moves its files into place
+            seen = max(seen or 0.0, entry.stat().st_mtime if entry.is_file() else 0.0)
+    return seen
 
 
 def begin(folder: Path, seen: float | None) -> Attempt:

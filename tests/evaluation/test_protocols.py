@@ -23,6 +23,7 @@ from pipeline.randomness import derive
 from pipeline.store import Store
 from pipeline.students.encoder import Student
 from pipeline.students.scoring import score
+from tests.methods.disturbance import Disturbance, launch
 
 Write = Callable[..., Path]
 
@@ -110,6 +111,46 @@ def test_killed_and_started_again_it_ends_with_the_same_rows(experiment: Write, 
     subprocess.run(command, check=True)
     assert values(rows(target)) == values(undisturbed)
     assert len(rows(target)) == len(undisturbed)
+
+
+LOAD, WRITE = ("pipeline.evaluation.protocols:Student.load", 1), "pipeline.evaluation.results:write_text"
+PER_INITIALISATION = 16  # rows: 2 splits, 8 metrics
+
+
+@pytest.mark.parametrize(
+    ("recipe", "learns", "kept"),
+    [
+        ("ddal", ("pipeline.evaluation.protocols:descend", 2), 2),  # finished, as it takes a moment
+        ("finetune", ("torch.nn.utils:clip_grad_norm_", 5), 1),  # given up in its second step
+    ],
+)
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGUSR2", 85), ("SIGKILL", -9)])
+def test_disturbed_at_any_moment_it_ends_with_the_same_rows(
+    experiment: Write, tmp_path: Path, recipe: str, learns: tuple[str, int], kept: int, name: str, status: int
+) -> None:
+    protocol = {"name": recipe} | ({"steps": 3} if recipe == "finetune" else {})
+    path = experiment(evaluate={"protocol": protocol, "initialisations": 6, "runtime": {"threads": 1}})
+    undisturbed, _ = evaluated(path, tmp_path / "a")
+    store = Store(tmp_path / "b")
+    for stage in ("prepare", "distill"):
+        run_stage(stage_cells(load_experiment(path), store, stage), stage, store)
+    kill = name == "SIGKILL"
+    kept -= kill and recipe == "ddal"
+    moments = [
+        (LOAD, 0),
+        (learns, kept),
+        (("pipeline.evaluation.protocols:score", 3), kept + 1 + (not kill)),  # of the second one that it begins
+        ((WRITE, 2), kept + 2 + 2 * (not kill) - kill),  # the first is the header
+    ]
+    disturbances = [Disturbance(*moment, name) for moment, _ in moments]
+    ended, said = launch("evaluate", path, store.root, [*disturbances, None])
+    assert [end.status for end in ended] == [status] * len(moments) + [0], said
+    cell = store.cell(load_experiment(path).cells[0])
+    found = cell.attempts()
+    assert [attempt.rows / PER_INITIALISATION for attempt in found[1:]] == [done for _, done in moments]
+    assert [attempt.outcome for attempt in found] == ["killed" if kill else "stopped"] * len(moments) + ["done"]
+    resumed = rows(cell.folder)
+    assert [row | {"seconds": ""} for row in resumed] == [row | {"seconds": ""} for row in undisturbed]
 
 
 def _has(folder: Path, lines: int) -> bool:

@@ -264,7 +264,7 @@ def test_runtime_and_places_may_differ(cell: cells.Cell) -> None:
 
 
 def test_the_seconds_of_a_killed_attempt_are_counted(cell: cells.Cell) -> None:
-    """As kill -9 leaves it: a holder that is gone and a lease last refreshed 50 s after the start."""
+    """As kill -9 leaves it: a holder that is gone, a lease refreshed 50 s after the start, a file written at 70 s."""
     gone = subprocess.Popen(["true"])
     gone.wait()
     began = datetime.fromtimestamp(time.time() - 100, UTC).isoformat()
@@ -272,11 +272,17 @@ def test_the_seconds_of_a_killed_attempt_are_counted(cell: cells.Cell) -> None:
     write_json(cell.folder / "attempts" / "001.json", record)
     (cell.folder / "lease").write_text(f"{gone.pid}\n{os.uname().nodename}\n")
     os.utime(cell.folder / "lease", (time.time() - 50, time.time() - 50))
+    later = cell.folder / "progress.pt"
+    later.write_text("")
+    os.utime(later, (time.time() - 30, time.time() - 30))
+    with pytest.raises(KeyboardInterrupt), cell.claim():
+        raise KeyboardInterrupt
+    assert 69 < (cell.attempts()[0].seconds or 0) < 80
     with cell.claim() as out:
         assert out is not None
     seconds = cell.seconds()
     assert seconds is not None
-    assert 49 < seconds < 60
+    assert 69 < seconds < 80
 
 
 def test_a_cell_that_was_finished_while_waiting_is_not_made_again(cell: cells.Cell) -> None:

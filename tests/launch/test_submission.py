@@ -1,0 +1,105 @@
+"""What is written down of a submission, and what jobs find there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from pipeline.config import load
+from pipeline.config.cluster import Cluster
+from pipeline.errors import StageError
+from pipeline.launch import submission as module
+from pipeline.launch.plan import Live, Place, plan
+from pipeline.launch.scheduler import JobState
+from pipeline.launch.stages import name_of, stage_cells
+from pipeline.launch.submission import Submission, all_of, check_code, jobs_of, note_code
+from pipeline.launch.submitter import live_of
+from pipeline.store import Store
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "root")
+
+
+@pytest.fixture
+def made(experiment: Write, store: Store, tmp_path: Path) -> Submission:
+    grid = load(experiment(grids=[{"distill.seed": [1, 2, 3]}]))
+    return Submission.new(grid, store, tmp_path / "logs", plan(grid, store, Cluster(), Live()), tmp_path / "out")
+
+
+def test_it_reads_what_it_wrote(made: Submission) -> None:
+    assert Submission.read(made.folder) == made
+    made.record("distill-0", "77")
+    again = Submission.read(made.folder)
+    assert again.rows["distill-0"].job == "77"
+    assert [again.rows["distill-0"].job_of(index) for index in range(3)] == ["77_0", "77_1", "77_2"]
+    assert again.rows["prepare-0"].job_of(0) is None
+    again.record("prepare-0", "76")
+    assert again.rows["prepare-0"].job_of(0) == "76"  # an array of one is a plain job
+
+
+def test_an_element_finds_its_cells_by_their_configs(made: Submission, store: Store, experiment: Write) -> None:
+    grid = load(experiment(grids=[{"distill.seed": [1, 2, 3]}]))
+    for stage in ("prepare", "distill", "evaluate"):
+        wanted = stage_cells(grid, store, stage)  # type: ignore[arg-type]
+        found = [cell for index in range(len(wanted)) for cell in made.cells(f"{stage}-0", index)]
+        assert [cell.folder for cell in found] == [cell.folder.resolve() for cell in wanted]
+        assert [cell.config for cell in found] == [cell.config for cell in wanted]
+
+
+def test_data_that_changed_since_are_not_computed_with(
+    experiment: Write, store: Store, tmp_path: Path, corpus_file: Path
+) -> None:
+    data = tmp_path / "mine.jsonl"
+    data.write_bytes(corpus_file.read_bytes())
+    task = {"name": "mine", "source": {"kind": "files", "train": str(data)}, "text": ["text"]}
+    grid = load(experiment(prepare={"task": task}))
+    made = Submission.new(grid, store, tmp_path / "logs", plan(grid, store, Cluster(), Live()), tmp_path / "out")
+    data.write_bytes(corpus_file.read_bytes()[:5000])
+    with pytest.raises(StageError, match="data or model files changed after it was submitted"):
+        made.cells("prepare-0", 0)
+
+
+def test_the_code_is_copied_whole(made: Submission) -> None:
+    package = Path(pipeline.__file__).parent
+    sources = {file.relative_to(package) for pattern in ("*.py", "*.yaml") for file in package.rglob(pattern)}
+    copied = made.folder / "code" / "pipeline"
+    assert sources <= {file.relative_to(copied) for file in copied.rglob("*")}
+    assert all((copied / file).read_bytes() == (package / file).read_bytes() for file in sources)
+
+
+def test_plain_jobs_refuse_other_code(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_code(store.root, "tiny")  # never noted: started by hand
+    note_code(store.root, "tiny")
+    check_code(store.root, "tiny")
+    monkeypatch.setattr(module, "code_digest", lambda: "another")
+    with pytest.raises(StageError, match="the code has changed since this job was submitted"):
+        check_code(store.root, "tiny")
+
+
+def test_jobs_of_every_cell_the_oldest_first(made: Submission, tmp_path: Path) -> None:
+    made.record("distill-0", "5")
+    second = Submission(made.folder.parent / "99999999-later", made.experiment, made.root, made.logs, made.out)
+    second.rows = {"distill-0": made.rows["distill-0"]}
+    second.save()
+    second.record("distill-0", "9")
+    (name,) = made.rows["distill-0"].elements[1]
+    assert jobs_of(all_of(tmp_path / "logs", "tiny"))[name] == ["5_1", "9_1"]
+
+
+def test_jobs_in_the_queue_are_known_by_their_names(made: Submission, tmp_path: Path) -> None:
+    """Also those whose submitter died before it wrote their ids down."""
+    job = JobState("31_2", "PENDING", name=made.job_name("distill-0"))
+    lost = JobState("32_0", "PENDING", name="textdd.tiny.20200101-000000-aaaa.distill-0")  # its folder was removed
+    last = JobState("33", "PENDING", name=made.job_name("aggregate"))
+    live = live_of(tmp_path / "logs", "tiny", [job, lost, last])
+    (name,) = made.rows["distill-0"].elements[2]
+    assert live.places == {name: Place("31", 2)}
+    assert live.arrays["31"].size == 3
+    assert name == name_of(made.cells("distill-0", 2)[0])
