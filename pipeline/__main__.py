@@ -16,6 +16,8 @@ from pipeline.config import DDAL, Distill, Experiment, load
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.launch import display
 from pipeline.launch import sbatch as scripts
+from pipeline.launch.doctor import examine
+from pipeline.launch.prune import prune as prune_superseded
 from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.stages import StageName
 from pipeline.launch.status import Row
@@ -203,6 +205,34 @@ def array(
     positions = scripts.array(launch.pin(experiment, store), store, stage, site, limit=limit)
     note_code(store.root, experiment.name)  # the jobs refuse to run any other
     print(positions)
+
+
+@app.command()
+def doctor(
+    config: Annotated[str | None, typer.Argument(help="an experiment: are its data and its encoder here?")] = None,
+    set_: Settings = None,
+    root: Root = None,
+    cluster_file: File = None,
+) -> None:
+    """Check this machine, login node or compute node (srun … python -m pipeline doctor), before jobs fail on it."""
+    failed = 0
+    for found in examine(config, set_ or [], root, cluster_file):
+        print(found, flush=True)
+        failed += not found.ok
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prune(
+    configs: Annotated[list[str] | None, typer.Argument(help="experiments to keep, beside configs/*.yaml")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    root: Root = None,
+    cluster_file: File = None,
+) -> None:
+    """Remove artifacts that no experiment refers to, and what nobody reads again, after saying which."""
+    site = load_cluster(cluster_file)
+    prune_superseded(configs or [], _store(root, site), site.logs_folder, cluster_file, yes=yes)
 
 
 @app.command()

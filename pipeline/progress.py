@@ -1,4 +1,4 @@
-"""Progress: what runs, how far it is, how it goes, how long it still takes. A bar on a terminal, lines in a batch log."""
+"""Progress: what runs, how far it is, how it goes, how long it still takes; a bar, or lines in a batch log."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ class _Lines(tqdm):  # type: ignore[type-arg]  # at run time it takes no paramet
 
     _written: float | None = None  # the state that the last line had
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Writes a line, unless nothing is new."""
         if self.n != self._written:
             self.mininterval = _EARLY if self._written is None else _INTERVAL
             self._written = self.n
             self.fp.write(f"{self}\n")
             self.fp.flush()
-        return True
 
     def close(self) -> None:
         """Writes the last state."""
@@ -36,7 +35,7 @@ class _Lines(tqdm):  # type: ignore[type-arg]  # at run time it takes no paramet
 def bar(total: int, what: str, unit: str, done: int = 0, fractions: bool = False, shown: bool = True) -> tqdm[Any]:
     """A bar on standard error; where that is not a terminal, a line now and then and no carriage returns.
 
-    ``fractions`` shows parts of a unit that are done; a bar that is not ``shown`` only counts.
+    ``fractions`` shows parts of a unit that are done; one that is not ``shown`` does nothing at all.
     """
     facts: dict[str, Any] = {"total": total, "initial": done, "desc": what, "unit": unit, "unit_scale": fractions}
     if sys.stderr.isatty():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import socket
 import subprocess
@@ -129,14 +130,7 @@ def test_a_stopped_run_goes_on_with_the_tasks_of_a_slurm_step(
     store = Store(tmp_path / "two")
     cell = store.cell(config)
     assert "step 3" in str(run_stage([cell], "distill", store).failed)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": port}
-    command = [sys.executable, "-m", "pipeline.stage2_distill", str(path), "--root", str(tmp_path / "two")]
-    tasks = [
-        subprocess.Popen(command, env=_environment(**step, SLURM_PROCID=str(rank)), stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
+    tasks = slurm_step("-m", "pipeline.stage2_distill", path, "--root", tmp_path / "two")
     said = [task.communicate(timeout=100)[1] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], said
     assert "resumed with ranks 2 instead of 1: not bit-equal" in said[0]
@@ -186,6 +180,77 @@ def test_a_rank_that_fails_ends_all(experiment: Write, tmp_path: Path, how: str,
         assert (attempt.outcome, attempt.reason) == ("failed", reason)
         assert f"failed: {reason}" in done.stderr
         assert "distill: 0 done now, 0 done before, 1 failed" in done.stderr
+
+
+STOPPING = """
+import importlib, json, os, signal, sys
+for rank, where, count, name in json.loads(sys.argv.pop(1)):
+    if str(rank) == os.environ["SLURM_PROCID"]:
+        module, _, path = where.partition(":")
+        *holders, function = path.split(".")
+        owner = importlib.import_module(module)
+        for holder in holders:
+            owner = getattr(owner, holder)
+        def disturbed(*args, true=getattr(owner, function), calls=[], count=count, name=name, **kwargs):
+            calls.append(1)
+            if len(calls) == count:
+                os.kill(os.getpid(), getattr(signal, name))
+            return true(*args, **kwargs)
+        setattr(owner, function, disturbed)
+from pipeline.launch import stage_command
+stage_command("distill")
+"""
+STEP, SCORE, LOAD = (
+    "pipeline.methods.outer:hypergradient",
+    "pipeline.methods.ddal:score",
+    "pipeline.methods.ddal:Student.load",
+)
+
+
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(experiment: Write, tmp_path: Path) -> None:
+    """And what goes on from there ends bit-equal to two processes that nobody disturbed."""
+    path = experiment(method=ODD)
+    script = tmp_path / "stopping.py"
+    script.write_text(STOPPING)
+
+    def run(root: Path, *signals: tuple[int, str, int, str]) -> tuple[list[int], list[str]]:
+        tasks = slurm_step(script, json.dumps(signals), path, "--root", root)
+        said = [task.communicate(timeout=100)[1] for task in tasks]
+        return [task.returncode for task in tasks], said
+
+    for root in ("whole", "stopped"):
+        config, _ = _prepared(path, tmp_path / root)
+    whole, stopped = (Store(tmp_path / root).cell(config) for root in ("whole", "stopped"))
+    assert run(tmp_path / "whole")[0] == [0, 0]
+    moments: list[tuple[list[tuple[int, str, int, str]], int, int]] = [
+        ([(1, LOAD, 1, "SIGTERM")], 143, 0),  # before the first step, which is not taken
+        ([(1, STEP, 2, "SIGUSR2")], 85, 2),  # the validation that is due waits
+        ([(0, SCORE, 1, "SIGTERM")], 143, 2),  # the other rank divides it, and drops its part, too
+        ([(1, SCORE, 1, "SIGUSR1")], 85, 2),
+        ([(0, STEP, 2, "SIGUSR2"), (1, STEP, 1, "SIGTERM")], 143, 3),  # the earlier one
+    ]
+    for signals, status, step in moments:
+        statuses, said = run(tmp_path / "stopped", *signals)
+        assert statuses == [status, status], said
+        assert torch.load(stopped.folder / "progress.pt", weights_only=True)["step"] == step
+        assert stopped.attempts()[-1].outcome == "stopped"
+        assert "Traceback" not in "".join(said)
+    assert run(tmp_path / "stopped")[0] == [0, 0]
+    one, other = (vars(load_set(cell.folder / "distilled.h5")) for cell in (whole, stopped))
+    names = [name for name, value in one.items() if isinstance(value, torch.Tensor)]
+    assert len(names) >= 5
+    assert all(torch.equal(one[name], other[name]) for name in names)
+    for name in ("step", "loss", "gradient_norm", "validation_loss", "validation_accuracy"):
+        assert column(whole.folder, name) == column(stopped.folder, name), name
+
+
+def test_ranks_that_wait_go_home_when_the_first_one_stops(experiment: Write, tmp_path: Path) -> None:
+    script = tmp_path / "stopping.py"
+    script.write_text(STOPPING.replace('"distill"', '"prepare"'))
+    signals = json.dumps([(0, "pipeline.stage1_prepare:load_raw", 1, "SIGTERM")])
+    tasks = slurm_step(script, signals, experiment(), "--root", tmp_path / "ck")
+    said = [task.communicate(timeout=60)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [143, 0], said
 
 
 # --- where a process finds itself ----------------------------------------------------------------------------------
@@ -244,6 +309,18 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
         timeout=120,
         env=_environment(),
     )
+
+
+def slurm_step(*arguments: object) -> list[subprocess.Popen[str]]:
+    """The two tasks of a SLURM step."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": port}
+    command = [sys.executable, *map(str, arguments)]
+    return [
+        subprocess.Popen(command, env=_environment(**step, SLURM_PROCID=str(rank)), stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
 
 
 def _environment(**more: str) -> dict[str, str]:

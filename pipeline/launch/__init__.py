@@ -1,12 +1,21 @@
 """Cells x stages: what has to run, in which order, where, and what became of it.
 
 Knows the stages by name only and imports none of them before it runs one, so that ``status``, ``--dry-run`` and
-``--help`` need no torch. ``stages`` the cells of each stage, ``work`` running them in this process, ``command`` the
-command line of a stage.
+submission need no torch. In the order of a grid's way through it:
+
+``stages``      the cells of each stage
+``work``        cells run in this process; ``command`` the command line of a stage
+``plan``        what is missing -> arrays, and what each waits for
+``submission``  array index -> cells, and a copy of the code, written down before anybody is asked to run it
+``submitter``   an experiment handed over: to ``slurm`` (through submitit) or ``local`` processes
+``element``     what a job runs; ``requeue`` how it puts itself back; ``finish`` the last two jobs
+``scheduler``   what SLURM knows of our jobs; ``status`` the truth about every cell; ``display`` how it is shown
+``sbatch``      plain scripts; ``doctor`` is this node fit; ``prune`` what can be removed
 """
 
 from pipeline.launch.command import guarded, stage_command
 from pipeline.launch.stages import MODULES, StageName, ddal_cell, pin, stage_cells, stage_config
+from pipeline.launch.submitter import submit
 from pipeline.launch.work import Outcome, canary, led, run_stage
 
 __all__ = [
@@ -22,4 +31,5 @@ __all__ = [
     "stage_cells",
     "stage_command",
     "stage_config",
+    "submit",
 ]

@@ -113,20 +113,26 @@ def test_killed_and_started_again_it_ends_with_the_same_rows(experiment: Write, 
     assert len(rows(target)) == len(undisturbed)
 
 
-LOAD, WRITE = ("pipeline.evaluation.protocols:Student.load", 1), "pipeline.evaluation.results:write_text"
-PER_INITIALISATION = 16  # rows: 2 splits, 8 metrics
+MOMENTS = {  # function and call in which the signal comes: the first, second, second and first draw of a launch
+    "load": ("pipeline.evaluation.protocols:Student.load", 1),
+    "ddal": ("pipeline.evaluation.protocols:descend", 2),
+    "finetune": ("torch.nn.utils:clip_grad_norm_", 5),  # three steps per draw
+    "score": ("pipeline.evaluation.protocols:score", 3),  # two splits per draw
+    "write": ("pipeline.evaluation.results:write_text", 2),  # the first is the header
+}
 
 
 @pytest.mark.parametrize(
-    ("recipe", "learns", "kept"),
+    ("recipe", "name", "status", "draws"),
     [
-        ("ddal", ("pipeline.evaluation.protocols:descend", 2), 2),  # finished, as it takes a moment
-        ("finetune", ("torch.nn.utils:clip_grad_norm_", 5), 1),  # given up in its second step
+        ("ddal", "SIGUSR2", 85, [0, 2, 4, 5]),  # the draw of the moment is finished
+        ("finetune", "SIGTERM", 143, [0, 1, 3, 4]),  # unless it is being fine-tuned, which may take minutes
+        ("ddal", "SIGKILL", -9, [0, 1, 2, 2]),
+        ("finetune", "SIGKILL", -9, [0, 1, 2, 2]),
     ],
 )
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGUSR2", 85), ("SIGKILL", -9)])
 def test_disturbed_at_any_moment_it_ends_with_the_same_rows(
-    experiment: Write, tmp_path: Path, recipe: str, learns: tuple[str, int], kept: int, name: str, status: int
+    experiment: Write, tmp_path: Path, recipe: str, name: str, status: int, draws: list[int]
 ) -> None:
     protocol = {"name": recipe} | ({"steps": 3} if recipe == "finetune" else {})
     path = experiment(evaluate={"protocol": protocol, "initialisations": 6, "runtime": {"threads": 1}})
@@ -134,23 +140,15 @@ def test_disturbed_at_any_moment_it_ends_with_the_same_rows(
     store = Store(tmp_path / "b")
     for stage in ("prepare", "distill"):
         run_stage(stage_cells(load_experiment(path), store, stage), stage, store)
-    kill = name == "SIGKILL"
-    kept -= kill and recipe == "ddal"
-    moments = [
-        (LOAD, 0),
-        (learns, kept),
-        (("pipeline.evaluation.protocols:score", 3), kept + 1 + (not kill)),  # of the second one that it begins
-        ((WRITE, 2), kept + 2 + 2 * (not kill) - kill),  # the first is the header
-    ]
-    disturbances = [Disturbance(*moment, name) for moment, _ in moments]
+    disturbances = [Disturbance(*MOMENTS[moment], name) for moment in ("load", recipe, "score", "write")]
     ended, said = launch("evaluate", path, store.root, [*disturbances, None])
-    assert [end.status for end in ended] == [status] * len(moments) + [0], said
+    assert [end.status for end in ended] == [status] * 4 + [0], said
     cell = store.cell(load_experiment(path).cells[0])
     found = cell.attempts()
-    assert [attempt.rows / PER_INITIALISATION for attempt in found[1:]] == [done for _, done in moments]
-    assert [attempt.outcome for attempt in found] == ["killed" if kill else "stopped"] * len(moments) + ["done"]
-    resumed = rows(cell.folder)
-    assert [row | {"seconds": ""} for row in resumed] == [row | {"seconds": ""} for row in undisturbed]
+    rows_per_draw = len(undisturbed) / 6
+    assert [attempt.rows / rows_per_draw for attempt in found[1:]] == draws
+    assert [attempt.outcome for attempt in found] == ["killed" if status == -9 else "stopped"] * 4 + ["done"]
+    assert [row | {"seconds": ""} for row in rows(cell.folder)] == [row | {"seconds": ""} for row in undisturbed]
 
 
 def _has(folder: Path, lines: int) -> bool:

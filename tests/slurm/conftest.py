@@ -5,6 +5,8 @@ With ``SLURM_TEST_ACCT=none`` there is no accounting, as on some real clusters; 
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import yaml
 
@@ -58,6 +61,46 @@ def slurm() -> Iterator[Slurm]:
 def _nothing_left(slurm: Slurm) -> Iterator[None]:
     yield
     slurm.clean()
+
+
+def made(root: Path, out: Path | None = None) -> dict[str, Any]:
+    """What a run has made, for comparison with another one's: everything but times and who did it.
+
+    Args:
+        root: folder of the artifacts.
+        out: folder of the tables.
+
+    """
+    found: dict[str, Any] = {}
+    for folder in sorted(root.glob("*/*/")):
+        # litter of a process that was killed would show here
+        found[folder.relative_to(root).as_posix()] = sorted({path.name for path in folder.iterdir()} - {"attempts"})
+    for path in sorted([*root.glob("*/*/*"), *root.glob("prepare/*/model/*")]):
+        name = path.relative_to(root).as_posix()
+        if path.name in ("manifest.json", "config.json"):
+            found[name] = json.loads(path.read_text())
+        elif path.suffix == ".csv":
+            found[name] = _timeless(path)
+        elif path.suffix == ".safetensors":
+            found[name] = path.read_bytes()
+        elif path.name == "distilled.h5":
+            with h5py.File(path) as file:
+                found |= {f"{name} {key}": (value.shape, value[()].tobytes()) for key, value in file.items()}
+                about = json.loads(file.attrs["about"])
+                about.pop("provenance")
+                found |= {f"{name} about": about, f"{name} recipe": file.attrs["recipe"]}
+        elif path.name == "done.json":
+            found[name] = json.loads(path.read_text())["identity"]
+    for path in sorted(out.glob("*.csv")) if out is not None else ():
+        found[path.name] = _timeless(path)
+    return found
+
+
+def _timeless(path: Path) -> list[list[str | None]]:
+    with open(path, newline="") as file:
+        rows = csv.DictReader(file)
+        kept = [name for name in rows.fieldnames or () if "seconds" not in name and not name.endswith(" s")]
+        return [kept, *([row[name] for name in kept] for row in rows)]
 
 
 @dataclass(frozen=True)
