@@ -13,7 +13,7 @@ import typer
 
 from pipeline import launch
 from pipeline.config import DDAL, Distill, Experiment, load
-from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.config.cluster import Cluster, expanded, load_cluster
 from pipeline.launch import display
 from pipeline.launch import sbatch as scripts
 from pipeline.launch.doctor import examine
@@ -63,7 +63,7 @@ def run(
     cluster_file: File = None,
 ) -> None:
     """Run all four stages of an experiment; what is done already is not run again."""
-    site = load_cluster(cluster_file)
+    site = _site(cluster_file)
     experiment, store = load(config, set_ or []), _store(root, site)
     check_choices(experiment)
     if dry_run:
@@ -72,9 +72,17 @@ def run(
         experiment = launch.pin(experiment, store)
         print(to_slurm(experiment, store, site, out, check=check))
     elif cluster == "local":
-        locally(launch.pin(experiment, store), store, site, out)
+        locally(launch.pin(experiment, store), store, site, out, check=check)
     else:
         launch.led(lambda ranks: _run_here(ranks, experiment, store, out, check=check))
+
+
+def _site(file: str | None) -> Cluster:
+    """The cluster's file; this process looks for artifacts and for what the hub gave where jobs do."""
+    site = load_cluster(file)
+    for name, value in site.environment().items():
+        os.environ.setdefault(name, str(expanded(name, value)))
+    return site
 
 
 def _store(root: str | None, site: Cluster) -> Store:
@@ -116,7 +124,7 @@ def status(
     cluster_file: File = None,
 ) -> None:
     """Show every cell: done, running, pending (why), failed (why, and the log), partial (begun) or missing."""
-    site = load_cluster(cluster_file)
+    site = _site(cluster_file)
     experiment, store = load(config, set_ or []), _store(root, site)
     look = _looking(experiment, store, site)
     if watch is not None:
@@ -153,7 +161,7 @@ def retry(
     cluster_file: File = None,
 ) -> None:
     """Run what failed again, with what waits for it; also what was given up."""
-    site = load_cluster(cluster_file)
+    site = _site(cluster_file)
     store = _store(root, site)
     experiment = launch.pin(load(config, set_ or []), store)
     failed = [
@@ -174,7 +182,7 @@ def retry(
 def cancel(config: Config, set_: Settings = None, cluster_file: File = None) -> None:
     """Cancel the jobs of this experiment, and no others; what they had done is saved."""
     experiment = load(config, set_ or [])
-    print(f"{experiment.name}: {cancel_ours(experiment, load_cluster(cluster_file))}")
+    print(f"{experiment.name}: {cancel_ours(experiment, _site(cluster_file))}")
 
 
 @app.command()
@@ -183,7 +191,7 @@ def sbatch(
     cluster_file: File = None,
 ) -> None:
     """Render sbatch/*.sbatch from configs/cluster.yaml."""
-    site = load_cluster(cluster_file)
+    site = _site(cluster_file)
     if not check:
         scripts.write(site)
         return
@@ -198,13 +206,17 @@ def array(
     config: Config, stage: StageName, set_: Settings = None, root: Root = None, cluster_file: File = None
 ) -> None:
     """Print what is left of STAGE as sbatch's --array takes it: positions in the grid."""
-    site = load_cluster(cluster_file)
-    experiment, store = load(config, set_ or []), _store(root, site)
-    scheduler = Scheduler.here()
-    limit = None if scheduler is None else scheduler.max_array_size()
-    positions = scripts.array(launch.pin(experiment, store), store, stage, site, limit=limit)
-    note_code(store.root, experiment.name)  # the jobs refuse to run any other
-    print(positions)
+    positions = "nothing"  # which sbatch refuses; with an empty --array it would submit one job for the whole grid
+    try:
+        site = _site(cluster_file)
+        experiment, store = load(config, set_ or []), _store(root, site)
+        scheduler = Scheduler.here()
+        limit = None if scheduler is None else scheduler.max_array_size()
+        found = scripts.array(launch.pin(experiment, store), store, stage, site, limit=limit)
+        note_code(store.root, experiment.name)  # the jobs refuse to run any other
+        positions = found
+    finally:
+        print(positions)
 
 
 @app.command()
@@ -231,7 +243,7 @@ def prune(
     cluster_file: File = None,
 ) -> None:
     """Remove artifacts that no experiment refers to, and what nobody reads again, after saying which."""
-    site = load_cluster(cluster_file)
+    site = _site(cluster_file)
     prune_superseded(configs or [], _store(root, site), site.logs_folder, cluster_file, yes=yes)
 
 

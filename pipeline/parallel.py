@@ -158,7 +158,7 @@ class Joined(Ranks):
         if torch.cuda.is_available():
             torch.cuda.set_device(place.local % torch.cuda.device_count())  # SLURM may show each task its own alone
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
-        with self._connected("could not meet the others"):
+        with stopping.unheard(), self._connected("could not meet the others"):
             store, *_ = next(rendezvous(f"tcp://{place.host}:{place.port}", place.rank, place.size, timeout=JOINING))
             distributed.init_process_group(
                 backend, store=store, rank=place.rank, world_size=place.size, timeout=PATIENCE

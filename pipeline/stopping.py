@@ -106,6 +106,30 @@ def polled() -> Iterator[None]:
         _state.polling -= 1
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Inside, a signal kills the process at once: for a long wait in C++ with nothing to lose.
+
+    Python runs its handlers between its own instructions only, so that until then a signal would do nothing.
+
+    Raises:
+        Stopped: a signal came before.
+
+    """
+    ours = [number for number in (getattr(signal, name) for name in SIGNALS) if signal.getsignal(number) is _hear]
+    if not _in_main_thread() or not ours:
+        yield
+        return
+    check()
+    try:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, _hear)
+
+
 def requested() -> str | None:
     """The name of the first signal that came since :func:`listen`, or ``None``."""
     return _state.signal

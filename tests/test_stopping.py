@@ -163,6 +163,20 @@ def test_another_thread_neither_listens_nor_holds_the_main_one_back() -> None:
         thread.join()
 
 
+def test_a_wait_in_c_is_ended_by_the_system() -> None:
+    handlers = []
+    with listen():
+        with stopping.unheard():
+            handlers += [signal.getsignal(number) for number in HEARD]
+        with polled():
+            send("SIGUSR1")
+        with pytest.raises(Stopped), stopping.unheard():
+            pytest.fail("it waited in spite of a signal")
+    assert handlers == [signal.SIG_DFL] * 4
+    with stopping.unheard():
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_without_listening_nothing_is_different() -> None:
     with polled():
         check()

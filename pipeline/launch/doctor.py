@@ -59,6 +59,8 @@ def examine(config: str | None, settings: Sequence[str], root: str | None, clust
     with suppress(InputError):  # which the check of the file says
         site = load_cluster(cluster_file)
 
+    scheduler = Scheduler.here()
+
     def store() -> Store:
         return Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
 
@@ -69,11 +71,11 @@ def examine(config: str | None, settings: Sequence[str], root: str | None, clust
         ("gpu", machine.gpu),
         ("cpu", machine.cpu),
         ("cluster", lambda: cluster(cluster_file)),
-        ("slurm", lambda: slurm(Scheduler.here())),
-        ("requests", lambda: requests(site, Scheduler.here())),
+        ("slurm", lambda: slurm(scheduler)),
+        ("requests", lambda: requests(site, scheduler)),
         ("root", lambda: place(store().root)),
         ("logs", lambda: place(site.logs_folder)),
-        ("offline", lambda: offline(config, settings, store())),
+        ("offline", lambda: offline(config, settings, store(), site)),
         ("step", machine.step),
     ]
     for name, check in checks:
@@ -95,15 +97,14 @@ def _found(name: str, check: Callable[[], str]) -> Found:
 def cluster(file: str | None) -> str:
     """``cluster.yaml`` is valid here, and the scripts are what it says."""
     site = load_cluster(file)
-    for folder in (site.root_folder, site.logs_folder):
-        del folder  # a variable in it that is not set here has raised
+    places = f"artifacts in {Store(site.root_folder).root}, logs in {site.logs_folder}"
     if site.python is not None and site.prefix is None and shutil.which(expanded("python", site.python)) is None:
         raise InputError(f"python: {site.python} is no program here; give the path of the compute nodes' interpreter")
     if not Path("sbatch").is_dir():
-        return "valid; no sbatch/ is here"
+        return f"valid: {places}; no sbatch/ is here"
     if stale := sbatch.stale(site):
-        raise InputError(f"valid, but sbatch/ is older: {', '.join(stale)}; type: python -m pipeline sbatch")
-    return "valid, and sbatch/ is what it says"
+        raise InputError(f"sbatch/ is of another file: {', '.join(stale)}; type: python -m pipeline sbatch")
+    return f"valid: {places}; sbatch/ is what it says"
 
 
 def slurm(scheduler: Scheduler | None) -> str:
@@ -126,7 +127,9 @@ def slurm(scheduler: Scheduler | None) -> str:
 def requests(site: Cluster, scheduler: Scheduler | None) -> str:
     """SLURM would take the jobs of every stage; nothing is submitted."""
     if scheduler is None or job_id() is not None:
-        return "can be asked about on a login node only"
+        return "not asked about: this is no login node"
+    if scheduler.trouble is not None:
+        return "not asked about: SLURM does not answer"
     stages = [stage for stage in JOBS if stage != "prepare" or not site.prepares_here]
     refused = []
     for stage in stages:
@@ -145,9 +148,9 @@ def requests(site: Cluster, scheduler: Scheduler | None) -> str:
 def place(folder: Path) -> str:
     """Files can be written, replaced and locked there, and there is room."""
     at = folder.absolute()
-    while not at.exists():
-        at = at.parent
     try:
+        while not at.exists():
+            at = at.parent
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=at) as made:
             skew = _tried(Path(made))
     except OSError as error:
@@ -184,26 +187,29 @@ def _tried(folder: Path) -> float:
     raise StageError(f"{folder.parent}: a lock is given twice; use another file system for root and logs")
 
 
-def offline(config: str | None, settings: Sequence[str], store: Store) -> str:
+def offline(config: str | None, settings: Sequence[str], store: Store, site: Cluster) -> str:
     """Whatever an experiment reads is on this machine; nothing is asked of the hub."""
     from huggingface_hub import constants
 
-    mode = f"the hub is {'off' if constants.HF_HUB_OFFLINE else 'on'}line, its cache {constants.HF_HUB_CACHE}"
+    cache = constants.HF_HUB_CACHE
+    if site.hub_cache is not None and "HF_HUB_CACHE" not in os.environ:  # as in a job
+        cache = str(expanded("hub_cache", site.hub_cache) / "hub")
+    mode = f"the hub is {'off' if constants.HF_HUB_OFFLINE else 'on'}line, its cache {cache}"
     if config is None:
         return f"{mode}; with CONFIG, an experiment is looked for"
     tasks = stage_cells(load(config, settings), store, "prepare")
-    absent = {cell.folder.name: _absent(cell.config, store) for cell in tasks if cell.state != "done"}  # type: ignore[arg-type]
+    absent = {cell.folder.name: _absent(cell.config, store, cache) for cell in tasks if cell.state != "done"}  # type: ignore[arg-type]
     if lacking := {name: what for name, what in absent.items() if what}:
         name, what = next(iter(lacking.items()))
         raise InputError(
-            f"{len(lacking)} of {len(tasks)} tasks are neither prepared nor in {constants.HF_HUB_CACHE}, such as "
+            f"{len(lacking)} of {len(tasks)} tasks are neither prepared nor in {cache}, such as "
             f"{name} ({' and '.join(what)}); type where there is a network: python -m pipeline.stage1_prepare {config}"
         )
     rest = f", {len(absent)} can be from what is here" if absent else ""
     return f"{len(tasks) - len(absent)} of {len(tasks)} tasks are prepared{rest}; {mode}"
 
 
-def _absent(config: Prepare, store: Store) -> list[str]:
+def _absent(config: Prepare, store: Store, cache: str) -> list[str]:
     """What stage 1 would have to download."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -217,7 +223,7 @@ def _absent(config: Prepare, store: Store) -> list[str]:
         try:
             if revision is None:
                 raise LocalEntryNotFoundError("its revision was never looked up")
-            snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True)
+            snapshot_download(name, repo_type=kind, revision=revision, cache_dir=cache, local_files_only=True)
         except LocalEntryNotFoundError:
             found.append(f"{kind} {name}")
     return found

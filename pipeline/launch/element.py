@@ -7,12 +7,12 @@ that starts again finds what is done and does the rest; one whose cells are all 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import typer
 
@@ -27,13 +27,13 @@ from pipeline.parallel import Ranks
 from pipeline.store import Cell, Store
 
 
-def run_element(folder: str, array: str, index: int, only: int | None = None) -> None:
+def run_element(folder: str, array: str, index: int | None = None, only: int | None = None) -> None:
     """Computes the cells of one element; raises where one of them failed, so that the scheduler says so too.
 
     Args:
         folder: the submission's.
         array: its name.
-        index: in the array.
+        index: in the array; by default the one that SLURM gave this job.
         only: a single one of its cells.
 
     Raises:
@@ -41,20 +41,28 @@ def run_element(folder: str, array: str, index: int, only: int | None = None) ->
         Stopped: the job has to end before its cells are done; they are saved. It was requeued where that is due.
 
     """
-    submission = Submission.read(Path(folder))
-    cells = submission.cells(array, index)
-    if not cells:
-        return
-    row = submission.rows[array]
-    if only is not None:
-        _one_after_another(submission, row.stage, [cells[only]])  # the job is the parent's to requeue
-    elif row.together > 1 and len(cells) > 1:
-        _side_by_side(submission, row, index, cells)
-    else:
+    with stopping.listen():  # submitit's own handlers would take a signal for a time-out of theirs
         try:
-            _one_after_another(submission, row.stage, cells)
+            _compute(Submission.read(Path(folder)), array, index, only)
         except stopping.Stopped as stopped:
-            _leave(stopped.signal)
+            if only is None:  # else the job is the parent's to requeue
+                with stopping.polled():
+                    _requeue_if_due(stopped.signal)
+            raise
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        # All is done: a signal that ends the interpreter before it ends by itself would make this a failed job.
+        for name in stopping.SIGNALS:
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _compute(submission: Submission, array: str, index: int | None, only: int | None) -> None:
+    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0)) if index is None else index
+    cells = submission.cells(array, index)
+    row = submission.rows[array]
+    if only is None and row.together > 1 and len(cells) > 1:
+        _side_by_side(submission, row, index, cells)
+    elif cells:
+        _one_after_another(submission, row.stage, cells if only is None else [cells[only]])
 
 
 def _one_after_another(submission: Submission, stage: str, cells: list[Cell]) -> None:
@@ -65,12 +73,11 @@ def _one_after_another(submission: Submission, stage: str, cells: list[Cell]) ->
             if cell.state == "done":
                 continue
             with _logged(submission, cell):
-                failed.update(run_stage([cell], _stage(stage), store, ranks).failed)
+                failed.update(run_stage([cell], _stage(stage), store, ranks, check=submission.check).failed)
 
     if stage != "prepare":  # compute nodes have no network
         os.environ["HF_HUB_OFFLINE"] = "1"
-    with stopping.listen():
-        led(work)
+    led(work)
     if failed:
         raise StageError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
 
@@ -80,7 +87,7 @@ def _side_by_side(submission: Submission, row: Row, index: int, cells: list[Cell
     command = [sys.executable, "-m", "pipeline.launch.element", str(submission.folder), row.name, str(index), "--cell"]
     waiting, failed = list(range(len(cells))), []
     running: dict[subprocess.Popen[bytes], int] = {}
-    with stopping.listen(), stopping.polled():
+    with stopping.polled():
         while waiting or running:
             while waiting and len(running) < row.together and not stopping.requested():
                 number = waiting.pop(0)
@@ -93,18 +100,15 @@ def _side_by_side(submission: Submission, row: Row, index: int, cells: list[Cell
             for process in [process for process in running if _over(process)]:
                 failed += [running[process]] if process.returncode else []
                 del running[process]
-        name = stopping.requested()
-    if name is not None:
-        _leave(name)
+    stopping.check()
     if failed:
         raise StageError(f"failed: {', '.join(name_of(cells[number]) for number in sorted(failed))}")
 
 
-def _leave(name: str) -> NoReturn:
+def _requeue_if_due(name: str) -> None:
     first = os.environ.get("SLURM_PROCID", "0") == "0"
     if first and due(name):
         requeue()
-    raise stopping.Stopped(name)
 
 
 def _over(process: subprocess.Popen[bytes]) -> bool:
@@ -120,7 +124,8 @@ def _logged(submission: Submission, cell: Cell) -> Iterator[None]:
     """Standard output and error of everything below, libraries and children included, go to this attempt's own log."""
     folder = submission.logs / submission.experiment / cell.folder.parent.name
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{cell.folder.name}.{len(list(folder.glob(f'{cell.folder.name}.*.log'))) + 1}.log"
+    numbers = [int(path.name.split(".")[-2]) for path in folder.glob(f"{cell.folder.name}.*[0-9].log")]
+    path = folder / f"{cell.folder.name}.{max(numbers, default=0) + 1}.log"
     os.environ["TEXTDD_LOG"] = str(path)
     sys.stdout.flush()
     sys.stderr.flush()

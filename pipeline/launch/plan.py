@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pipeline.config import Experiment
+from pipeline.config import Evaluate, Experiment
 from pipeline.config.cluster import Cluster, Request
 from pipeline.config.resources import written
-from pipeline.launch.stages import StageName, name_of, stage_cells, stage_config
+from pipeline.launch.stages import MODULES, StageName, name_of, stage_config
 from pipeline.store import Cell, Store
 
 T = TypeVar("T")
@@ -136,20 +136,30 @@ def plan(
 
 class _Maker:
     def __init__(self, experiment: Experiment, store: Store, cluster: Cluster, live: Live, limit: int | None) -> None:
-        self.experiment, self.store, self.cluster, self.live, self.limit = experiment, store, cluster, live, limit
+        self.cluster, self.live, self.limit = cluster, live, limit
         self.plan = Plan()
         self._at: dict[str, Place] = dict(live.places)
-        self._of = {
-            stage: {name_of(store.cell(stage_config(cell, stage))): cell for cell in reversed(experiment.cells)}
-            for stage in ("prepare", "distill", "evaluate")
-        }
+        # Every address is worked out once: of large grids that is most of the work.
+        self._of: dict[str, Evaluate] = {}  # name of an artifact -> the first cell of the grid that has it
+        self._cells: dict[StageName, dict[str, Cell]] = {stage: {} for stage in MODULES}
+        self._before: dict[str, Cell] = {}  # name of an artifact -> what it reads
+        for whole in experiment.cells:
+            before: Cell | None = None
+            for stage in MODULES:
+                cell = store.cell(stage_config(whole, stage))
+                name = name_of(cell)
+                self._of.setdefault(name, whole)
+                self._cells[stage].setdefault(name, cell)
+                if before is not None:
+                    self._before.setdefault(name, before)
+                before = self._cells[stage][name]
 
     def add(self, stage: StageName) -> None:
         """The arrays of one stage, after those of the stage before."""
         free: dict[tuple[Request, str | None], list[Cell]] = {}
         waiting: dict[tuple[str, Request], dict[int, list[Cell]]] = {}
         for cell in self._open(stage):
-            parent = self._parent(cell, stage)
+            parent = self._parent(cell)
             request = self._request(cell, stage)
             if parent is None:
                 free.setdefault((request, None), []).append(cell)
@@ -171,36 +181,33 @@ class _Maker:
         """The cells that have to be submitted; the others are counted or named in the plan."""
         for counts in (self.plan.done, self.plan.live):
             counts[stage] = 0
-        for cell in stage_cells(self.experiment, self.store, stage):
+        for cell in self._cells[stage].values():
             if cell.state == "done":
                 self.plan.done[stage] += 1
             elif name_of(cell) in self.live.places:
                 self.plan.live[stage] += 1
-            elif (why := self._obstacle(cell, stage)) is not None:
+            elif (why := self._obstacle(cell)) is not None:
                 self.plan.left[cell] = why
             else:
                 yield cell
 
-    def _obstacle(self, cell: Cell, stage: StageName) -> str | None:
+    def _obstacle(self, cell: Cell) -> str | None:
         if (who := cell.holder()) is not None:
             return f"{who} is at it"
         if cell.exhausted(self.cluster.attempts):
             return f"failed {self.cluster.attempts} times in the same way: {cell.failure()}"
-        source = self._source(cell, stage)
+        source = self._before.get(name_of(cell))
         if source is not None and source.state != "done" and name_of(source) not in self._at:
             return f"waits for {name_of(source)}, which is {source.state} and not submitted"
         return None
 
-    def _source(self, cell: Cell, stage: StageName) -> Cell | None:
-        return None if stage == "prepare" else self.store.cell(cell.config.source)  # type: ignore[union-attr]
-
-    def _parent(self, cell: Cell, stage: StageName) -> Place | None:
+    def _parent(self, cell: Cell) -> Place | None:
         """The element that makes what ``cell`` reads, where that is not there yet."""
-        source = self._source(cell, stage)
+        source = self._before.get(name_of(cell))
         return None if source is None or source.state == "done" else self._at[name_of(source)]
 
     def _request(self, cell: Cell, stage: StageName) -> Request:
-        return self.cluster.request(self._of[stage][name_of(cell)], stage, cell.failures())
+        return self.cluster.request(self._of[name_of(cell)], stage, cell.failures())
 
     def _size(self, name: str) -> int:
         earlier = self.live.arrays.get(name)

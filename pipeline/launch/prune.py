@@ -26,7 +26,7 @@ from pipeline.errors import InputError, StageError
 from pipeline.launch.scheduler import JobState, Scheduler, ranges
 from pipeline.launch.stages import MODULES, name_of, stage_config
 from pipeline.launch.submission import PREFIX, Submission
-from pipeline.launch.submitter import _alone
+from pipeline.launch.submitter import alone
 from pipeline.store import Store
 from pipeline.store.atomic import read_json
 from pipeline.store.attempts import LEASE_SECONDS, last_of, last_sign
@@ -126,7 +126,7 @@ def remove(
     freed, left = 0, []
     with ExitStack() as stack:
         for folder in sorted(logs.glob("*/submissions")):
-            stack.enter_context(_alone(logs, folder.parent.name))
+            stack.enter_context(alone(logs, folder.parent.name))
         still = {item.paths for item in find(given, Store(store.root), logs, scheduler).items}
         for item in found.items:
             try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.cluster import Cluster, Request, in_shell
@@ -16,6 +16,10 @@ from pipeline.launch.submission import Submission
 
 if TYPE_CHECKING:
     from submitit import Job
+
+
+# Signals that come before anybody listens would kill the interpreter, and a job that ends so is not put back.
+_UNHEARD = """sh -c 'trap "" TERM USR1 USR2; exec "$0" "$@"'"""
 
 
 @dataclass(frozen=True)
@@ -47,28 +51,36 @@ class Slurm:
         conditions = [] if parent is None else [f"{'aftercorr' if several else 'afterok'}:{parent}"]
         if after:
             conditions.append("afterany:" + ":".join(after))
-        executor = self._executor(array.name, array.request, conditions, at_once=array.request.at_once)
-        folder = str(self.submission.folder)
+        call = (run_element, str(self.submission.folder), array.name)  # every element finds its index by itself
+        executor = self._executor(array.name, array.request, conditions, call, at_once=array.request.at_once)
         jobs: list[Job[Any]]
         if several:
-            indices = range(len(array.elements))
-            jobs = _submitted(lambda: executor.map_array(run_element, repeat(folder), repeat(array.name), indices))
+            repeated = ([argument] * len(array.elements) for argument in call[1:])
+            jobs = _submitted(lambda: executor.map_array(run_element, *repeated))
         else:
-            jobs = [_submitted(lambda: executor.submit(run_element, folder, array.name, 0))]
+            jobs = [_submitted(lambda: executor.submit(*call))]
         self.submission.record(array.name, jobs[0].job_id.partition("_")[0])
         return jobs
 
     def single(self, name: str, function: Callable[[str], None], request: Request, after: Sequence[str]) -> Job[Any]:
         """A job of its own that calls ``function`` with the submission's folder once ``after`` have ended."""
         conditions = ["afterany:" + ":".join(after)] if after else []
-        executor = self._executor(name, request, conditions)
-        job: Job[Any] = _submitted(lambda: executor.submit(function, str(self.submission.folder)))
+        call = (function, str(self.submission.folder))
+        executor = self._executor(name, request, conditions, call)
+        job: Job[Any] = _submitted(lambda: executor.submit(*call))
         return job
 
-    def _executor(self, name: str, request: Request, conditions: Sequence[str], at_once: int | None = None) -> Any:
+    def _executor(
+        self, name: str, request: Request, conditions: Sequence[str], call: tuple[Any, ...], at_once: int | None = None
+    ) -> Any:
         from submitit import SlurmExecutor
+        from submitit.core.utils import DelayedSubmission
 
-        executor = SlurmExecutor(folder=self.submission.folder / "jobs" / name, python=self.cluster.interpreter)
+        folder = self.submission.folder / "jobs" / name
+        folder.mkdir(parents=True)
+        DelayedSubmission(*call).dump(folder / "job.pkl")
+        python = self.cluster.interpreter or shlex.quote(sys.executable)
+        executor = SlurmExecutor(folder=folder, python=f"{_UNHEARD} {python}")
         parameters = request.submitit_parameters()
         extra = dict(parameters.pop("additional_parameters", {}))
         if conditions:
@@ -82,11 +94,21 @@ class Slurm:
             'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',  # as sbatch/env.sh
             f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export PYTHONSAFEPATH=1",  # the folder of the submission must not come before the copy of the code
+            _pickled(shlex.quote(str(folder))),
         ]
         executor.update_parameters(
             **parameters, additional_parameters=extra, setup=setup, job_name=self.submission.job_name(name)
         )
         return executor
+
+
+def _pickled(folder: str) -> str:
+    """A line of shell for the pickle that submitit names after the job only once sbatch has said its number.
+
+    A submitter that is killed in between leaves jobs without one.
+    """
+    job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+    return f'[ -e {folder}/"{job}_submitted.pkl" ] || cp {folder}/job.pkl {folder}/"{job}_submitted.pkl"'
 
 
 def _submitted(submit: Callable[[], Any]) -> Any:
@@ -95,8 +117,8 @@ def _submitted(submit: Callable[[], Any]) -> Any:
     try:
         return submit()
     except FailedJobError as error:
-        reason = " ".join(str(error).split())
+        reason = "; ".join(line.removeprefix("sbatch: error: ").strip() for line in str(error).strip().splitlines())
         raise StageError(
-            f"SLURM refused the job: {reason}; correct configs/cluster.yaml and run again: what was submitted before "
-            f"is found and not submitted twice"
+            f"SLURM refused the job: {reason}; correct configs/cluster.yaml, or wait for room in the queue, and run "
+            f"again: what was submitted is not submitted twice"
         ) from error

@@ -80,5 +80,5 @@ def _revision(store: Store, kind: str, name: str, asked: str | None) -> str:
         from pipeline.data.hub import resolve_revision
 
         known = resolve_revision(kind, name, asked)
-        store.places.record(kind, name, asked, known)
+        return store.places.record(kind, name, asked, known)  # another process may have been first
     return known

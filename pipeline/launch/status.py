@@ -22,7 +22,7 @@ from pipeline.launch.scheduler import JobState, stuck
 from pipeline.launch.stages import MODULES, StageName, name_of, stage_config
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import read_json
-from pipeline.store.attempts import OUT_OF_MEMORY, Attempt, attempts_of
+from pipeline.store.attempts import NO_MEMORY, OUT_OF_MEMORY, Attempt, attempts_of
 
 State = Literal["done", "running", "pending", "failed", "partial", "missing"]
 _BEFORE: dict[StageName, StageName] = {"distill": "prepare", "evaluate": "distill"}
@@ -221,7 +221,7 @@ def _ended(
     """
     last = found.last
     if last is not None and last.outcome == "failed":
-        kind = last.reason if last.reason == OUT_OF_MEMORY else (last.exception or "exception").partition(":")[0]
+        kind = last.reason if last.reason in NO_MEMORY else (last.exception or "exception").partition(":")[0]
         return replace(row, state="failed", reason=kind, why=last.failure or "")
     never = last is None or (latest is not None and last.job not in (None, latest.id))
     if never and source is not None and source.state == "failed":

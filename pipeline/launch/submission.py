@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ import pipeline
 from pipeline.config import Distill, Evaluate, Experiment, Prepare
 from pipeline.errors import StageError
 from pipeline.launch.plan import Plan
+from pipeline.launch.scheduler import JobState
 from pipeline.launch.stages import name_of
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import read_json, write_json, write_text
@@ -74,6 +76,7 @@ class Submission:
         root: the store's root, absolute.
         logs: the folder of all logs, absolute.
         out: the folder of tables and figures, absolute.
+        check: whether jobs check the gradient before they distil.
         rows: array name -> what it is.
 
     """
@@ -84,13 +87,16 @@ class Submission:
     logs: Path
     out: Path
     rows: dict[str, Row] = field(default_factory=dict)
+    check: bool = True
 
     @classmethod
-    def new(cls, experiment: Experiment, store: Store, logs: Path, planned: Plan, out: Path) -> Submission:
+    def new(
+        cls, experiment: Experiment, store: Store, logs: Path, planned: Plan, out: Path, *, check: bool = True
+    ) -> Submission:
         """Writes the table, the cells' configs, the experiment and the code of a plan."""
         stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         folder = submissions(logs, experiment.name) / stamp
-        made = cls(folder.resolve(), experiment.name, store.root.resolve(), logs.resolve(), out.resolve())
+        made = cls(folder.resolve(), experiment.name, store.root.resolve(), logs.resolve(), out.resolve(), check=check)
         _copy_code(folder / "code")
         write_json(folder / "code" / "provenance.json", code() | {"digest": code_digest()})
         write_text(folder / "experiment.json", experiment.model_dump_json())
@@ -126,13 +132,15 @@ class Submission:
             Path(table["logs"]),
             Path(table["out"]),
             {row.name: row for row in rows},
+            table["check"],
         )
 
     def save(self) -> None:
         """Writes the table."""
         arrays = [asdict(row) for row in self.rows.values()]
-        head = {"experiment": self.experiment, "root": str(self.root), "logs": str(self.logs), "out": str(self.out)}
-        write_json(self.folder / "submission.json", head | {"arrays": arrays})
+        head = {"experiment": self.experiment, "check": self.check}
+        places = {"root": str(self.root), "logs": str(self.logs), "out": str(self.out)}
+        write_json(self.folder / "submission.json", head | places | {"arrays": arrays})
 
     def record(self, array: str, job: str) -> None:
         """Remembers the job id of an array."""
@@ -173,6 +181,44 @@ def all_of(logs: Path, experiment: str) -> Iterator[Submission]:
     """Every submission of an experiment, the oldest first."""
     for table in sorted(submissions(logs, experiment).glob("*/submission.json")):
         yield Submission.read(table.parent)
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job in the scheduler's queue and, by its name, what it was submitted as.
+
+    Attributes:
+        job: what the scheduler says of it.
+        experiment: its name.
+        stamp: the name of the submission's folder.
+        array: of the array, or ``sweep`` or ``aggregate``.
+
+    """
+
+    job: JobState
+    experiment: str
+    stamp: str
+    array: str
+
+    @property
+    def finishes(self) -> bool:
+        """Whether it is one of a submission's last two jobs, which have no cells."""
+        return self.array in ("sweep", "aggregate")
+
+    @property
+    def stage(self) -> str:
+        """Of its cells."""
+        return self.array.partition("-")[0]
+
+
+def queued(logs: Path, jobs: Iterable[JobState]) -> list[Queued]:
+    """The jobs that submissions below ``logs`` explain, of whatever experiment; no others are ours."""
+    found = []
+    for job in jobs:
+        name = re.fullmatch(rf"{PREFIX}\.(.+)\.([^.]+)\.([^.]+)", job.name)  # an experiment's name may have dots
+        if name is not None and (submissions(logs, name[1]) / name[2] / "submission.json").exists():
+            found.append(Queued(job, *name.groups()))
+    return found
 
 
 def jobs_of(submitted: Iterable[Submission]) -> dict[str, list[str]]:

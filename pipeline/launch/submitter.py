@@ -7,8 +7,9 @@ not the first one lived to write their ids down.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,12 @@ from pipeline.launch.element import run_element
 from pipeline.launch.finish import aggregate, sweep
 from pipeline.launch.local import supervise
 from pipeline.launch.plan import Earlier, Live, Place, Plan, plan
-from pipeline.launch.scheduler import JobState, Scheduler, stuck
+from pipeline.launch.scheduler import Scheduler, stuck
 from pipeline.launch.slurm import Slurm
-from pipeline.launch.stages import StageName, name_of, pin, stage_cells
+from pipeline.launch.stages import MODULES, StageName, name_of, pin, stage_cells
 from pipeline.launch.status import rows
-from pipeline.launch.submission import PREFIX, Submission, submissions
-from pipeline.launch.work import canary, run_stage
+from pipeline.launch.submission import Queued, Submission, queued, submissions
+from pipeline.launch.work import run_stage
 from pipeline.store import Store
 
 if TYPE_CHECKING:
@@ -111,10 +112,14 @@ def submit(
     return [debug.submit(run_element, str(submission.folder), array, index) for array, index in elements]
 
 
-def written(experiment: Experiment, store: Store, cluster: Cluster, out: Path) -> Submission | None:
+def written(
+    experiment: Experiment, store: Store, cluster: Cluster, out: Path, *, check: bool = True
+) -> Submission | None:
     """What is missing of an experiment as a submission for this machine; ``None`` where nothing is."""
     planned = plan(experiment, store, cluster, Live())
-    return Submission.new(experiment, store, cluster.logs_folder, planned, out) if planned.arrays else None
+    if not planned.arrays:
+        return None
+    return Submission.new(experiment, store, cluster.logs_folder, planned, out, check=check)
 
 
 def run_locally(folder: str, at_once: int) -> None:
@@ -123,7 +128,7 @@ def run_locally(folder: str, at_once: int) -> None:
     aggregate(folder)
 
 
-def locally(experiment: Experiment, store: Store, cluster: Cluster, out: Path) -> None:
+def locally(experiment: Experiment, store: Store, cluster: Cluster, out: Path, *, check: bool = True) -> None:
     """Runs what is missing in processes of this machine, a few at a time, then makes the tables.
 
     Raises:
@@ -131,7 +136,7 @@ def locally(experiment: Experiment, store: Store, cluster: Cluster, out: Path) -
         Stopped: told to stop; what the cells had done is saved.
 
     """
-    submission = written(experiment, store, cluster, out)
+    submission = written(experiment, store, cluster, out, check=check)
     ended = None if submission is None else supervise(submission, cluster.local.at_once)
     if not any(cell.state == "done" for cell in stage_cells(experiment, store, "evaluate")):
         raise StageError(f"no cell has results: {out} is left as it is; python -m pipeline status CONFIG says why")
@@ -151,8 +156,8 @@ def described(experiment: Experiment, store: Store, cluster: Cluster, executor: 
     if executor == "debug":
         return "\n".join(lines)
     scheduler = Scheduler.here() if executor == "slurm" else None
-    jobs = [] if scheduler is None else _ours(scheduler, experiment, cancelling=False)
-    live = live_of(cluster.logs_folder, experiment.name, jobs)
+    jobs = [] if scheduler is None else _startable(queued(cluster.logs_folder, scheduler.mine()))
+    live = live_of(cluster.logs_folder, store.root, jobs)
     limit = None if scheduler is None else scheduler.max_array_size()
     planned = plan(experiment, store, cluster, live, limit=limit)
     if executor == "slurm":
@@ -179,9 +184,9 @@ def cancel_ours(experiment: Experiment, cluster: Cluster) -> str:
     scheduler = Scheduler.here()
     if scheduler is None:
         raise InputError("there is no SLURM here; Ctrl-C stops what runs on this machine")
-    with _alone(cluster.logs_folder, experiment.name):
-        jobs = _ours(scheduler, experiment, cancelling=False)
-        trouble = scheduler.cancel([job.id for job in jobs])
+    with alone(cluster.logs_folder, experiment.name):
+        jobs = [one for one in queued(cluster.logs_folder, scheduler.mine()) if one.experiment == experiment.name]
+        trouble = scheduler.cancel([one.job.id for one in jobs])
     if trouble is not None:
         raise StageError(f"SLURM did not cancel the jobs ({trouble}); try again")
     return f"{len(jobs)} jobs cancelled"
@@ -195,7 +200,7 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
         store: of the artifacts.
         cluster: what jobs ask for.
         out: folder of tables and figures, which the last job writes.
-        check: compare a hypergradient with its reference on this machine first, where the data are prepared.
+        check: whether jobs compare a hypergradient with its reference before they distil.
 
     Raises:
         InputError: there is no SLURM here.
@@ -205,25 +210,43 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
     scheduler = Scheduler.here()
     if scheduler is None:
         raise InputError("--cluster slurm: there is no sbatch here; log in to the cluster, or type --cluster local")
+    if shutil.which("srun") is None:
+        raise InputError("--cluster slurm: submitit needs srun, which is not here; use plain sbatch (README)")
     stages: tuple[StageName, ...] = ("prepare", "distill", "evaluate")
     if cluster.prepares_here:
         stages = stages[1:]
         outcome = run_stage(stage_cells(experiment, store, "prepare"), "prepare", store)
         print(f"prepare (here): {outcome}", file=sys.stderr)
-        if check:
-            canary(experiment, store)
-    with _alone(cluster.logs_folder, experiment.name):
-        jobs = _ours(scheduler, experiment)
-        live = live_of(cluster.logs_folder, experiment.name, jobs)
+    with alone(cluster.logs_folder, experiment.name):
+        everything = queued(cluster.logs_folder, scheduler.mine())
+        mine = [one for one in everything if one.experiment == experiment.name]
+        _adopt(cluster.logs_folder, mine)
+        jobs = _startable(everything)
+        scheduler.cancel(one.job.id for one in mine if one not in jobs)
+        live = live_of(cluster.logs_folder, store.root, jobs)
         planned = plan(experiment, store, cluster, live, stages=stages, limit=scheduler.max_array_size())
-        if not planned.arrays:
+        waited = _waited_for(experiment, store, live)
+        for one in mine:  # also what is no longer in the grid
+            if not one.finishes:
+                waited.setdefault(one.stage, set()).add(one.job.id.partition("_")[0])
+        follows = any(one.array == "aggregate" for one in mine)
+        lacking = planned.done["evaluate"] > 0 and not (out / f"{experiment.name}.csv").exists()
+        if not planned.arrays and (follows or not (any(waited.values()) or lacking)):
             return Submitted(planned)
-        scheduler.cancel([job.id for job in jobs if _array(job).startswith(("sweep", "aggregate"))])
-        submission = Submission.new(experiment, store, cluster.logs_folder, planned, out)
-        return _submit(Slurm(submission, cluster), planned, live, jobs)
+        scheduler.cancel(one.job.id for one in mine if one.finishes)
+        submission = Submission.new(experiment, store, cluster.logs_folder, planned, out, check=check)
+        return _submit(Slurm(submission, cluster), planned, waited)
 
 
-def _submit(slurm: Slurm, planned: Plan, live: Live, jobs: Sequence[JobState]) -> Submitted:
+def _submit(slurm: Slurm, planned: Plan, waited: Mapping[str, set[str]]) -> Submitted:
+    """Submits the arrays of a plan and the two jobs that follow.
+
+    Args:
+        slurm: of the submission.
+        planned: what to submit.
+        waited: stage -> earlier jobs that the last two wait for, too.
+
+    """
     submitted = Submitted(planned, slurm.submission)
     ids: dict[str, str] = {}  # array name -> job id; the name of an earlier submission's array is its job id
     for array in planned.arrays:
@@ -231,57 +254,69 @@ def _submit(slurm: Slurm, planned: Plan, live: Live, jobs: Sequence[JobState]) -
         after = [ids.get(name, name) for name in array.after]
         submitted.jobs[array.name] = slurm.array(array, parent, after)
         ids[array.name] = submitted.jobs[array.name][0].job_id.partition("_")[0]
-    older = sorted({job.id.partition("_")[0] for job in jobs if not _array(job).startswith(("sweep", "aggregate"))})
+    by_stage = {
+        stage: [ids[array.name] for array in planned.of(stage)] + sorted(waited.get(stage, ())) for stage in MODULES
+    }
     request = slurm.cluster.request(None, "aggregate")
-    parents = [ids[array.name] for array in planned.arrays if array.stage != "evaluate"]
-    children = [ids[array.name] for array in planned.arrays if array.stage == "evaluate"]
-    sweeper = slurm.single("sweep", sweep, request, [*parents, *older])
-    last = slurm.single("aggregate", aggregate, request, [sweeper.job_id, *children])
+    # not behind those that wait themselves: of these some may never start, which is for the sweeper to see
+    sweeper = slurm.single("sweep", sweep, request, [*by_stage["prepare"], *by_stage["distill"]])
+    last = slurm.single("aggregate", aggregate, request, [sweeper.job_id, *by_stage["evaluate"]])
     submitted.jobs |= {"sweep": [sweeper], "aggregate": [last]}
     return submitted
 
 
-def live_of(logs: Path, experiment: str, jobs: Sequence[JobState]) -> Live:
-    """The cells that jobs in the queue will compute, by the tables of the submissions that their names say."""
+def _waited_for(experiment: Experiment, store: Store, live: Live) -> dict[str, set[str]]:
+    """Stage -> jobs in the queue that compute cells of this experiment."""
+    found: dict[str, set[str]] = {}
+    for stage in MODULES if live.places else ():  # addresses of a large grid take a while
+        names = (name_of(cell) for cell in stage_cells(experiment, store, stage))
+        found[stage] = {live.places[name].array for name in names if name in live.places}
+    return found
+
+
+def _startable(jobs: Iterable[Queued]) -> list[Queued]:
+    """Without those that wait for what cannot happen any more."""
+    jobs = list(jobs)
+    never = set(stuck({one.job.id: one.job for one in jobs}))
+    return [one for one in jobs if one.job.id not in never]
+
+
+def live_of(logs: Path, root: Path, jobs: Iterable[Queued]) -> Live:
+    """The cells below ``root`` that jobs in the queue will compute, of whatever experiment: these share cells."""
     places: dict[str, Place] = {}
     arrays: dict[str, Earlier] = {}
-    read: dict[str, Submission] = {}
-    for job in jobs:
-        _, _, stamp, name = _parts(job.name)
-        folder = submissions(logs, experiment) / stamp
-        if name in ("sweep", "aggregate") or not folder.exists():
+    read: dict[tuple[str, str], Submission] = {}
+    for one in jobs:
+        key = one.experiment, one.stamp
+        submission = read[key] if key in read else Submission.read(submissions(logs, one.experiment) / one.stamp)
+        read[key] = submission
+        if one.finishes or submission.root != root.resolve():
             continue
-        submission = read.setdefault(stamp, Submission.read(folder)) if stamp not in read else read[stamp]
-        row = submission.rows[name]
-        array, _, index = job.id.partition("_")
+        row = submission.rows[one.array]
+        array, _, index = one.job.id.partition("_")
         arrays[array] = Earlier(array, len(row.elements))
         for cell in row.elements[int(index or 0)]:
             places[cell] = Place(array, int(index or 0))
     return Live(places, arrays)
 
 
-def _ours(scheduler: Scheduler, experiment: Experiment, *, cancelling: bool = True) -> list[JobState]:
-    """The jobs of this experiment that are not over; those that wait for what will never be are cancelled first."""
-    jobs = [job for job in scheduler.mine() if job.name.startswith(f"{PREFIX}.{experiment.name}.")]
-    never = stuck({job.id: job for job in jobs})
-    if cancelling:
-        scheduler.cancel(never)
-    return [job for job in jobs if job.id not in never or not cancelling]
-
-
-def _parts(name: str) -> list[str]:
-    """Prefix, experiment, submission, array; an experiment's name may have dots."""
-    head, stamp, array = name.rsplit(".", 2)
-    prefix, _, experiment = head.partition(".")
-    return [prefix, experiment, stamp, array]
-
-
-def _array(job: JobState) -> str:
-    return _parts(job.name)[-1]
+def _adopt(logs: Path, jobs: Iterable[Queued]) -> None:
+    """Writes down the ids of jobs whose submitter did not live to do so."""
+    arrays = {(one.experiment, one.stamp, one.array): one.job.id.partition("_")[0] for one in jobs if not one.finishes}
+    for (experiment, stamp, array), job in arrays.items():
+        submission = Submission.read(submissions(logs, experiment) / stamp)
+        if submission.rows[array].job is None:
+            submission.record(array, job)
 
 
 @contextmanager
-def _alone(logs: Path, experiment: str) -> Iterator[None]:
+def alone(logs: Path, experiment: str) -> Iterator[None]:
+    """Holds the right to submit jobs of an experiment.
+
+    Raises:
+        StageError: another process has held it for a minute.
+
+    """
     folder = submissions(logs, experiment)
     folder.mkdir(parents=True, exist_ok=True)
     lock = SoftFileLease(folder / "lock", lease_duration=120.0)  # holds on a shared file system

@@ -14,43 +14,55 @@ from pipeline import stopping
 from pipeline.config import DDAL, Distill, Experiment, Prepare
 from pipeline.errors import InputError, StageError
 from pipeline.launch.stages import MODULES, StageName, stage_cells
+from pipeline.launch.submission import code_digest
 from pipeline.parallel import LostRanksError, Ranks, gathered
 from pipeline.progress import quiet_libraries
 from pipeline.store import Cell, Store
+from pipeline.store.atomic import read_json, write_json
 
 
 def canary(experiment: Experiment, store: Store) -> None:
     """Compares the hypergradient of one cell per prepared encoder with its references, before hours are spent on it.
 
-    A small slice in float64, once per encoder that has a ``ddal`` cell to distil; nothing where all are done.
+    Raises:
+        StageError: it does not agree.
+
+    """
+    for cell in stage_cells(experiment, store, "distill"):
+        if cell.state != "done":
+            check_gradient(cell, store)
+
+
+def check_gradient(cell: Cell, store: Store) -> None:
+    """Compares the hypergradient of a ``ddal`` cell with its references, on a small slice in float64.
+
+    Once per prepared encoder, estimator and version of the code: that it holds is noted beside the prepared task.
 
     Raises:
         StageError: it does not agree.
 
     """
-    checked = set()
-    for cell in stage_cells(experiment, store, "distill"):
-        if not _is_ddal(cell) or cell.state == "done":
-            continue
-        assert isinstance(cell.config, Distill)
-        source = store.cell(cell.config.source)
-        if source.folder in checked or source.state != "done":
-            continue
-        quiet_libraries()
-        from pipeline.methods.gradient_check import canary_of
+    if not isinstance(cell.config, Distill) or not isinstance(cell.config.method, DDAL):
+        return
+    source = store.cell(cell.config.source)
+    noted, mine = source.folder / "gradient_check.json", {"code": code_digest(), "by": cell.config.method.estimator}
+    if source.state != "done" or read_json(noted) == mine:
+        return
+    quiet_libraries()
+    from pipeline.methods.gradient_check import canary_of
 
-        try:
-            found = canary_of(cell.config, source.folder)
-        except InputError:
-            continue  # this cell cannot be distilled at all: its own stage will say so
-        checked.add(source.folder)
-        print(f"gradient check: {found}", file=sys.stderr)
-        if not found.holds:
-            raise StageError(
-                f"the hypergradient of {cell.folder.name} is wrong, so nothing was distilled; "
-                f"python -m pipeline check-grad CONFIG says of which tensor, estimator: unroll does without "
-                f"hand-derived passes, and --no-check goes on regardless"
-            )
+    try:
+        found = canary_of(cell.config, source.folder)
+    except InputError:
+        return  # this cell cannot be distilled at all: its own stage will say so
+    print(f"gradient check: {found}", file=sys.stderr)
+    if not found.holds:
+        raise StageError(
+            f"the hypergradient of {cell.folder.name} is wrong, so nothing was distilled; "
+            f"python -m pipeline check-grad CONFIG says of which tensor, estimator: unroll does without "
+            f"hand-derived passes, and --no-check goes on regardless"
+        )
+    write_json(noted, mine)
 
 
 @dataclass
@@ -65,7 +77,9 @@ class Outcome:
         return f"{self.ran} done now, {self.found} done before, {len(self.failed)} failed"
 
 
-def run_stage(cells: Sequence[Cell], stage: StageName, store: Store, ranks: Ranks | None = None) -> Outcome:
+def run_stage(
+    cells: Sequence[Cell], stage: StageName, store: Store, ranks: Ranks | None = None, *, check: bool = False
+) -> Outcome:
     """Runs the cells of one stage that are not done, one after the other; a failing one does not stop the others.
 
     Args:
@@ -73,6 +87,7 @@ def run_stage(cells: Sequence[Cell], stage: StageName, store: Store, ranks: Rank
         stage: its name.
         store: where they are.
         ranks: the processes of this run; this is the first of them, and it shares its ``ddal`` cells with the others.
+        check: see :func:`check_gradient`; a cell whose gradient is wrong fails.
 
     Raises:
         LostRanksError: another of the processes is gone.
@@ -92,6 +107,8 @@ def run_stage(cells: Sequence[Cell], stage: StageName, store: Store, ranks: Rank
                 if out is None:
                     outcome.found += 1
                     continue
+                if check:
+                    check_gradient(cell, store)
                 if ranks is not None and ranks.size > 1 and isinstance(cell.config, Distill) and _is_ddal(cell):
                     with stopping.polled():  # once they are told, this process may only leave together with them
                         ranks.tell((cell.config, out.resolve()))

@@ -28,10 +28,11 @@ from pipeline.store.atomic import is_full, read_json, write_json
 Outcome = Literal["done", "failed", "stopped", "killed"]
 LEASE_SECONDS = 120.0
 OUT_OF_MEMORY = "out of memory"
-_NO_MEMORY = re.compile(
-    r"CUDA out of memory|CUDA error: out of memory|DefaultCPUAllocator: (can't allocate|not enough) memory"
-    r"|CUBLAS_STATUS_ALLOC_FAILED"
-)
+OUT_OF_GPU_MEMORY = f"{OUT_OF_MEMORY} on the GPU"  # which more memory of the node does not help
+NO_MEMORY = (OUT_OF_MEMORY, OUT_OF_GPU_MEMORY)
+_NO_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")
+_NO_GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+_CLEARED = "attempts/cleared.json"
 _MIB = 2**20
 
 
@@ -89,8 +90,8 @@ class Attempt:
         """Why it failed, for people; ``None`` where it did not."""
         if self.outcome != "failed":
             return None
-        if self.reason == OUT_OF_MEMORY:
-            return f"{OUT_OF_MEMORY} ({self.exception})"
+        if self.reason in NO_MEMORY:
+            return f"{self.reason} ({self.exception})"
         return self.exception if self.reason == "exception" else self.reason
 
     @property
@@ -99,7 +100,7 @@ class Attempt:
         if self.outcome not in ("failed", "killed"):
             return None
         # how much was free differs from time to time
-        return self.reason if self.outcome == "killed" or self.reason == OUT_OF_MEMORY else self.exception
+        return self.reason if self.outcome == "killed" or self.reason in NO_MEMORY else self.exception
 
 
 def attempts_of(folder: Path) -> list[Attempt]:
@@ -171,8 +172,9 @@ def begin(folder: Path, seen: float | None) -> Attempt:
         rows=rows_of(folder),
     )
     _write(folder, attempt)
-    if (cuda := _cuda()) is not None:
-        cuda.reset_peak_memory_stats()
+    with suppress(RuntimeError):  # of a device that was lost
+        if (cuda := _cuda()) is not None:
+            cuda.reset_peak_memory_stats()
     return attempt
 
 
@@ -188,11 +190,10 @@ def end(folder: Path, attempt: Attempt, error: BaseException | None = None) -> N
     if error is not None:
         outcome, reason, exception = describe(error)
     gpu = gpu_peak = None
-    if (cuda := _cuda()) is not None:
-        with suppress(RuntimeError):  # a device that was lost tells nothing
+    with suppress(RuntimeError):
+        if (cuda := _cuda()) is not None:
             gpu, gpu_peak = cuda.get_device_name(), round(cuda.max_memory_reserved() / _MIB, 1)
-    now = time.time()
-    unit = 1 if sys.platform == "darwin" else 1024
+    now, unit = time.time(), 1 if sys.platform == "darwin" else 1024
     ended = replace(
         attempt,
         gpu=gpu,
@@ -215,12 +216,10 @@ def describe(error: BaseException) -> tuple[Outcome, str, str | None]:
         return "stopped", "signal SIGINT", None
     lines = str(error).strip().splitlines()
     exception = type(error).__name__ + (f": {lines[-1].strip()}" if lines else "")
-    if (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or _NO_MEMORY.search(str(error))
-    ):
+    if type(error).__name__ == "OutOfMemoryError" or _NO_GPU_MEMORY.search(str(error)):
+        return "failed", OUT_OF_GPU_MEMORY, exception
+    named = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if named or _NO_MEMORY.search(str(error)):
         return "failed", OUT_OF_MEMORY, exception
     if isinstance(error, InputError | StageError):
         return "failed", str(error), exception
@@ -238,11 +237,6 @@ def job_id() -> str | None:
 def is_earlier_start(attempt: Attempt) -> bool:
     """Whether this process's job made the attempt before SLURM put it back: that process is gone, wherever it was."""
     return attempt.job is not None and attempt.job == job_id() and attempt.restarts < _restarts()
-
-
-def seconds_of(folder: Path) -> float:
-    """Wall seconds of all attempts that ended."""
-    return round(sum(attempt.seconds or 0.0 for attempt in attempts_of(folder)), 3)
 
 
 def same_way(attempts: Sequence[Attempt], rows: int) -> int:
@@ -267,13 +261,7 @@ def same_way(attempts: Sequence[Attempt], rows: int) -> int:
 
 
 def retry_reasons(attempts: Sequence[Attempt], rows: int) -> dict[Literal["out_of_memory", "timeout"], int]:
-    """How many attempts ended out of memory, and how many were too short to save anything at all.
-
-    Args:
-        attempts: of one cell.
-        rows: :func:`rows_of` the cell now.
-
-    """
+    """How many attempts ended out of memory, and how many were too short to save anything; as :func:`same_way`."""
     warned = {f"signal {name}" for name in REQUEUE}
     saved = zip(attempts, _further(attempts, rows), strict=True)
     return {
@@ -283,24 +271,21 @@ def retry_reasons(attempts: Sequence[Attempt], rows: int) -> dict[Literal["out_o
 
 
 def rows_of(folder: Path) -> int:
-    """Lines of the cell's CSV files (``log.csv``, ``results.csv``): how far it has got."""
-    return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in folder.glob("*.csv"))
+    """Rows that are in the cell's ``log.csv`` and ``results.csv``: how far it has got."""
+    found = [path for path in (folder / "log.csv", folder / "results.csv") if path.exists()]
+    return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in found)
 
 
 def clear(folder: Path) -> None:
     """Lets the attempts so far count no more for giving the cell up."""
     if files := _files(folder):
-        write_json(_cleared(folder), {"through": int(files[-1].stem), "time": _iso(time.time())})
+        write_json(folder / _CLEARED, {"through": int(files[-1].stem), "time": _iso(time.time())})
 
 
 def cleared(folder: Path) -> int:
     """The number of the last attempt that does not count any more, or 0."""
-    record = read_json(_cleared(folder))
+    record = read_json(folder / _CLEARED)
     return 0 if record is None else int(record["through"])
-
-
-def _cleared(folder: Path) -> Path:
-    return folder / "attempts" / "cleared.json"
 
 
 def _files(folder: Path) -> list[Path]:
@@ -353,10 +338,8 @@ def _is_dead(attempt: Attempt) -> bool:
         return False
     try:
         os.kill(attempt.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)  # not: somebody else's
     return False
 
 

@@ -134,14 +134,8 @@ class Cell:
 
         """
         stored = read_json(self.folder / "config.json")
-        if stored is None:
-            return
-        for path, then, now in _differences(stored, self.config):
-            name = _as_written(path, self.config)
-            raise InputError(
-                f"{self.folder}: made with {name} = {then!r}, but that default is now {now!r}; write {name}: {then!r} "
-                f"to compute with the old value in another folder, or remove this one to make it anew"
-            )
+        if stored is not None:
+            check_stored(stored, self.config, self.folder)
 
     @contextmanager
     def claim(self) -> Iterator[Path | None]:
@@ -218,7 +212,7 @@ class Cell:
 
     def _finish(self, attempt: records.Attempt) -> None:
         records.end(self.folder, attempt)
-        seconds = records.seconds_of(self.folder)
+        seconds = round(sum(ended.seconds or 0.0 for ended in self.attempts()), 3)
         write_json(self.folder / "done.json", {"identity": self.digest, "seconds": seconds, **provenance()})
 
     def _give_up(self, attempt: records.Attempt | None, error: BaseException) -> None:
@@ -231,6 +225,21 @@ class Cell:
         # Runs on the heartbeat thread, where an exception would be swallowed. Whoever took over writes from now on.
         os.write(2, f"{self.folder}: lost the lease ({compromise.reason}); stopping before the next write\n".encode())
         os._exit(75)
+
+
+def check_stored(stored: Any, config: Stage, place: Path) -> None:
+    """Compares the full config that something at ``place`` was made with, as plain JSON, with today's.
+
+    Raises:
+        InputError: a default changed in between; both values are named.
+
+    """
+    for path, then, now in _differences(stored, config):
+        name = _as_written(path, config)
+        raise InputError(
+            f"{place}: made with {name} = {then!r}, but that default is now {now!r}; write {name}: {then!r} "
+            f"to compute with the old value in another folder, or remove this one to make it anew"
+        )
 
 
 def _as_written(path: str, config: Stage) -> str:

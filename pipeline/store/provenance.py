@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
 import subprocess
@@ -40,12 +39,6 @@ def code() -> dict[str, Any]:
     revision = _git(root, "rev-parse", "HEAD")
     dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if revision else None
     return {"git_revision": revision, "git_dirty": dirty}
-
-
-def job_name() -> str:
-    """Who runs this process: host, process id and, on a cluster, the job id."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return f"{socket.gethostname()} pid {os.getpid()}" + (f" job {job}" if job else "")
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ class Job:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
         for name in ("bin", "sbatch"):
             (folder / name).mkdir()
         self.environment = {
@@ -148,7 +150,7 @@ class Job:
 
     def start(self, *arguments: str, script: str = SCRIPTS[1], cluster: Cluster | None = None, **more: str) -> Any:
         (self.folder / "script").write_text(render(cluster or Cluster())[script])
-        return subprocess.Popen(
+        process = subprocess.Popen(
             ["bash", "script", *arguments],
             cwd=self.folder,
             env=self.environment | more,
@@ -156,6 +158,8 @@ class Job:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
 
     def run(self, *arguments: str, **more: Any) -> tuple[int, str]:
         process = self.start(*arguments, **more)
@@ -187,8 +191,12 @@ ELEMENT = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
-    return Job(tmp_path)
+def job(tmp_path: Path) -> Iterator[Job]:
+    job = Job(tmp_path)
+    yield job
+    for process in job.started:  # a stage that waits for a signal would wait for ever
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_an_element_computes_its_position(job: Job) -> None:

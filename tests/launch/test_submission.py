@@ -15,7 +15,7 @@ from pipeline.launch import submission as module
 from pipeline.launch.plan import Live, Place, plan
 from pipeline.launch.scheduler import JobState
 from pipeline.launch.stages import name_of, stage_cells
-from pipeline.launch.submission import Submission, all_of, check_code, jobs_of, note_code
+from pipeline.launch.submission import Submission, all_of, check_code, jobs_of, note_code, queued
 from pipeline.launch.submitter import live_of
 from pipeline.store import Store
 
@@ -98,7 +98,7 @@ def test_jobs_in_the_queue_are_known_by_their_names(made: Submission, tmp_path: 
     job = JobState("31_2", "PENDING", name=made.job_name("distill-0"))
     lost = JobState("32_0", "PENDING", name="textdd.tiny.20200101-000000-aaaa.distill-0")  # its folder was removed
     last = JobState("33", "PENDING", name=made.job_name("aggregate"))
-    live = live_of(tmp_path / "logs", "tiny", [job, lost, last])
+    live = live_of(tmp_path / "logs", made.root, queued(tmp_path / "logs", [job, lost, last]))
     (name,) = made.rows["distill-0"].elements[2]
     assert live.places == {name: Place("31", 2)}
     assert live.arrays["31"].size == 3

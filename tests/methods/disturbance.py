@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +18,7 @@ import datasets, torch, torch._dynamo, transformers, typer.main
 import pipeline.stage1_prepare, pipeline.stage2_distill, pipeline.stage3_evaluate, pipeline.methods.ddal
 from pipeline import __main__, launch, parallel
 
-def disturb(where, count, name, pause):
+def disturb(where, count, name, pause, again):
     module, _, path = where.partition(":")
     owner = importlib.import_module(module)
     *holders, function = path.split(".")
@@ -30,6 +30,8 @@ def disturb(where, count, name, pause):
         if len(calls) == count:
             os.kill(os.getpid(), getattr(signal, name))
             time.sleep(pause)
+            if again:
+                os.kill(os.getpid(), getattr(signal, name))
         return true(*args, **kwargs)
     setattr(owner, function, disturbed)
 
@@ -63,6 +65,7 @@ class Disturbance:
         count: in which call of it.
         name: of the signal.
         pause: seconds that the call then takes longer, unless the signal ends it.
+        again: whether the signal comes once more after that.
 
     """
 
@@ -70,6 +73,7 @@ class Disturbance:
     count: int
     name: str
     pause: float = 0.0
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def launch(
 
     ``None`` leaves a launch alone.
     """
-    plain = [d and (d.where, d.count, d.name, d.pause) for d in disturbances]
+    plain = [disturbance and astuple(disturbance) for disturbance in disturbances]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, stage, json.dumps(plain), str(config), *map(str, more), "--root", str(root)],
         capture_output=True,

@@ -131,6 +131,16 @@ def test_stopped_at_any_moment_it_loses_nothing(small: Write, tmp_path: Path, na
     assert_equal(undisturbed(path, tmp_path / "a"), cell)
 
 
+def test_ctrl_c_finishes_the_step_and_a_second_one_does_not(small: Write, tmp_path: Path) -> None:
+    path = small(3600)
+    cell = cell_of(path, tmp_path / "b")
+    once = Disturbance(STEP, 3, "SIGINT")
+    twice = Disturbance(STEP, 2, "SIGINT", pause=1.5, again=True)
+    ended, said = launch("distill", path, tmp_path / "b", [once, twice])
+    assert [(launch.status, launch.step) for launch in ended] == [(130, 3), (130, 3)], said
+    assert [attempt.reason for attempt in cell.attempts()] == ["signal SIGINT"] * 2
+
+
 def test_killed_at_any_moment_it_loses_what_was_not_saved(small: Write, tmp_path: Path) -> None:
     path = small(0)
     cell = cell_of(path, tmp_path / "b")

@@ -79,7 +79,9 @@ class Fabric:
 
     def fail(self, config: Stage, reason: str) -> None:
         folder = self._folder(config)
-        (folder / "failed.json").write_text(json.dumps({"reason": reason}))
+        (folder / "attempts").mkdir(exist_ok=True)
+        record = {"number": 1, "host": "n1", "pid": 1, "began": "2026-01-01T00:00:00+00:00", "outcome": "failed"}
+        (folder / "attempts" / "001.json").write_text(json.dumps(record | {"reason": reason}))
 
     def _done(self, config: Stage, seconds: float) -> Path:
         folder = self._folder(config)

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from tests.slurm.rig import Slurm, running
 Write = Callable[..., Tiny]
 DDAL, FINETUNE = {"name": "ddal"}, {"name": "finetune", "steps": 5}
 TOO_LONG = {"distill.method.sequence_length": [41]}  # the encoder has 40 positions, which stage 2 finds out
-SAVING = {"runtime": {"threads": 1, "save_seconds": 0}}
 # Python starts this file by itself, in jobs, too. Where a cell has a file in waits/, its process waits at its second
 # save, of step 2 of 3, until a signal comes; once. At its end a job says what it saw of the hub and of the code.
 GATE = """
@@ -46,14 +46,20 @@ if "SLURM_JOB_ID" in os.environ:
 
 
 @pytest.fixture
-def undisturbed(tiny: Write, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write(tiny: Write) -> Write:
+    """An experiment that saves after every step."""
+    return partial(tiny, distill={"runtime": {"threads": 1, "save_seconds": 0}})
+
+
+@pytest.fixture
+def undisturbed(write: Write, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every cell of these tests, computed in one process, once; artifacts are the same in every folder."""
     root = tmp_path_factory.getbasetemp() / "undisturbed"
     if not root.exists():
         seeds = {"distill.seed": [0, 1, 2, 3, 4]}
         more = {"distill.seed": [0, 1], "evaluate.protocol": [FINETUNE]}
         fewer = {"distill.seed": [0, 2], "evaluate.initialisations": [1]}
-        case = tiny(name="undisturbed", grids=[seeds, more, fewer])
+        case = write(name="undisturbed", grids=[seeds, more, fewer])
         case.pipeline(
             "run", case.config, "--no-check", "--root", root.with_suffix(".making"), "--out", tmp_path / "tables"
         )
@@ -117,19 +123,21 @@ def submissions(case: Tiny, name: str = "tiny") -> list[Submission]:
 
 
 def submitted(submission: Submission) -> list[str]:
-    """The cells of a submission."""
-    return [cell for row in submission.rows.values() for element in row.elements for cell in element]
+    """The cells that a submission gave to jobs."""
+    rows = [row for row in submission.rows.values() if row.job is not None]
+    return [cell for row in rows for element in row.elements for cell in element]
 
 
 def assert_finished(case: Tiny, undisturbed: Path, cells: int) -> None:
-    """So many cells have results, and all that there is equals what one process makes, to the last bit."""
+    """So many cells have results, and all that is done equals what one process makes, to the last bit."""
     found, theirs = made(case.root), made(undisturbed)
-    assert sum(name.startswith("evaluate/") and name.endswith("done.json") for name in found) == cells
-    assert {name for name, what in found.items() if theirs.get(name) != what} == set()
+    done = {name.rpartition("/")[0] for name in found if name.endswith("done.json")}
+    assert sum(folder.startswith("evaluate/") for folder in done) == cells
+    assert {name for name in found if name.rpartition("/")[0] in done and theirs.get(name) != found[name]} == set()
 
 
-def test_four_stages(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
-    case = tiny(
+def test_four_stages(write: Write, slurm: Slurm, undisturbed: Path) -> None:
+    case = write(
         {"slurm": {"distill": {"at_once": 1}}}, grids=[{"distill.seed": [0, 1], "evaluate.protocol": [DDAL, FINETUNE]}]
     )
     folder = watched(case)
@@ -167,16 +175,16 @@ def test_four_stages(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
     case.pipeline("run", case.config, "--root", undisturbed, "--out", case.folder / "debug")
     tables = made(case.root, case.folder / "debug")
     assert tables == made(case.root, case.folder / "analysis/results")
-    assert {row[2] for row in tables["tiny.csv"]} == {"row", "HL"}
+    assert {row[2] for row in tables["tiny.csv"]} == {"row", "HL", "HL, fine-tuned"}
 
 
-def test_a_cell_that_fails(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
-    case = prepared(tiny({"attempts": 2}, grids=[{"distill.seed": [0]}, TOO_LONG]), undisturbed)
+def test_a_cell_that_fails(write: Write, slurm: Slurm, undisturbed: Path) -> None:
+    case = prepared(write({"attempts": 2}, grids=[{"distill.seed": [0]}, TOO_LONG]), undisturbed)
     run(case)
     slurm.wait_gone(seconds=120)  # what waits for the failed cell was swept away, and the tables' job ran
     assert_finished(case, undisturbed, cells=1)
     table = (case.folder / "analysis/results/tiny.table2.md").read_text()
-    assert "missing" in table
+    assert "Without results (1):" in table
     found = status(case)
     (good, bad), (_, bad_child) = found["distill"], found["evaluate"]
     assert [row["state"] for rows in (found["distill"], found["evaluate"]) for row in rows] == ["done", "failed"] * 2
@@ -200,15 +208,14 @@ def test_a_cell_that_fails(tiny: Write, slurm: Slurm, undisturbed: Path) -> None
     assert len(attempts_of(case.root / good["name"])) == 1
 
 
-def test_disturbed(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
+def test_disturbed(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     """A time limit, a pre-emption, a requeue from outside, a node that fails, a cancellation: one cell each."""
     rules = [
         {"where": {"distill.seed": 0}, "distill": {"minutes": 1}},
         {"where": {"distill.seed": 1}, "distill": {"partition": "scavenge", "options": {"nodelist": "n2"}}},
     ]
-    case = tiny(
+    case = write(
         {"cells": rules, "slurm": {"distill": {"options": {"nodelist": "n1"}}}},
-        distill=SAVING,
         grids=[{"distill.seed": [0, 1, 2, 3, 4]}],
     )
     prepared(case, undisturbed)
@@ -216,7 +223,7 @@ def test_disturbed(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
     run(case)
     slurm.wait_for(lambda: all(path.read_text() for path in (gate / "waits").iterdir()), 120, "five that wait")
     cells = status(case)["distill"]
-    assert {(row["state"], row["progress"]) for row in cells} == {("running", 1)}
+    assert {(row["state"], row["progress"]) for row in cells} == {("running", 2)}
     late, cheap, moved, hit, unwanted = (row["job"] for row in cells)
 
     taker = slurm.preempt("n2", wait=False)
@@ -236,24 +243,26 @@ def test_disturbed(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
     slurm.wait_gone(seconds=120)
 
     assert slurm.restarts(unwanted) == 0
-    reasons = ("SIGUSR2", "SIGTERM", "SIGTERM", "SIGTERM")
-    for row, reason in zip(cells, reasons, strict=False):
-        assert outcomes(case, row["name"]) == [("stopped", f"signal {reason}"), ("done", None)]
+    *stopped, done = outcomes(case, cells[0]["name"])
+    assert set(stopped) == {("stopped", "signal SIGUSR2")}  # once or, on a slow machine, more often
+    assert done == ("done", None)
+    for row in cells[1:4]:
+        assert outcomes(case, row["name"]) == [("stopped", "signal SIGTERM"), ("done", None)]
     assert outcomes(case, cells[4]["name"]) == [("stopped", "signal SIGTERM")]
     assert_finished(case, undisturbed, cells=4)
     row, child = (rows[4] for rows in (status(case)["distill"], status(case)["evaluate"]))
     assert (row["state"], row["reason"], row["job"]) == ("failed", "cancelled", unwanted)
     assert (child["state"], child["reason"]) == ("failed", "source failed")
     run(case)
-    slurm.wait_gone(seconds=90)
+    slurm.wait_gone(seconds=120)
     assert submitted(submissions(case)[1]) == [row["name"], child["name"]]
     assert_finished(case, undisturbed, cells=5)
 
 
-def test_a_second_run_submits_what_is_missing(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
+def test_a_second_run_submits_what_is_missing(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     """One set done, one that fails, one in the queue; the second run is of another experiment with the same sets."""
     held = {"where": {"distill.seed": 2}, "distill": {"options": {"hold": True}}}
-    case = prepared(tiny({"cells": [held]}, grids=[{"distill.seed": [0, 2]}, TOO_LONG]), undisturbed, 0)
+    case = prepared(write({"cells": [held]}, grids=[{"distill.seed": [0, 2]}, TOO_LONG]), undisturbed, 0)
     run(case)
     (first,) = submissions(case)
     _, waiting, failing = names(case, "distill")
@@ -279,10 +288,10 @@ def test_a_second_run_submits_what_is_missing(tiny: Write, slurm: Slurm, undistu
     assert all("| HL |" in path.read_text() for path in (case.folder / "analysis/results").glob("*.table2.md"))
 
 
-def test_submitters_that_are_killed_and_that_meet(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
+def test_submitters_that_are_killed_and_that_meet(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     """One is killed at its first answer from sbatch, one before the tables' job; then there are two at once."""
     rule = {"where": {"distill.seed": 1}, "distill": {"memory_gb": 2}}  # an array of its own
-    case = prepared(tiny({"cells": [rule]}, grids=[{"distill.seed": [0, 1]}]), undisturbed)
+    case = prepared(write({"cells": [rule]}, grids=[{"distill.seed": [0, 1]}]), undisturbed)
     folder = case.folder / "bin"
     folder.mkdir()
     killing = replace(case, environment=case.environment | {"PATH": f"{folder}:{slurm.environment['PATH']}"})
@@ -291,7 +300,7 @@ def test_submitters_that_are_killed_and_that_meet(tiny: Write, slurm: Slurm, und
         (folder / "sbatch").write_text(f"{script}[ $(wc -l < {folder}/calls) != {calls} ] || kill -9 $PPID\n")
         (folder / "sbatch").chmod(0o755)
         run(killing, status=-signal.SIGKILL)
-    assert all(row.job is None for row in submissions(case)[0].rows.values())
+        assert [row.job is None for row in submissions(case)[0].rows.values()].count(True) == (4 if calls == 1 else 3)
     pair = [case.start("run", case.config, "--cluster", "slurm", "--no-check") for _ in range(2)]
     said = [process.communicate() for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
@@ -302,19 +311,21 @@ def test_submitters_that_are_killed_and_that_meet(tiny: Write, slurm: Slurm, und
     assert "| HL |" in (case.folder / "analysis/results/tiny.table2.md").read_text()
 
 
-def test_a_queue_with_limits(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
-    """Arrays of two at most, and four jobs: with accounting the fifth is refused, without it sbatch waits for room."""
-    case = prepared(tiny(grids=[{"distill.seed": [0, 1, 2]}]), undisturbed)
+def test_a_queue_with_limits(write: Write, slurm: Slurm, undisturbed: Path) -> None:
+    """Arrays of two at most, and five jobs: with accounting the sixth is refused, without it sbatch waits for room."""
+    case = prepared(write(grids=[{"distill.seed": [0, 1, 2]}]), undisturbed)
     lines = ("AccountingStorageEnforce=limits",) if slurm.accounting else ("MaxJobCount=6", "MinJobAge=2")
     with running("db" if slurm.accounting else "none", "MaxArraySize=2", *lines) as other:
         case.environment.update(other.environment)
         if slurm.accounting:
-            other.run("sacctmgr", "--immediate", "modify", "user", getpass.getuser(), "set", "MaxSubmitJobs=4")
+            other.run("sacctmgr", "--immediate", "modify", "user", getpass.getuser(), "set", "MaxSubmitJobs=5")
             process = case.start("run", case.config, "--cluster", "slurm", "--no-check")
             said = process.communicate()[1].splitlines()
             assert process.returncode == 2
-            assert said[-1].startswith("error: SLURM refused the job: ")
-            assert "AssocMaxSubmitJobLimit" in said[-1]
+            assert said[-1].startswith(
+                "error: SLURM refused the job: AssocMaxSubmitJobLimit; Batch job submission failed"
+            )
+            assert said[-1].endswith("run again: what was submitted is not submitted twice")
             other.wait_gone(seconds=60)
         run(case)
         other.wait_gone(seconds=120)
@@ -325,12 +336,11 @@ def test_a_queue_with_limits(tiny: Write, slurm: Slurm, undisturbed: Path) -> No
     assert (case.folder / "analysis/results/tiny.table2.md").exists()
 
 
-def test_side_by_side_by_the_code_of_then(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
+def test_side_by_side_by_the_code_of_then(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     """From Python; two cells share a job; the source tree breaks before it starts, and a signal stops both."""
     together = {"cells_per_job": 2, "cells_per_gpu": 2}
-    case = tiny(
+    case = write(
         {"slurm": {"distill": together | {"options": {"hold": True}}, "evaluate": together}},
-        distill=SAVING,
         grids=[{"distill.seed": [0, 1]}],
     )
     prepared(case, undisturbed)
@@ -345,12 +355,12 @@ def test_side_by_side_by_the_code_of_then(tiny: Write, slurm: Slurm, undisturbed
     for path in tree.rglob("*.py"):
         path.write_text("raise SystemExit('broken')")
     slurm.run("scontrol", "release", job)
-    slurm.wait_for(lambda: all(path.read_text() for path in (gate / "waits").iterdir()), 60, "both that wait")
+    slurm.wait_for(lambda: all(path.read_text() for path in (gate / "waits").iterdir()), 120, "both that wait")
     slurm.run("scancel", "--signal=USR1", job)
     slurm.wait_for(lambda: slurm.restarts(job) == 1, what="the requeue")
     assert slurm.state(child) == "PENDING"
     slurm.start_now(job)
-    slurm.wait_gone(seconds=90)
+    slurm.wait_gone(seconds=120)
     case.environment["PYTHONPATH"] = str(REPOSITORY)
     for name in names(case, "distill"):
         assert [outcome for outcome, _ in outcomes(case, name)] == ["stopped", "done"]
@@ -359,14 +369,14 @@ def test_side_by_side_by_the_code_of_then(tiny: Write, slurm: Slurm, undisturbed
     assert {attempt.job for name in names(case, "evaluate") for attempt in tried[name]} == {child}
 
 
-def test_cancel_only_ours(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
+def test_cancel_only_ours(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     """Not an experiment whose name begins like ours, nor one of the same name in another folder."""
     held = {"slurm": {"all": {"options": {"hold": True}}}}
-    ours = prepared(tiny(held, grids=[{"distill.seed": [0, 1]}]), undisturbed)
+    ours = prepared(write(held, grids=[{"distill.seed": [0, 1]}]), undisturbed)
     run(ours)
     mine = set(slurm.queue())
     assert len(mine) == 2 + 2 + 2
-    longer = replace(ours, config=tiny(held, grids=[{"distill.seed": [2]}], name="tiny.more").config)
+    longer = replace(ours, config=write(held, grids=[{"distill.seed": [2]}], name="tiny.more").config)
     run(longer)
     elsewhere = ours.folder / "elsewhere.yaml"
     elsewhere.write_text(ours.cluster.read_text().replace(str(ours.logs), f"{ours.logs}-elsewhere"))
@@ -380,4 +390,5 @@ def test_cancel_only_ours(tiny: Write, slurm: Slurm, undisturbed: Path) -> None:
     assert foreign in others
     assert {row["state"] for row in status(longer)["distill"]} == {"pending"}
     found = status(ours)
-    assert {row["state"] for row in found["distill"] + found["evaluate"]} == {"missing"}
+    assert {row["reason"] for row in found["distill"] + found["evaluate"]} <= {"cancelled", "source failed", None}
+    assert not {row["state"] for row in found["distill"] + found["evaluate"]} & {"pending", "running"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,20 +24,19 @@ from tests.slurm.conftest import REPOSITORY, made
 from tests.slurm.rig import Slurm
 
 DDAL = {"name": "ddal", "sequence_length": 8, "learning_rate": 0.1, "outer": {"steps": 3, "batch_size": 8}}
+PATIENCE = 300  # seconds, for a machine that has other things to do
 SMALL = {"gpus": 1, "cpus": 1, "memory_gb": 2, "minutes": 5}
-# Python starts this file by itself. It holds a process at a save until a signal comes: once for every file in waits/
-# whose name begins with the element's index.
+# Python starts this file by itself. It holds a process at a save until a signal comes: once for every file in waits/,
+# whose name is the stage, the element and which save of the process it is.
 GATE = """
 import os, pathlib, sys, time
-FOLDER, SAVES = pathlib.Path(__file__).parent / "waits", {"progress.pt": 1, "results.csv": 2}
-seen = []
+FOLDER, seen = pathlib.Path(__file__).parent / "waits", []
 def gate(event, arguments):
-    name = os.path.basename(os.fsdecode(arguments[1])) if event == "os.rename" else ""
-    if name not in SAVES: return
-    seen.append(name)
-    wanted = f"{os.environ['TEXTDD_STAGE']}.{os.environ.get('SLURM_ARRAY_TASK_ID')}."
-    waits = sorted(path for path in FOLDER.iterdir() if path.name.startswith(wanted) and not path.read_text())
-    if waits and seen.count(name) == SAVES[name]:
+    if event != "os.rename" or not str(arguments[1]).endswith(("/progress.pt", "/results.csv")): return
+    seen.append(arguments)
+    ours = f"{os.environ['TEXTDD_STAGE']}.{os.environ.get('SLURM_ARRAY_TASK_ID')}."
+    waits = sorted(path for path in FOLDER.iterdir() if path.name.startswith(ours) and not path.read_text())
+    if waits and len(seen) == int(waits[0].name[len(ours)]):
         waits[0].write_text("waits")
         while not sys.modules["pipeline.stopping"].requested(): time.sleep(0.05)
 if "TEXTDD_STAGE" in os.environ: sys.addaudithook(gate)
@@ -65,10 +65,22 @@ class Clone:
         assert found, said
         return found[1]
 
-    def array(self, stage: str, script: str, *options: str) -> str:
-        """The line of the scripts' headers, for ``tiny.yaml``."""
+    def array(self, stage: str, *options: str) -> str:
+        """The line of a script's header, for ``tiny.yaml``."""
+        return self.submit(self._line(stage, *options))
+
+    def refused(self, stage: str) -> str:
+        """Why that line submits nothing."""
+        before = self.slurm.queue(everything=True)
+        first, *others = self.type(self._line(stage), status=1).splitlines()
+        assert others == ["sbatch: error: Batch job submission failed: Invalid job array specification"]
+        assert self.slurm.queue(everything=True).keys() == before.keys()
+        assert first.startswith("error: tiny: ")
+        return first.removeprefix("error: tiny: ")
+
+    def _line(self, stage: str, *options: str) -> str:
         words = f"--array=$(python -m pipeline array tiny.yaml {stage}) {' '.join(options)}"
-        return self.submit(f"sbatch {words} sbatch/{script} tiny.yaml")
+        return f"sbatch {words} sbatch/{ {'distill': 2, 'evaluate': 3}[stage] }_{stage}.sbatch tiny.yaml"
 
     def log(self, job: str) -> str:
         """What a job or element has said."""
@@ -153,23 +165,22 @@ def test_the_quickstarts_shape(make: Make, slurm: Slurm, tmp_path: Path) -> None
     positions = len(load(tmp_path / "tiny.yaml").cells)
     debug = clone.start("python -m pipeline run tiny.yaml --cluster debug --root debug --out debug-results")
     job = clone.submit("sbatch sbatch/1_prepare.sbatch tiny.yaml")
-    slurm.wait_gone(job)
+    slurm.wait_gone(job, seconds=PATIENCE)
     assert slurm.states(job) == {job: "COMPLETED"}, clone.log(job)
 
-    job, most = clone.array("distill", "2_distill.sbatch"), 0
+    job, most = clone.array("distill"), 0
     while queue := slurm.queue(job):
         most = max(most, sum(line.state == "RUNNING" for line in queue.values()))
         time.sleep(0.2)
     assert slurm.states(job) == {f"{job}_{index}": "COMPLETED" for index in range(positions)}
     assert most == 2
-    said = clone.type("python -m pipeline array tiny.yaml distill", status=2)
-    assert said == f"error: tiny: nothing is left of distill: 0 left, {positions} done, 0 running, 0 given up\n"
+    assert clone.refused("distill") == f"nothing is left of distill: 0 left, {positions} done, 0 running, 0 given up"
 
-    job = clone.array("evaluate", "3_evaluate.sbatch")
-    slurm.wait_gone(job)
+    job = clone.array("evaluate")
+    slurm.wait_gone(job, seconds=PATIENCE)
     assert set(slurm.states(job).values()) == {"COMPLETED"}
     job = clone.submit("sbatch sbatch/4_aggregate.sbatch tiny.yaml")
-    slurm.wait_gone(job)
+    slurm.wait_gone(job, seconds=PATIENCE)
     assert slurm.states(job) == {job: "COMPLETED"}, clone.log(job)
 
     assert "| SL + AL |" in clone.log(job)
@@ -188,7 +199,7 @@ class Disturbed:
     Attributes:
         clone: artifacts in ``checkpoints``; in ``debug`` those of an undisturbed run.
         jobs: by the name of what happened, the job that it happened to.
-        said: what was left, as the array that was typed next.
+        said: by ``array``, before each submission.
         states: of the queue, at the end.
 
     """
@@ -212,7 +223,7 @@ class Disturbed:
         return f"{name}/done.json" in ours and ours == theirs
 
 
-LIMIT, OUTSIDE, PREEMPTED, CANCELLED, FAILS = range(5)
+LIMIT, OUTSIDE, PREEMPTED, CANCELLED, KILLED, FAILS = range(6)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +232,7 @@ def disturbed(make: Make, prepared: Path, slurm: Slurm, tmp_path_factory: pytest
     folder = tmp_path_factory.mktemp("disturbed")
     learned = {"labels": "unrestricted", "attention_labels": "cls"}
     grids = [
-        {"distill.method": [learned], "distill.seed": [LIMIT, OUTSIDE, PREEMPTED, CANCELLED]},
+        {"distill.method": [learned], "distill.seed": [LIMIT, OUTSIDE, PREEMPTED, CANCELLED, KILLED]},
         {"distill.method": [{"sequence_length": 41}]},
     ]
     short = {"where": {"distill.seed": LIMIT}, "distill": {"minutes": 1}}
@@ -232,37 +243,49 @@ def disturbed(make: Make, prepared: Path, slurm: Slurm, tmp_path_factory: pytest
     (folder / "gate" / "sitecustomize.py").write_text(GATE)
     with open(folder / "sbatch" / "env.sh", "a") as env:
         print("export PYTHONPATH=$PWD/gate", file=env)
-    for wait in ("distill.0.a", "distill.0.b", "distill.1.", "distill.2.", "distill.3.", "evaluate.1."):
-        (folder / "gate" / "waits" / wait).touch()
+    once = [f"distill.{OUTSIDE}.1", f"distill.{PREEMPTED}.1", f"distill.{CANCELLED}.1", f"distill.{KILLED}.2"]
+    later = f"evaluate.{OUTSIDE}.2"  # the first time, there is nothing in the file yet
+    for name in (*once, later, f"distill.{LIMIT}.1 first", f"distill.{LIMIT}.1 second"):
+        (folder / "gate" / "waits" / name).touch()
 
-    def waits(stage: str, *indices: int) -> bool:
-        return all((folder / "gate" / "waits" / f"{stage}.{index}.").read_text() for index in indices)
+    def reached(*names: str) -> bool:
+        return all((folder / "gate" / "waits" / name).read_text() for name in names)
 
-    jobs, script = {}, "sbatch/2_distill.sbatch tiny.yaml"
-    said = clone.type("python -m pipeline array tiny.yaml distill")
-    line = said.partition("script gives: ")[2].splitlines()[0].replace("CONFIG", "tiny.yaml")
+    def ended(*numbers: str) -> None:
+        slurm.wait_gone(*numbers, seconds=PATIENCE)
+        for number in numbers:  # the controller forgets them after five minutes
+            states.update(slurm.states(number))
+
+    jobs, states, script = {}, {}, "sbatch/2_distill.sbatch tiny.yaml"
+    typed = [clone.type("python -m pipeline array tiny.yaml distill")]
+    line = typed[0].partition("script gives: ")[2].splitlines()[0].replace("CONFIG", "tiny.yaml")
     jobs["limit"] = clone.submit(line.replace("sbatch", "sbatch --nodelist=n2", 1))
-    jobs["array"] = clone.submit(f"sbatch --nodelist=n2 --array={OUTSIDE},{CANCELLED},{FAILS} {script}")
+    jobs["array"] = clone.submit(f"sbatch --nodelist=n2 --array={OUTSIDE},{CANCELLED}-{FAILS} {script}")
     jobs["preempted"] = clone.submit(f"sbatch --nodelist=n1 --partition=scavenge --array={PREEMPTED} {script}")
-    slurm.wait_for(lambda: waits("distill", OUTSIDE, PREEMPTED, CANCELLED), 90, "the first saves")
+    slurm.wait_for(lambda: reached(*once), PATIENCE, "the first saves")
     slurm.run("scontrol", "requeue", f"{jobs['array']}_{OUTSIDE}")
     slurm.run("scancel", f"{jobs['array']}_{CANCELLED}")
     slurm.preempt("n1", wait=False)
-    slurm.wait_gone(jobs["array"], jobs["preempted"], seconds=90)
-    said = [said, clone.type("python -m pipeline array tiny.yaml distill")]
-    jobs["again"] = clone.submit(f"sbatch --array={said[1].splitlines()[-1]} {script}")
-    slurm.wait_gone(jobs["limit"], jobs["again"], seconds=150)
+    os.kill(clone.cells("distill")[KILLED].attempts()[0].pid, signal.SIGKILL)
+    slurm.wait_state(f"{jobs['array']}_{KILLED}", "FAILED", seconds=PATIENCE)
+    slurm.run("scontrol", "requeue", f"{jobs['array']}_{KILLED}")
+    ended(jobs["array"], jobs["preempted"])
+    typed.append(clone.type("python -m pipeline array tiny.yaml distill"))
+    jobs["again"] = clone.submit(f"sbatch --array={typed[1].splitlines()[0]} {script}")
+    ended(jobs["again"])
 
-    jobs["evaluate"] = clone.array("evaluate", "3_evaluate.sbatch")
     debug = clone.start("python -m pipeline run tiny.yaml --root debug --out debug-results")
-    slurm.wait_for(lambda: waits("evaluate", OUTSIDE), 60, "the first initialisation")
+    jobs["evaluate"] = clone.submit(f"sbatch --array={OUTSIDE}-{KILLED} sbatch/3_evaluate.sbatch tiny.yaml")
+    slurm.wait_for(lambda: reached(later), PATIENCE, "the first initialisation")
     slurm.run("scontrol", "requeue", f"{jobs['evaluate']}_{OUTSIDE}")
+    ended(jobs["limit"], jobs["evaluate"])
+    typed.append(clone.type("python -m pipeline array tiny.yaml evaluate"))
+    jobs["last"] = clone.array("evaluate")
+    ended(jobs["last"])
     debug.communicate()
     assert debug.returncode == 1  # one fails
-    slurm.wait_gone(jobs["evaluate"])
     clone.type("python -m pipeline.stage4_aggregate tiny.yaml")
-    states = {element: state for job in jobs.values() for element, state in slurm.states(job).items()}
-    return Disturbed(clone, jobs, said, states)
+    return Disturbed(clone, jobs, typed, states)
 
 
 def test_a_cell_over_its_time_limit_goes_on_in_the_next_slots(disturbed: Disturbed, slurm: Slurm) -> None:
@@ -279,7 +302,7 @@ def test_a_cell_that_is_requeued_from_outside(disturbed: Disturbed, slurm: Slurm
 
 def test_an_evaluation_that_is_requeued_from_outside(disturbed: Disturbed, slurm: Slurm) -> None:
     assert disturbed.outcomes(OUTSIDE, "evaluate") == ["signal SIGTERM", "done"]
-    assert all(disturbed.equal(index, "evaluate") for index in (LIMIT, OUTSIDE, PREEMPTED, CANCELLED))
+    assert all(disturbed.equal(index, "evaluate") for index in (LIMIT, OUTSIDE, PREEMPTED, CANCELLED, KILLED))
 
 
 def test_a_cell_that_is_preempted(disturbed: Disturbed, slurm: Slurm) -> None:
@@ -295,13 +318,20 @@ def test_a_cell_that_is_cancelled_stays_so_until_it_is_submitted_again(disturbed
     assert disturbed.equal(CANCELLED)
 
 
+def test_a_cell_that_is_killed_fails_and_goes_on_when_it_is_requeued(disturbed: Disturbed, slurm: Slurm) -> None:
+    assert disturbed.outcomes(KILLED) == ["killed", "done"]
+    assert disturbed.states[f"{disturbed.jobs['array']}_{KILLED}"] == "COMPLETED"
+    assert disturbed.equal(KILLED)
+
+
 def test_a_cell_that_fails_leaves_the_others_alone(disturbed: Disturbed, slurm: Slurm) -> None:
     reason = "sequence_length: 41 is more than the 40 usable positions"
     for job in (disturbed.jobs["array"], disturbed.jobs["again"]):
         assert disturbed.states[f"{job}_{FAILS}"] == "FAILED"
         assert reason in disturbed.clone.log(f"{job}_{FAILS}")
-    assert disturbed.states[f"{disturbed.jobs['evaluate']}_{FAILS}"] == "FAILED"
-    assert f"which is failed; it failed: {reason}" in disturbed.clone.log(f"{disturbed.jobs['evaluate']}_{FAILS}")
+    child = f"{disturbed.jobs['last']}_{FAILS}"
+    assert disturbed.states[child] == "FAILED"
+    assert f"which is failed; it failed: {reason}" in disturbed.clone.log(child)
     tables = [
         {k: v for k, v in disturbed.clone.made(root, out).items() if "/" not in k}
         for root, out in (("checkpoints", "analysis/results"), ("debug", "debug-results"))
@@ -310,10 +340,11 @@ def test_a_cell_that_fails_leaves_the_others_alone(disturbed: Disturbed, slurm: 
 
 
 def test_an_array_is_what_is_left(disturbed: Disturbed, slurm: Slurm) -> None:
-    first, second = disturbed.said
-    assert first.splitlines()[-1] == "1-4%64"
-    assert second.splitlines()[-1] == f"{CANCELLED}-{FAILS}%64"
-    assert re.search(r"^tiny: distill: \d left, 2 done, \d running, 0 given up$", second, re.MULTILINE), second
+    first, second, third = disturbed.said
+    assert first.splitlines()[0] == "1-5%64"
+    assert second.splitlines()[0] == f"{CANCELLED},{FAILS}%64"
+    assert re.search(r"^tiny: distill: \d left, 3 done, \d running, 0 given up$", second, re.MULTILINE), second
+    assert third == f"{LIMIT},{FAILS}%64\ntiny: evaluate: 2 left, 4 done, 0 running, 0 given up\n"
 
 
 # what is refused
@@ -324,17 +355,17 @@ def test_code_that_was_edited_after_the_submission_does_not_run(
 ) -> None:
     clone = make(tmp_path, [{"distill.method": [{"name": "random"}], "evaluate.protocol": [{"name": "finetune"}]}])
     shutil.copytree(prepared, tmp_path / "checkpoints")
-    job = clone.array("distill", "2_distill.sbatch", "--hold")
+    job = clone.array("distill", "--hold")
     with open(tmp_path / "pipeline" / "stage2_distill.py", "a") as code:
         print("# edited", file=code)
     slurm.run("scontrol", "release", f"{job}_0")
-    assert slurm.wait_state(f"{job}_0", "FAILED", "COMPLETED") == "FAILED"
+    assert slurm.wait_state(f"{job}_0", "FAILED", "COMPLETED", seconds=PATIENCE) == "FAILED"
     assert "error: the code has changed since this job was submitted" in clone.log(f"{job}_0")
     assert "python -m pipeline array CONFIG STAGE notes it, then scontrol requeue this job" in clone.log(f"{job}_0")
     assert clone.cells("distill")[0].state == "missing"
     clone.type("python -m pipeline array tiny.yaml distill && scontrol requeue " + f"{job}_0")
     slurm.start_now(f"{job}_0")
-    assert slurm.wait_state(f"{job}_0", "FAILED", "COMPLETED") == "COMPLETED", clone.log(f"{job}_0")
+    assert slurm.wait_state(f"{job}_0", "FAILED", "COMPLETED", seconds=PATIENCE) == "COMPLETED", clone.log(f"{job}_0")
     assert clone.cells("distill")[0].state == "done"
 
 
@@ -353,21 +384,16 @@ def test_scripts_that_are_not_what_the_cluster_says(make: Make, slurm: Slurm, tm
 
 def test_a_grid_beyond_the_clusters_arrays_is_one_sentence_and_no_job(make: Make, slurm: Slurm, tmp_path: Path) -> None:
     clone = make(tmp_path, [{"distill.seed": list(range(1002))}])
-    line = "sbatch --array=$(python -m pipeline array tiny.yaml distill) sbatch/2_distill.sbatch tiny.yaml"
-    said = clone.type(line, status=1)
-    sentence = (
-        "error: tiny: position 1001 of the grid is beyond this cluster's arrays (MaxArraySize 1001: up to 1000); "
+    assert clone.refused("distill") == (
+        "position 1001 of the grid is beyond this cluster's arrays (MaxArraySize 1001: up to 1000); "
         "python -m pipeline run CONFIG --cluster slurm splits them"
     )
-    assert said.splitlines()[0] == sentence
-    assert all(line.startswith("sbatch: error: ") for line in said.splitlines()[1:])
-    assert slurm.queue(everything=True) == {}
 
 
 def test_a_job_that_was_submitted_in_another_folder_says_so(make: Make, slurm: Slurm, tmp_path: Path) -> None:
     clone = make(tmp_path, [{}])
     (tmp_path / "other" / "logs" / "slurm").mkdir(parents=True)
     job = clone.submit("sbatch ../sbatch/1_prepare.sbatch ../tiny.yaml", where="other")
-    assert slurm.wait_state(job, "FAILED", "COMPLETED") == "FAILED"
+    assert slurm.wait_state(job, "FAILED", "COMPLETED", seconds=PATIENCE) == "FAILED"
     (log,) = (tmp_path / "other").glob(f"logs/slurm/*-{job}.out")
     assert log.read_text() == f"no sbatch/env.sh in {tmp_path}/other: submit from the folder of the repository\n"

@@ -122,6 +122,40 @@ def test_a_job_of_its_own_and_none(cell: Cell, monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
+class Card:
+    """``torch.cuda`` of a process that computes on a GPU."""
+
+    def __init__(self, lost: bool = False) -> None:
+        self.lost, self.peak = lost, 7 * 2**30
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def reset_peak_memory_stats(self) -> None:
+        self.peak = 0
+
+    def get_device_name(self) -> str:
+        if self.lost:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return "NVIDIA H200"
+
+    def max_memory_reserved(self) -> int:
+        return self.peak
+
+
+def test_what_a_gpu_was_asked_for(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card()
+    monkeypatch.setattr(torch, "cuda", card)
+    with cell.claim():
+        card.peak += 3 * 2**29
+    (cell.folder / "done.json").unlink()
+    card.lost = True
+    attempt(cell, BOOM)
+    first, second = cell.attempts()
+    assert (first.gpu, first.gpu_peak_mb) == ("NVIDIA H200", 1536.0)
+    assert (second.gpu, second.gpu_peak_mb, second.exception) == (None, None, "RuntimeError: boom")
+
+
 NO_ROOM = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has 1 MiB free.\nSee the documentation"
 CPU = "[enforce fail at alloc_cpu.cpp:128] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"
 
@@ -137,16 +171,16 @@ CPU = "[enforce fail at alloc_cpu.cpp:128] . DefaultCPUAllocator: can't allocate
         (MemoryError(), "out of memory", "MemoryError", "out of memory (MemoryError)"),
         (
             torch.OutOfMemoryError(NO_ROOM),
-            "out of memory",
+            "out of memory on the GPU",
             "OutOfMemoryError: See the documentation",
-            "out of memory (OutOfMemoryError: See the documentation)",
+            "out of memory on the GPU (OutOfMemoryError: See the documentation)",
         ),
         (RuntimeError(CPU), "out of memory", f"RuntimeError: {CPU}", f"out of memory (RuntimeError: {CPU})"),
         (
             PeerFailedError("rank 1: OutOfMemoryError('CUDA out of memory.')"),
-            "out of memory",
+            "out of memory on the GPU",
             "PeerFailedError: rank 1: OutOfMemoryError('CUDA out of memory.')",
-            "out of memory (PeerFailedError: rank 1: OutOfMemoryError('CUDA out of memory.'))",
+            "out of memory on the GPU (PeerFailedError: rank 1: OutOfMemoryError('CUDA out of memory.'))",
         ),
         (OSError(12, "Cannot allocate memory"), "out of memory", "OSError: [Errno 12] Cannot allocate memory", None),
         (OSError(28, "No space left"), "no space left on the disk", "OSError: [Errno 28] No space left", None),
@@ -392,11 +426,12 @@ def test_nothing_to_clear(cell: Cell) -> None:
 def test_what_the_next_submission_should_ask_more_of(cell: Cell) -> None:
     assert cell.failures() == {"out_of_memory": 0, "timeout": 0}
     ends: list[tuple[BaseException, int]] = [
-        (OOM[0], 0),
+        (MemoryError(), 0),
         (Stopped("SIGUSR2"), 5),  # saved five steps
         (Stopped("SIGUSR2"), 5),  # not one more
         (Stopped("SIGTERM"), 5),
-        (OOM[1], 5),
+        (MemoryError(), 5),
+        (torch.OutOfMemoryError("CUDA out of memory."), 5),  # a node with more memory has the same GPU
     ]
     for end, rows in ends:
         attempt(cell, end, rows)
