@@ -90,7 +90,7 @@ class Attempt:
         """Why it failed, for people; ``None`` where it did not."""
         if self.outcome != "failed":
             return None
-        if self.reason in NO_MEMORY:
+        if self.reason in NO_MEMORY and self.exception is not None:
             return f"{self.reason} ({self.exception})"
         return self.exception if self.reason == "exception" else self.reason
 
