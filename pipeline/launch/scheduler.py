@@ -219,12 +219,6 @@ class Scheduler:
         self._seen = None
         return _run("scancel", "--quiet", *named, seconds=60)[1] if named else None
 
-    def requeue(self, job: str) -> str | None:
-        """Puts a job back into the queue, or all of an array; returns what went wrong. One that waits is no error."""
-        error = _run("scontrol", "requeue", job, seconds=60)[1]
-        self._seen = None
-        return None if error is None or "pending" in error.lower() else error
-
     def _configured(self, key: str) -> str | None:
         if not self._site:
             said = self._squeue.ask("scontrol", "show", "config") or ""

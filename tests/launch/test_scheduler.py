@@ -425,18 +425,7 @@ def test_after_a_change_the_queue_is_asked_again(rig: Rig, slurm: Scheduler) -> 
     slurm.jobs(["54"])
     slurm.cancel(["54"])
     slurm.jobs(["54"])
-    slurm.requeue("54")
-    slurm.jobs(["54"])
-    assert len(rig.calls("squeue")) == 3
-
-
-def test_requeue(rig: Rig, slurm: Scheduler) -> None:
-    assert slurm.requeue("52_1") is None
-    assert rig.calls("scontrol") == ["scontrol requeue 52_1"]
-    rig.fails("scontrol", "Job is pending execution for job 42\n")
-    assert slurm.requeue("42") is None
-    rig.fails("scontrol", "38_3: Invalid job id specified\n")
-    assert slurm.requeue("38_3") == "38_3: Invalid job id specified"
+    assert len(rig.calls("squeue")) == 2
 
 
 def test_ids_and_numbers_as_slurm_writes_them() -> None:
