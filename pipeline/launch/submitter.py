@@ -230,12 +230,19 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
             if not one.finishes:
                 waited.setdefault(one.stage, set()).add(one.job.id.partition("_")[0])
         follows = any(one.array == "aggregate" for one in mine)
-        lacking = planned.done["evaluate"] > 0 and not (out / f"{experiment.name}.csv").exists()
-        if not planned.arrays and (follows or not (any(waited.values()) or lacking)):
+        if not planned.arrays and (follows or not (any(waited.values()) or _outdated(experiment, store, out))):
             return Submitted(planned)
         scheduler.cancel(one.job.id for one in mine if one.finishes)
         submission = Submission.new(experiment, store, cluster.logs_folder, planned, out, check=check)
         return _submit(Slurm(submission, cluster), planned, waited)
+
+
+def _outdated(experiment: Experiment, store: Store, out: Path) -> bool:
+    """Whether there are results that the tables do not have: that job was killed, or made them before these came."""
+    results = [cell.folder / "done.json" for cell in stage_cells(experiment, store, "evaluate")]
+    newest = max((file.stat().st_mtime for file in results if file.exists()), default=0.0)
+    tables = [out / f"{experiment.name}{suffix}" for suffix in (".csv", ".pdf")]  # the first and the last
+    return newest > min(file.stat().st_mtime if file.exists() else 0.0 for file in tables)
 
 
 def _submit(slurm: Slurm, planned: Plan, waited: Mapping[str, set[str]]) -> Submitted:

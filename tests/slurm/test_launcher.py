@@ -195,13 +195,13 @@ def test_a_cell_that_fails(write: Write, slurm: Slurm, undisturbed: Path) -> Non
     assert (bad_child["reason"], bad_child["why"]) == ("source failed", "its distill cell failed")
 
     run(case)
-    slurm.wait_gone(seconds=120)
+    (again,) = {row.job for row in submissions(case)[1].rows.values() if row.stage == "distill"}
+    slurm.wait_state(f"{again}", "FAILED")
     assert sorted(submitted(submissions(case)[1])) == [bad["name"], bad_child["name"]]
     assert len({attempt.log for attempt in attempts_of(case.root / bad["name"])}) == 2
     said = run(case)
     assert f"left alone: {bad['name']}: failed 2 times in the same way: sequence_length: 41" in said
     assert len(submissions(case)) == 2
-    assert not slurm.queue()
 
     case.pipeline("retry", case.config, "--cluster", "slurm")
     assert sorted(submitted(submissions(case)[2])) == [bad["name"], bad_child["name"]]
@@ -223,7 +223,7 @@ def test_disturbed(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     run(case)
     slurm.wait_for(lambda: all(path.read_text() for path in (gate / "waits").iterdir()), 120, "five that wait")
     cells = status(case)["distill"]
-    assert {(row["state"], row["progress"]) for row in cells} == {("running", 2)}
+    assert {(row["state"], row["progress"]) for row in cells[1:]} == {("running", 2)}  # the first may be over
     late, cheap, moved, hit, unwanted = (row["job"] for row in cells)
 
     taker = slurm.preempt("n2", wait=False)
@@ -232,15 +232,14 @@ def test_disturbed(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     slurm.wait_for(lambda: slurm.restarts(moved) == 1, what="the requeue from outside")
     slurm.wait_for(lambda: slurm.restarts(cheap) == 1, what="the requeue of what was pre-empted")
     slurm.wait_state(unwanted, "CANCELLED")
-    slurm.wait_for(lambda: slurm.restarts(late) == 1, 90, "the requeue ahead of the time limit")
+    slurm.wait_for(lambda: slurm.restarts(late) > 0, 90, "the requeue ahead of the time limit")
     slurm.wait_gone(taker)
     for job in (cheap, moved, late):
         slurm.start_now(job)
-        slurm.wait_state(job, "COMPLETED", seconds=90)
+        slurm.wait_state(job, "COMPLETED", seconds=120)
     with slurm.node_down("n1"):
         slurm.wait_for(lambda: slurm.restarts(hit) == 1, what="the requeue from a node that failed")
-    slurm.start_now(hit)
-    slurm.wait_gone(seconds=120)
+    slurm.wait_gone(seconds=120)  # no start_now: the processes on the node that failed live on for a few seconds
 
     assert slurm.restarts(unwanted) == 0
     *stopped, done = outcomes(case, cells[0]["name"])
@@ -289,21 +288,25 @@ def test_a_second_run_submits_what_is_missing(write: Write, slurm: Slurm, undist
 
 
 def test_submitters_that_are_killed_and_that_meet(write: Write, slurm: Slurm, undisturbed: Path) -> None:
-    """One is killed at its first answer from sbatch, one before the tables' job; then there are two at once."""
+    """One is killed at its first answer from sbatch; then there are two at once; then the tables' job is lost."""
     rule = {"where": {"distill.seed": 1}, "distill": {"memory_gb": 2}}  # an array of its own
     case = prepared(write({"cells": [rule]}, grids=[{"distill.seed": [0, 1]}]), undisturbed)
-    folder = case.folder / "bin"
-    folder.mkdir()
-    killing = replace(case, environment=case.environment | {"PATH": f"{folder}:{slurm.environment['PATH']}"})
-    script = f'#!/bin/sh\n{shutil.which("sbatch")} "$@"\necho >> {folder}/calls\n'
-    for calls in (1, 5):
-        (folder / "sbatch").write_text(f"{script}[ $(wc -l < {folder}/calls) != {calls} ] || kill -9 $PPID\n")
-        (folder / "sbatch").chmod(0o755)
-        run(killing, status=-signal.SIGKILL)
-        assert [row.job is None for row in submissions(case)[0].rows.values()].count(True) == (4 if calls == 1 else 3)
-    pair = [case.start("run", case.config, "--cluster", "slurm", "--no-check") for _ in range(2)]
+    script = case.folder / "bin" / "sbatch"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nsleep 0.3\n{shutil.which("sbatch")} "$@"\n[ -z "$KILL" ] || kill -9 $PPID\n')
+    script.chmod(0o755)
+    slow = case.environment | {"PATH": f"{script.parent}:{slurm.environment['PATH']}"}
+    run(replace(case, environment=slow | {"KILL": "yes"}), status=-signal.SIGKILL)
+    assert len(slurm.queue()) == 1
+    assert submitted(submissions(case)[0]) == []
+    command = ("run", case.config, "--cluster", "slurm", "--no-check")
+    pair = [replace(case, environment=slow).start(*command) for _ in range(2)]
     said = [process.communicate() for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
+    lost = [line.job for line in slurm.queue().values() if line.name.endswith(".aggregate")]
+    assert len(lost) == 1
+    slurm.cancel(*lost)
+    run(case)
     slurm.wait_gone(seconds=120)
     assert_finished(case, undisturbed, cells=2)
     assert [len(of_cell) for of_cell in attempts(case).values()] == [1] * 5

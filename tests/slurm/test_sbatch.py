@@ -163,7 +163,7 @@ def quickstart_grids() -> list[dict[str, Any]]:
 def test_the_quickstarts_shape(make: Make, slurm: Slurm, tmp_path: Path) -> None:
     clone = make(tmp_path, quickstart_grids(), {"table": "table2", "paper": False}, distill={"at_once": 2})
     positions = len(load(tmp_path / "tiny.yaml").cells)
-    debug = clone.start("python -m pipeline run tiny.yaml --cluster debug --root debug --out debug-results")
+    debug = clone.start("python -m pipeline run tiny.yaml --cluster debug --no-check --root debug --out debug-results")
     job = clone.submit("sbatch sbatch/1_prepare.sbatch tiny.yaml")
     slurm.wait_gone(job, seconds=PATIENCE)
     assert slurm.states(job) == {job: "COMPLETED"}, clone.log(job)
@@ -274,7 +274,7 @@ def disturbed(make: Make, prepared: Path, slurm: Slurm, tmp_path_factory: pytest
     jobs["again"] = clone.submit(f"sbatch --array={typed[1].splitlines()[0]} {script}")
     ended(jobs["again"])
 
-    debug = clone.start("python -m pipeline run tiny.yaml --root debug --out debug-results")
+    debug = clone.start("python -m pipeline run tiny.yaml --no-check --root debug --out debug-results")
     jobs["evaluate"] = clone.submit(f"sbatch --array={OUTSIDE}-{KILLED} sbatch/3_evaluate.sbatch tiny.yaml")
     slurm.wait_for(lambda: reached(later), PATIENCE, "the first initialisation")
     slurm.run("scontrol", "requeue", f"{jobs['evaluate']}_{OUTSIDE}")
