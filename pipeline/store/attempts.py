@@ -340,6 +340,9 @@ def _is_dead(attempt: Attempt) -> bool:
         os.kill(attempt.pid, 0)
     except OSError as error:
         return isinstance(error, ProcessLookupError)  # not: somebody else's
+    # killed, and nobody has asked for its status: in many containers process 1 asks late, or never
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{attempt.pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     return False
 
 

@@ -189,14 +189,21 @@ class Cell:
         return (self.folder / "done.json").exists()
 
     def _acquire(self, lease: SoftFileLease) -> None:
-        """Waits until the lease runs out where its holder seems to be dead: silent, or an earlier start of this job."""
+        """Waits until the lease runs out where its holder seems dead: silent, killed, or from before a requeue."""
         seen = records.last_sign(self.folder)
         silent = seen is not None and time.time() - seen > records.LEASE_SECONDS
         last = records.last_of(self.folder)
-        restarted = last is not None and records.is_earlier_start(last)
-        patience = records.LEASE_SECONDS + 5 if silent or restarted else 1.0
+        dead = last is not None and (last.outcome == "killed" or records.is_earlier_start(last))
+        patience = records.LEASE_SECONDS + 5 if silent or dead else 1.0
+
+        def in_vain() -> bool:
+            if stopping.requested() is not None:
+                return True
+            now = records.last_of(self.folder) if dead else last
+            return now != last and now is not None and now.outcome is None  # somebody else was faster
+
         try:
-            lease.acquire(timeout=patience, poll_interval=0.1, cancel_check=lambda: stopping.requested() is not None)
+            lease.acquire(timeout=patience, poll_interval=0.1, cancel_check=in_vain)
         except Timeout:
             stopping.check()
             raise StageError(
