@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import SoftFileLease, Timeout
 
-from pipeline.config import Experiment, load
+from pipeline.config import Evaluate, Experiment, load
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.errors import InputError, StageError
 from pipeline.launch.display import left, text
@@ -224,6 +224,10 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
         jobs = _startable(everything)
         scheduler.cancel(one.job.id for one in mine if one not in jobs)
         live = live_of(cluster.logs_folder, store.root, jobs)
+        if orphans := _orphans(experiment, store, live):
+            scheduler.cancel(one.job.id for one in jobs if _place(one) in orphans)
+            jobs = [one for one in jobs if _place(one) not in orphans]
+            live = live_of(cluster.logs_folder, store.root, jobs)
         planned = plan(experiment, store, cluster, live, stages=stages, limit=scheduler.max_array_size())
         waited = _waited_for(experiment, store, live)
         for one in mine:  # also what is no longer in the grid
@@ -281,6 +285,23 @@ def _waited_for(experiment: Experiment, store: Store, live: Live) -> dict[str, s
     return found
 
 
+def _orphans(experiment: Experiment, store: Store, live: Live) -> set[Place]:
+    """Queued evaluations whose set is neither there nor in a job: SLURM looks late at what they wait for."""
+    found = set()
+    for cell in stage_cells(experiment, store, "evaluate") if live.places else ():
+        place = live.places.get(name_of(cell))
+        if place is not None and isinstance(cell.config, Evaluate):
+            source = store.cell(cell.config.source)
+            if name_of(source) not in live.places and source.state in ("failed", "partial", "missing"):
+                found.add(place)
+    return found
+
+
+def _place(one: Queued) -> Place:
+    array, _, index = one.job.id.partition("_")
+    return Place(array, int(index or 0))
+
+
 def _startable(jobs: Iterable[Queued]) -> list[Queued]:
     """Without those that wait for what cannot happen any more."""
     jobs = list(jobs)
@@ -299,11 +320,9 @@ def live_of(logs: Path, root: Path, jobs: Iterable[Queued]) -> Live:
         read[key] = submission
         if one.finishes or submission.root != root.resolve():
             continue
-        row = submission.rows[one.array]
-        array, _, index = one.job.id.partition("_")
-        arrays[array] = Earlier(array, len(row.elements))
-        for cell in row.elements[int(index or 0)]:
-            places[cell] = Place(array, int(index or 0))
+        row, place = submission.rows[one.array], _place(one)
+        arrays[place.array] = Earlier(place.array, len(row.elements))
+        places |= dict.fromkeys(row.elements[place.index], place)
     return Live(places, arrays)
 
 
