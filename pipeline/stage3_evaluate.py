@@ -1,4 +1,4 @@
-"""Stage 3, evaluate: a distilled set -> ``results.csv`` over fresh initialisations, by the protocol of the config."""
+"""Stage 3, evaluate: a distilled set -> ``results.csv`` and ``predictions.h5`` over fresh initialisations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.store import Store
 
 
 def run(config: Evaluate, out: Path) -> None:
-    """Writes ``results.csv`` under ``out``; initialisations that are in it are not run again.
+    """Writes ``results.csv`` and ``predictions.h5`` under ``out``; initialisations that are in both are not run again.
 
     Raises:
         InputError: the set cannot be evaluated by this protocol or with this encoder.

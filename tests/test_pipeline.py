@@ -54,7 +54,7 @@ def test_one_command_runs_all_and_a_second_time_nothing(experiment: Write, tmp_p
     frame = pd.read_csv(tmp_path / "results" / "tiny.csv")
     headline = frame[(frame["metric"] == "accuracy") & (frame["split"] == "test")].set_index("row")
     assert headline.loc["majority", "mean"] == 0.5
-    assert headline.loc["random real", "n_seeds"] == 2
+    assert headline.loc["random real", "n_seed"] == 2
     assert headline.loc["SL + AL", "n"] == 2
     assert (tmp_path / "results" / "tiny.png").stat().st_size > 5000
     tables = {file.name: file.read_bytes() for file in (tmp_path / "results").iterdir() if file.suffix != ".pdf"}

@@ -12,7 +12,10 @@ from pipeline.errors import InputError
 from pipeline.stage4_aggregate import run
 from pipeline.store import Store
 
-NAMES = ["csv", "table1.csv", "table1.md", "table1.tex", "table2.csv", "table2.md", "table2.tex", "png", "pdf"]
+NAMES = [
+    *("csv", "runs.csv", "h5", "tests.csv"),
+    *("table1.csv", "table1.md", "table1.tex", "table2.csv", "table2.md", "table2.tex", "png", "pdf"),
+]
 
 
 @pytest.fixture

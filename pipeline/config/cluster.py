@@ -18,11 +18,10 @@ import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from pipeline.config.experiment import _Loader
-from pipeline.config.methods import Count
 from pipeline.config.problems import nearest, sentences
 from pipeline.config.protocols import Evaluate
 from pipeline.config.resources import Request, Resources, Text
-from pipeline.config.schema import Frozen
+from pipeline.config.schema import Count, Frozen
 from pipeline.config.where import Rule
 from pipeline.errors import InputError
 

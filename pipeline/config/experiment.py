@@ -4,6 +4,11 @@
 blocks; a block maps dotted keys to lists of values; a block is a product, the list a union. ``--set`` overrides a key
 in every block, and sweeps where it gives several values. A mapping given as a value is merged into what base has
 there, unless it names another ``name`` or ``kind``.
+
+``seeds``, at the top or in a block (which wins), distils every cell anew for each seed: a number counts up from the
+cell's own ``distill.seed``, so that ``seeds: 1`` is what it would be without; a list says which. Sets that do not
+depend on the seed (full data, majority, coresets without a draw) are made once. A block that lists ``distill.seed``
+itself is left as it is.
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ from pipeline.config.schema import Frozen
 from pipeline.errors import InputError
 
 SECTIONS = ("prepare", "distill", "evaluate")
-_TOP = ("base", "grids", "report")
+_TOP = ("base", "grids", "seeds", "report")
+_SEED = "distill.seed"
 _KNOWN_AS = {"source.source": "prepare", "source": "distill", "": "evaluate"}
 
 
@@ -104,16 +110,17 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
     chosen = _chosen(settings)
     unused = set(chosen)
-    blocks = _overridden(raw.get("grids") or [{}], chosen)
+    blocks = _overridden(_seeded(raw), chosen)
     cells: dict[str, Evaluate] = {}
     found: dict[str, None] = {}
-    for assignment in itertools.chain.from_iterable(_product(block) for block in blocks):
+    for assignment, seeds in itertools.chain.from_iterable(_product(block) for block in blocks):
         try:
             given = _assigned(raw.get("base", {}), {k: v for k, v in assignment.items() if k not in chosen})
             fitting = {k: v for k, v in assignment.items() if k in chosen and _fits(given, k)}
-            unused -= set(fitting)
             cell = _cell(_assigned(given, fitting))
-            cells.setdefault(cell.model_dump_json(), cell)
+            unused -= {*fitting, *(["seeds"] if cell.source.is_drawn else [])}
+            for copy_of in _distilled_anew(cell, seeds):
+                cells.setdefault(copy_of.model_dump_json(), copy_of)
         except ValidationError as error:
             found.update(dict.fromkeys(sentences(error, Evaluate, _KNOWN_AS)))
         except InputError as error:
@@ -129,7 +136,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
     return Experiment(name=_name(path, chosen), cells=tuple(cells.values()), report=report)
 
 
-def _name(path: Path, chosen: dict[str, list[Any]]) -> str:
+def _name(path: Path, chosen: dict[str, Any]) -> str:
     """The file's stem; with ``--set`` another one, so that a variant does not overwrite the experiment's tables."""
     if not chosen:
         return path.stem
@@ -153,9 +160,18 @@ def _top_level(raw: Any) -> list[str]:
             if key not in SECTIONS
         ]
         found += [f"base.{key}: a mapping is needed" for key in SECTIONS if not isinstance(base.get(key, {}), dict)]
+    found += _wrong_seeds("seeds", raw.get("seeds", 1))
     grids = raw.get("grids") or []
     if not isinstance(grids, list) or not all(isinstance(block, dict) for block in grids):
         return [*found, "grids: a list of blocks is needed, each mapping dotted keys to lists of values"]
+    return found + _wrong_blocks(grids)
+
+
+def _wrong_blocks(grids: list[dict[str, Any]]) -> list[str]:
+    found = [problem for block in grids for problem in _wrong_seeds("grids: seeds", block.get("seeds", 1))]
+    if any("seeds" in block and _SEED in block for block in grids):
+        found.append(f"grids: seeds and {_SEED} in one block say the same; keep one")
+    grids = [{key: values for key, values in block.items() if key != "seeds"} for block in grids]
     for key in {key for block in grids for key in block}:
         found += _dotted(str(key))
     found += [
@@ -173,6 +189,13 @@ def _top_level(raw: Any) -> list[str]:
     return found
 
 
+def _wrong_seeds(name: str, seeds: Any) -> list[str]:
+    of_list = isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)
+    if (type(seeds) is int and seeds > 0) or (of_list and len(set(seeds)) == len(seeds)):
+        return []
+    return [f"{name}: a number of distillation seeds is needed, such as 5, or a list of different ones, not {seeds!r}"]
+
+
 def _dotted(key: str) -> list[str]:
     section, _, rest = key.partition(".")
     if section in SECTIONS and rest:
@@ -180,12 +203,12 @@ def _dotted(key: str) -> list[str]:
     return [f"{key}: not a dotted key{nearest(section, SECTIONS)}; allowed: {', '.join(s + '.…' for s in SECTIONS)}"]
 
 
-def _chosen(settings: Iterable[str]) -> dict[str, list[Any]]:
-    """The values of every ``--set``, by dotted key."""
-    chosen: dict[str, list[Any]] = {}
+def _chosen(settings: Iterable[str]) -> dict[str, Any]:
+    """The values of every ``--set``, by dotted key; those of ``seeds`` as a file has them."""
+    chosen: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        problems = _dotted(key)
+        problems = _dotted(key) if key != "seeds" else []
         if not equals or problems:
             raise InputError(f"--set {setting}: {problems[0] if problems else 'dotted.key=value is needed'}")
         try:
@@ -194,13 +217,39 @@ def _chosen(settings: Iterable[str]) -> dict[str, list[Any]]:
             chosen[key] = [yaml.load(part, _Loader) for part in text.split(",")] if several else [value]
         except yaml.YAMLError as error:
             raise InputError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
+    if "seeds" in chosen:
+        given = chosen["seeds"]
+        chosen["seeds"] = given if len(given) > 1 else given[0]
+        problems = _wrong_seeds("--set seeds", chosen["seeds"])
+        if _SEED in chosen:
+            problems.append(f"--set seeds and --set {_SEED} say the same; keep one")
+        if problems:
+            raise InputError("\n".join(problems))
     return chosen
 
 
-def _overridden(grids: list[dict[str, list[Any]]], chosen: dict[str, list[Any]]) -> list[dict[str, list[Any]]]:
+def _seeded(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """The blocks, each with its ``seeds`` where it has some."""
+    top = {"seeds": raw["seeds"]} if "seeds" in raw else {}
+    return [({} if _SEED in block else top) | block for block in raw.get("grids") or [{}]]
+
+
+def _distilled_anew(cell: Evaluate, seeds: int | list[int] | None) -> Iterable[Evaluate]:
+    """The cell with each of its distillation seeds."""
+    if seeds is None or not cell.source.is_drawn:
+        return [cell]
+    first = cell.source.seed
+    found = range(first, first + seeds) if isinstance(seeds, int) else seeds
+    sources = [cell.source.model_copy(update={"seed": seed}) for seed in found]
+    return [cell.model_copy(update={"source": source}) for source in sources]
+
+
+def _overridden(grids: list[dict[str, Any]], chosen: dict[str, Any]) -> list[dict[str, Any]]:
     """The blocks with every chosen key in place of what they say about it or anything below it."""
+    twins = {"seeds": _SEED, _SEED: "seeds"}
+    gone = [*chosen, *(twins[key] for key in chosen if key in twins)]
     return [
-        {key: values for key, values in block.items() if not any(_within(key, new) for new in chosen)} | chosen
+        {key: values for key, values in block.items() if not any(_within(key, new) for new in gone)} | chosen
         for block in grids
     ]
 
@@ -225,9 +274,11 @@ def _within(key: str, other: str) -> bool:
     return key == other or key.startswith(other + ".")
 
 
-def _product(block: Mapping[str, list[Any]]) -> Iterable[dict[str, Any]]:
-    for values in itertools.product(*block.values()):
-        yield dict(zip(block, values, strict=True))
+def _product(block: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], Any]]:
+    """Every assignment of a block, and its seeds."""
+    lists = {key: values for key, values in block.items() if key != "seeds"}
+    for values in itertools.product(*lists.values()):
+        yield dict(zip(lists, values, strict=True)), block.get("seeds")
 
 
 def _assigned(base: Mapping[str, Any], assignment: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.data import Prepare
-from pipeline.config.schema import Frozen, runtime
-
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
+from pipeline.config.real import EL2N, Coreset, FullData, Herding, KCentres, LossRank, Majority, Moderate, RandomReal
+from pipeline.config.schema import Count, Frozen, Positive, Share, runtime
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -88,7 +84,7 @@ class Outer(Frozen):
     lr_learning_rates: Positive | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     scheduler: Literal["linear", "constant"] = "linear"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup_ratio: Share = 0.1
     max_grad_norm: Positive | None = 1.0
 
 
@@ -196,44 +192,10 @@ class DDAL(Frozen):
         return f"ddal-{self.labels}-{self.attention_labels}.{self.shots}shot.{self.steps}step"
 
 
-class RandomReal(Frozen):
-    """Real training sentences drawn at random, ``shots`` per class: the first baseline of every table."""
-
-    name: Literal["random"]
-    revision: int = 1
-    shots: Count = 1
-
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return f"random.{self.shots}shot"
-
-
-class FullData(Frozen):
-    """The whole training split: what a distilled set is measured against."""
-
-    name: Literal["full"]
-    revision: int = 1
-
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return "full"
-
-
-class Majority(Frozen):
-    """One real sample of the most frequent training class, for the protocol that always answers it."""
-
-    name: Literal["majority"]
-    revision: int = 1
-
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return "majority"
-
-
-Method = Annotated[DDAL | RandomReal | FullData | Majority, Field(discriminator="name")]
+Method = Annotated[
+    DDAL | RandomReal | Herding | KCentres | Moderate | LossRank | EL2N | FullData | Majority,
+    Field(discriminator="name"),
+]
 
 
 class Runtime(Frozen):
@@ -266,6 +228,12 @@ class Distill(Frozen):
     method: Method
     seed: int = 42
     runtime: Runtime = runtime(Runtime())
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether another seed gives another set."""
+        method = self.method
+        return method.is_drawn if isinstance(method, Coreset) else not isinstance(method, FullData | Majority)
 
     @property
     def slug(self) -> str:

@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.methods import Count, Distill, FullData, Majority, Positive, RandomReal, Runtime
-from pipeline.config.schema import Frozen, runtime
+from pipeline.config.methods import DDAL, Distill, Method, Runtime
+from pipeline.config.real import FullData, Majority
+from pipeline.config.schema import Count, Frozen, Positive, runtime
+from pipeline.config.training import Training
 
 
 class GradientSteps(Frozen):
     """The recipe ``ddal``: T steps of the set's own optimiser with its step sizes, order and attention labels.
 
-    ``precision`` is that of scoring; ``null`` takes the set's own.
+    Revision 1 trained the same classifiers on all sets of an ``evaluate.seed``.
+
+    Attributes:
+        precision: of scoring; ``null`` takes the set's own.
+        step_sizes: of the T plain steps, each on all samples, for sets of real sentences, which have none of their own.
+
     """
 
     name: Literal["ddal"]
-    revision: int = 1
+    revision: int = 2
     precision: Literal["fp32", "bf16"] | None = None
+    step_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
 
 
-class FineTune(Frozen):
+class BestEpoch(Frozen):
+    """Which epoch of a training is kept.
+
+    Attributes:
+        split: that is scored after every epoch; never the one that is reported.
+        by: mean cross-entropy or accuracy; the earliest of equals.
+        examples: rows of the split that are scored, a fixed stratified draw; ``null`` scores all.
+
+    """
+
+    split: Literal["dev"] = "dev"
+    by: Literal["loss", "accuracy"] = "loss"
+    examples: Count | None = None
+
+
+def _selection_by_split(value: Any) -> Any:
+    return {"split": value} if isinstance(value, str) else value
+
+
+class FineTune(Training):
     """The recipe ``finetune``: AdamW, cosine schedule with warm-up, as DiLM evaluates (defaults are its own).
 
-    ``epochs``, where given, replaces ``steps`` by passes over the set.
+    Revision 1 trained the same classifiers, in the same order, on all sets of an ``evaluate.seed``.
+
+    Attributes:
+        select: the best of ``epochs`` is kept, such as ``dev`` or ``{by: accuracy, examples: 1000}``; ``null`` keeps
+            the last.
+
     """
 
     name: Literal["finetune"]
-    revision: int = 1
-    steps: Count = 200
-    epochs: Count | None = None
-    batch_size: Count = 64
-    lr: Positive = 1e-4
-    scheduler: Literal["cosine", "linear"] = "cosine"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    max_grad_norm: Positive = 1.0
-    dropout: bool = False
+    revision: int = 2
+    select: Annotated[BestEpoch | None, BeforeValidator(_selection_by_split)] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> FineTune:
+        if self.select is not None and self.epochs is None:
+            raise ValueError("select: the best epoch is kept, so say of how many: epochs: 10")
+        return self
 
 
 class AlwaysMajority(Frozen):
@@ -52,7 +82,10 @@ Split = Literal["dev", "test"]
 
 
 class Evaluate(Frozen):
-    """Stage 3. Input: a distilled set. Output: ``results.csv``, one row per (initialisation, split, metric)."""
+    """Stage 3. Input: a distilled set. Output: ``results.csv``, one row per (initialisation, split, metric).
+
+    Beside it ``predictions.h5``: what every initialisation answered on every row.
+    """
 
     revision: int = 1
     source: Distill
@@ -69,13 +102,25 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"protocol '{protocol.name}' cannot evaluate method '{method.name}'; 'majority' goes with 'majority'"
             )
-        if isinstance(method, RandomReal | FullData) and not isinstance(protocol, FineTune):
-            raise ValueError(
-                f"method '{method.name}' has no step sizes for protocol '{protocol.name}'; use {{name: finetune}}"
-            )
+        if isinstance(protocol, GradientSteps):
+            _check_steps(protocol, method)
         return self
 
     @property
     def slug(self) -> str:
         """Readable part of the address."""
         return f"{self.source.slug}.{self.protocol.name}"
+
+
+def _check_steps(protocol: GradientSteps, method: Method) -> None:
+    """Refuses gradient steps without step sizes, and with two kinds of them."""
+    if isinstance(method, DDAL):
+        if protocol.step_sizes is not None:
+            raise ValueError("method 'ddal' learns its step sizes; remove step_sizes from the protocol")
+    elif isinstance(method, FullData):
+        raise ValueError("method 'full' is too large for steps on all samples, protocol 'ddal'; use {name: finetune}")
+    elif protocol.step_sizes is None:
+        raise ValueError(
+            f"method '{method.name}' has no step sizes for protocol 'ddal'; give them, "
+            f"{{name: ddal, step_sizes: [0.1]}}, or use {{name: finetune}}"
+        )

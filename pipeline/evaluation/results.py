@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,43 @@ class Results:
         ]
         self._write()
 
+    def keep(self, initialisations: Collection[int]) -> None:
+        """Drops all others."""
+        if dropped := self.done - set(initialisations):
+            for number in dropped:
+                del self._rows[number]
+            self._write()
+
     def _write(self) -> None:
         write_text(self._path, _lines([FIELDS, *(row for rows in self._rows.values() for row in rows)]))
+
+
+class Epochs:
+    """``epochs.csv``: what every epoch of every initialisation scored on the split that selects, and which is kept.
+
+    Args:
+        path: the CSV; what is in it stays, unless its initialisation is trained again.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: dict[int, list[list[object]]] = defaultdict(list)
+        if path.exists():
+            with open(path, newline="") as file:
+                for row in list(csv.reader(file))[1:]:
+                    self._rows[int(row[0])].append(list(row))
+
+    def add(self, initialisation: int, epoch: int, loss: float, accuracy: float, kept: int) -> None:
+        """Adds an epoch, counted from 1; ``kept`` is the one that is best so far."""
+        if epoch == 1:
+            self._rows[initialisation] = []
+        rows = self._rows[initialisation]
+        rows.append([initialisation, epoch, repr(loss), repr(accuracy), 0])
+        for row in rows:
+            row[-1] = int(row[1] == kept)
+        header = ("initialisation", "epoch", "loss", "accuracy", "kept")
+        write_text(self._path, _lines([header, *(row for number in sorted(self._rows) for row in self._rows[number])]))
 
 
 def _lines(rows: Sequence[Sequence[object]]) -> str:

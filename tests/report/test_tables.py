@@ -131,7 +131,9 @@ def test_long_form(fabric: Fabric):
     assert (row["mean"], row["std"], row["ci_low"], row["ci_high"]) == pytest.approx(
         (0.74, 0.02, 0.74 - half, 0.74 + half)
     )
-    assert (row["n"], row["n_seeds"], row["n_init"], row["n_split"], row["shots"], row["steps"]) == (
+    assert (row["std_init"], row["ci_over"]) == (pytest.approx(0.02), "initialisations")
+    assert row[["std_seed"]].isna().all(), "one set cannot tell"
+    assert (row["n"], row["n_seed"], row["n_init"], row["n_split"], row["shots"], row["steps"]) == (
         3,
         1,
         3,
@@ -140,10 +142,23 @@ def test_long_form(fabric: Fabric):
         1,
     )
     assert (row["task"], row["model"], row["selection"], row["chosen"]) == ("sst2", "bert-tiny", "dev loss", "")
-    assert (row["distill_seconds"], row["train_seconds"]) == (12.0, 2.0)
+    assert (row["distill_seconds"], row["train_seconds"], row["seconds"]) == (12.0, 2.0, 18.0)
     single = frame.loc[("majority", "accuracy", "test")]
     assert single[["std", "ci_low", "ci_high", "shots"]].isna().all()
     assert frame.loc[("SL", "loss", "test")]["mean"] == pytest.approx(0.26)
+
+
+def test_nested_runs_in_the_table_and_in_the_long_form(fabric: Fabric):
+    # set means 0.5 and 0.6: std 0.0707; within: variance 0.0008 each; component 0.005 - 0.0004
+    experiment = fabric.experiment({"distill.seed": [0, 1]})
+    fabric.fill(experiment, lambda c: {"test": [0.48 + c.source.seed / 10, 0.52 + c.source.seed / 10]})
+    collected = collect(experiment, fabric.store)
+    assert column(results_table(experiment, collected), "sst2") == [f"55.0 ± {100 * math.sqrt(0.0008):.1f} / 6.8"]
+    row = long_form(collected).set_index(["row", "metric", "split"]).loc[("HL", "accuracy", "test")]
+    half = 12.70620474 * math.sqrt(0.005 / 2)  # t(0.975, 1), of set means
+    assert (row["mean"], row["std_init"], row["std_seed"]) == pytest.approx((0.55, 0.0008**0.5, 0.0046**0.5))
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((0.55 - half, 0.55 + half))
+    assert (row["n"], row["n_init"], row["n_seed"], row["ci_over"]) == (4, 2, 2, "sets")
 
 
 def test_long_form_of_nothing_is_an_empty_table_with_its_columns(fabric: Fabric):

@@ -62,7 +62,7 @@ def test_an_address_is_stage_slug_and_eight_hex_digits(store: Store, make: Make)
 def test_revisions_and_names_are_always_part_of_it(store: Store, make: Make) -> None:
     whole = store.identity(make())["config"]
     assert whole["revision"] == whole["source"]["revision"] == whole["source"]["source"]["revision"] == 1
-    assert whole["protocol"] == {"name": "ddal", "revision": 1}
+    assert whole["protocol"] == {"name": "ddal", "revision": 2}
     assert whole["source"]["method"] == {"name": "ddal", "revision": 1}
 
 
@@ -103,7 +103,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("evaluate", {"initialisations": 3}),
     ("evaluate", {"splits": ["test"]}),
     ("evaluate", {"protocol": {"name": "finetune"}}),
-    ("evaluate", {"protocol": {"name": "ddal", "revision": 2}}),
+    ("evaluate", {"protocol": {"name": "ddal", "revision": 1}}),
 ]
 
 
