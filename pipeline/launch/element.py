@@ -25,6 +25,7 @@ from pipeline.launch.submission import Row, Submission
 from pipeline.launch.work import led, run_stage
 from pipeline.parallel import Ranks
 from pipeline.store import Cell, Store
+from pipeline.store.history import TOO_SHORT
 
 
 def run_element(folder: str, array: str, index: int | None = None, only: int | None = None) -> None:
@@ -71,6 +72,9 @@ def _one_after_another(submission: Submission, stage: str, cells: list[Cell]) ->
     def work(ranks: Ranks) -> None:
         for cell in cells:
             if cell.state == "done":
+                continue
+            if cell.too_short:  # the others of this job are still to be done
+                failed[name_of(cell)] = TOO_SHORT
                 continue
             with _logged(submission, cell):
                 failed.update(run_stage([cell], _stage(stage), store, ranks, check=submission.check).failed)

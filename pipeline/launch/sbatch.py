@@ -20,6 +20,7 @@ from pipeline.launch.stages import MODULES, StageName, stage_config
 from pipeline.stopping import REQUEUE_STATUS
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import write_text
+from pipeline.store.history import SLOTS
 
 _MODULES: dict[JobName, str] = dict(zip(JOBS, (*MODULES.values(), "pipeline.stage4_aggregate"), strict=True))
 _SCRIPTS = {stage: module.removeprefix("pipeline.stage") + ".sbatch" for stage, module in _MODULES.items()}
@@ -65,8 +66,9 @@ set +eu # whatever env.sh left behind
 
 _RUN = """\
 [ -z "$several" ] || command=(srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} "${command[@]}")
+early=''
 if [ -n "$told" ]; then # before there was anything to save
-    if [ "$told" = TERM ]; then code=143; else code=@saved@; fi
+    if [ "$told" = TERM ]; then code=143; else code=@saved@ early=yes; fi
 else
     "${command[@]}" &
     child=$!
@@ -92,9 +94,14 @@ preempted() { # a job that leaves within its grace is over for SLURM, and one th
 }
 case $code in
     0) again='' ;;
-    @saved@ | 138 | 140) again=yes ;; # saved; or SIGUSR1, SIGUSR2 before Python was listening
+    @saved@) again=yes ;;
+    138 | 140) again=yes early=yes ;; # SIGUSR1, SIGUSR2 before Python was listening
     *) if preempted; then again=yes; else again=''; fi ;;
 esac
+if [ -n "$early" ] && ((${SLURM_RESTART_COUNT:-0} >= @slots@)); then
+    echo "job $job is not queued again: its time is over before Python listens; give it more minutes" >&2
+    again='' code=1
+fi
 if [ -n "$again" ]; then
     trap '' HUP INT CONT TERM USR1 USR2 # the requeue ends all of this job, and must outlive that itself
     said=$(scontrol requeue "$job" 2>&1) || case $said in
@@ -239,7 +246,8 @@ def _script(cluster: Cluster, stage: JobName) -> str:
     python = cluster.interpreter or "python"
     index = ' ${SLURM_ARRAY_TASK_ID:+--index "$SLURM_ARRAY_TASK_ID"}' if resumes else ""
     called = f'{python} -m {_MODULES[stage]} "$@"{index}'
-    end = f"command=({called})\n" + _RUN.replace("@saved@", str(REQUEUE_STATUS)) if resumes else f"exec {called}\n"
+    run = _RUN.replace("@saved@", str(REQUEUE_STATUS)).replace("@slots@", str(SLOTS))
+    end = f"command=({called})\n{run}" if resumes else f"exec {called}\n"
     setup = "".join(f"{line}\n" for line in [*request.setup, *exports])
     return (
         _HEAD.replace("@usage@", f"sbatch {options}sbatch/{_SCRIPTS[stage]} CONFIG")

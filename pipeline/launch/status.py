@@ -240,7 +240,8 @@ def _ended(
 def _broken_off(row: Row, last: Attempt, job: JobState | None) -> Row:
     """The row of a cell whose last attempt was stopped or killed, and that no job will go on with."""
     reason = None if job is None or job.live or job.state == "COMPLETED" else job.end_reason
-    if last.outcome == "killed" and reason not in _ENDINGS and _out_of_memory(last.log):
+    known = last.reason == OUT_OF_MEMORY or (reason not in _ENDINGS and _out_of_memory(last.log))
+    if last.outcome == "killed" and known:
         reason = OUT_OF_MEMORY
     often = f", interrupted {row.interrupted} times" if row.interrupted > 1 else ""
     if reason in _ENDINGS:

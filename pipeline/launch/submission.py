@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 import pipeline
 from pipeline.config import Distill, Evaluate, Experiment, Prepare
 from pipeline.errors import StageError
-from pipeline.launch.plan import Plan
+from pipeline.launch.plan import Place, Plan
 from pipeline.launch.scheduler import JobState
 from pipeline.launch.stages import name_of
 from pipeline.store import Cell, Store
@@ -209,6 +209,12 @@ class Queued:
     def stage(self) -> str:
         """Of its cells."""
         return self.array.partition("-")[0]
+
+    @property
+    def place(self) -> Place:
+        """The element that it is."""
+        array, _, index = self.job.id.partition("_")
+        return Place(array, int(index or 0))
 
 
 def queued(logs: Path, jobs: Iterable[JobState]) -> list[Queued]:

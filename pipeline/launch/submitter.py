@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +17,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import SoftFileLease, Timeout
 
-from pipeline.config import Evaluate, Experiment, load
+from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.errors import InputError, StageError
 from pipeline.launch.display import left, text
 from pipeline.launch.element import run_element
 from pipeline.launch.finish import aggregate, sweep
 from pipeline.launch.local import supervise
-from pipeline.launch.plan import Earlier, Live, Place, Plan, plan
-from pipeline.launch.scheduler import Scheduler, stuck
+from pipeline.launch.plan import Live, Plan, plan
+from pipeline.launch.queue import adopt, live_of, orphans, settle_kills, startable, waited_for
+from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.slurm import Slurm
 from pipeline.launch.stages import MODULES, StageName, name_of, pin, stage_cells
 from pipeline.launch.status import rows
-from pipeline.launch.submission import Queued, Submission, queued, submissions
+from pipeline.launch.submission import Submission, queued, submissions
 from pipeline.launch.work import run_stage
 from pipeline.store import Store
 
@@ -156,7 +157,7 @@ def described(experiment: Experiment, store: Store, cluster: Cluster, executor: 
     if executor == "debug":
         return "\n".join(lines)
     scheduler = Scheduler.here() if executor == "slurm" else None
-    jobs = [] if scheduler is None else _startable(queued(cluster.logs_folder, scheduler.mine()))
+    jobs = [] if scheduler is None else startable(queued(cluster.logs_folder, scheduler.mine()))
     live = live_of(cluster.logs_folder, store.root, jobs)
     limit = None if scheduler is None else scheduler.max_array_size()
     planned = plan(experiment, store, cluster, live, limit=limit)
@@ -220,16 +221,17 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
     with alone(cluster.logs_folder, experiment.name):
         everything = queued(cluster.logs_folder, scheduler.mine())
         mine = [one for one in everything if one.experiment == experiment.name]
-        _adopt(cluster.logs_folder, mine)
-        jobs = _startable(everything)
+        adopt(cluster.logs_folder, mine)
+        jobs = startable(everything)
         scheduler.cancel(one.job.id for one in mine if one not in jobs)
         live = live_of(cluster.logs_folder, store.root, jobs)
-        if orphans := _orphans(experiment, store, live):
-            scheduler.cancel(one.job.id for one in jobs if _place(one) in orphans)
-            jobs = [one for one in jobs if _place(one) not in orphans]
+        if lost := orphans(experiment, store, live):
+            scheduler.cancel(one.job.id for one in jobs if one.place in lost)
+            jobs = [one for one in jobs if one.place not in lost]
             live = live_of(cluster.logs_folder, store.root, jobs)
+        settle_kills(experiment, store, scheduler)
         planned = plan(experiment, store, cluster, live, stages=stages, limit=scheduler.max_array_size())
-        waited = _waited_for(experiment, store, live)
+        waited = waited_for(experiment, store, live)
         for one in mine:  # also what is no longer in the grid
             if not one.finishes:
                 waited.setdefault(one.stage, set()).add(one.job.id.partition("_")[0])
@@ -274,65 +276,6 @@ def _submit(slurm: Slurm, planned: Plan, waited: Mapping[str, set[str]]) -> Subm
     last = slurm.single("aggregate", aggregate, request, [sweeper.job_id, *by_stage["evaluate"]])
     submitted.jobs |= {"sweep": [sweeper], "aggregate": [last]}
     return submitted
-
-
-def _waited_for(experiment: Experiment, store: Store, live: Live) -> dict[str, set[str]]:
-    """Stage -> jobs in the queue that compute cells of this experiment."""
-    found: dict[str, set[str]] = {}
-    for stage in MODULES if live.places else ():  # addresses of a large grid take a while
-        names = (name_of(cell) for cell in stage_cells(experiment, store, stage))
-        found[stage] = {live.places[name].array for name in names if name in live.places}
-    return found
-
-
-def _orphans(experiment: Experiment, store: Store, live: Live) -> set[Place]:
-    """Queued evaluations whose set is neither there nor in a job: SLURM looks late at what they wait for."""
-    found = set()
-    for cell in stage_cells(experiment, store, "evaluate") if live.places else ():
-        place = live.places.get(name_of(cell))
-        if place is not None and isinstance(cell.config, Evaluate):
-            source = store.cell(cell.config.source)
-            if name_of(source) not in live.places and source.state in ("failed", "partial", "missing"):
-                found.add(place)
-    return found
-
-
-def _place(one: Queued) -> Place:
-    array, _, index = one.job.id.partition("_")
-    return Place(array, int(index or 0))
-
-
-def _startable(jobs: Iterable[Queued]) -> list[Queued]:
-    """Without those that wait for what cannot happen any more."""
-    jobs = list(jobs)
-    never = set(stuck({one.job.id: one.job for one in jobs}))
-    return [one for one in jobs if one.job.id not in never]
-
-
-def live_of(logs: Path, root: Path, jobs: Iterable[Queued]) -> Live:
-    """The cells below ``root`` that jobs in the queue will compute, of whatever experiment: these share cells."""
-    places: dict[str, Place] = {}
-    arrays: dict[str, Earlier] = {}
-    read: dict[tuple[str, str], Submission] = {}
-    for one in jobs:
-        key = one.experiment, one.stamp
-        submission = read[key] if key in read else Submission.read(submissions(logs, one.experiment) / one.stamp)
-        read[key] = submission
-        if one.finishes or submission.root != root.resolve():
-            continue
-        row, place = submission.rows[one.array], _place(one)
-        arrays[place.array] = Earlier(place.array, len(row.elements))
-        places |= dict.fromkeys(row.elements[place.index], place)
-    return Live(places, arrays)
-
-
-def _adopt(logs: Path, jobs: Iterable[Queued]) -> None:
-    """Writes down the ids of jobs whose submitter did not live to do so."""
-    arrays = {(one.experiment, one.stamp, one.array): one.job.id.partition("_")[0] for one in jobs if not one.finishes}
-    for (experiment, stamp, array), job in arrays.items():
-        submission = Submission.read(submissions(logs, experiment) / stamp)
-        if submission.rows[array].job is None:
-            submission.record(array, job)
 
 
 @contextmanager

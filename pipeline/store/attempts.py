@@ -13,16 +13,14 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import InputError, StageError
-from pipeline.stopping import REQUEUE, Stopped
+from pipeline.stopping import Stopped
 from pipeline.store.atomic import is_full, read_json, write_json
 
 Outcome = Literal["done", "failed", "stopped", "killed"]
@@ -57,7 +55,7 @@ class Attempt:
         gpu_peak_mb: the most GPU memory (MiB) that torch reserved for this attempt.
         outcome: ``None`` while it runs.
         reason: of a failure ``out of memory``, a sentence for the user, or ``exception``; ``signal SIGTERM``;
-            ``killed``.
+            ``killed``; of one that was killed also ``out of memory``.
         exception: of a failure, the exception's type and the last line of its message.
 
     """
@@ -208,6 +206,11 @@ def end(folder: Path, attempt: Attempt, error: BaseException | None = None) -> N
     _write(folder, ended)
 
 
+def settle(folder: Path, attempt: Attempt, reason: str) -> None:
+    """Records why an attempt was killed, which the process could not know."""
+    _write(folder, replace(attempt, outcome="killed", reason=reason))
+
+
 def describe(error: BaseException) -> tuple[Outcome, str, str | None]:
     """Outcome, reason and exception of an attempt that ``error`` ended, as in :class:`Attempt`."""
     if isinstance(error, Stopped):
@@ -237,37 +240,6 @@ def job_id() -> str | None:
 def is_earlier_start(attempt: Attempt) -> bool:
     """Whether this process's job made the attempt before SLURM put it back: that process is gone, wherever it was."""
     return attempt.job is not None and attempt.job == job_id() and attempt.restarts < _restarts()
-
-
-def same_way(attempts: Sequence[Attempt], rows: int) -> int:
-    """How many of the last attempts came to nothing in one and the same way.
-
-    Those that were stopped neither count nor break the row, and those that were killed break it where they got further
-    than the one before: a node that fails now and then is no reason to give a cell up.
-
-    Args:
-        attempts: of one cell.
-        rows: :func:`rows_of` the cell now.
-
-    """
-    count, way = 0, None
-    for attempt, further in reversed(list(zip(attempts, _further(attempts, rows), strict=True))):
-        if attempt.outcome in ("stopped", None):
-            continue
-        if attempt.way is None or way not in (None, attempt.way) or (further and attempt.outcome == "killed"):
-            break
-        count, way = count + 1, attempt.way
-    return count
-
-
-def retry_reasons(attempts: Sequence[Attempt], rows: int) -> dict[Literal["out_of_memory", "timeout"], int]:
-    """How many attempts ended out of memory, and how many were too short to save anything; as :func:`same_way`."""
-    warned = {f"signal {name}" for name in REQUEUE}
-    saved = zip(attempts, _further(attempts, rows), strict=True)
-    return {
-        "out_of_memory": sum(attempt.reason == OUT_OF_MEMORY for attempt in attempts),
-        "timeout": sum(attempt.reason in warned and not further for attempt, further in saved),
-    }
 
 
 def rows_of(folder: Path) -> int:
@@ -307,12 +279,6 @@ def _read(path: Path) -> Attempt | None:
 
 def _write(folder: Path, attempt: Attempt) -> None:
     write_json(folder / "attempts" / f"{attempt.number:03}.json", asdict(attempt))
-
-
-def _further(attempts: Sequence[Attempt], rows: int) -> list[bool]:
-    """Whether each attempt saved anything, which shows in what its successor found; the last one's in ``rows``."""
-    found = [*(attempt.rows for attempt in attempts), rows]
-    return [after > before for before, after in pairwise(found)]
 
 
 def _killed(attempt: Attempt, seen: float | None) -> Attempt:

@@ -27,6 +27,7 @@ from pipeline.config.methods import LocalFile
 from pipeline.config.schema import Frozen, canonical, introduced_value, is_runtime
 from pipeline.errors import InputError, StageError
 from pipeline.store import attempts as records
+from pipeline.store import history
 from pipeline.store.atomic import is_full, read_json, write_json
 from pipeline.store.places import Places
 from pipeline.store.provenance import provenance
@@ -110,12 +111,18 @@ class Cell:
         """
         cleared = records.cleared(self.folder)
         counting = [attempt for attempt in self.attempts() if attempt.number > cleared]
-        return len(counting) >= limit and records.same_way(counting, records.rows_of(self.folder)) >= limit
+        return len(counting) >= limit and history.same_way(counting, records.rows_of(self.folder)) >= limit
 
     def failures(self) -> dict[Literal["out_of_memory", "timeout"], int]:
         """How many attempts ended out of memory, and how many at a time limit before they had saved anything."""
         found = self.attempts()
-        return records.retry_reasons(found, records.rows_of(self.folder) if found else 0)
+        return history.retry_reasons(found, records.rows_of(self.folder) if found else 0)
+
+    @property
+    def too_short(self) -> bool:
+        """Whether the time slots of this process's job turned out too short for this cell."""
+        last = records.last_of(self.folder)
+        return last is not None and last.reason == history.TOO_SHORT and last.job == records.job_id()
 
     def clear_failures(self) -> None:
         """Lets :meth:`exhausted` forget the attempts so far."""
@@ -178,6 +185,13 @@ class Cell:
             if is_full(error):
                 raise StageError(f"{self.folder}: no space left on the disk; free some and run again") from error
             raise
+        except stopping.Stopped as stopped:
+            self._give_up(attempt, stopped)
+            if attempt is None or not history.stalled(self.attempts(), records.rows_of(self.folder)):
+                raise
+            hopeless = StageError(history.TOO_SHORT)
+            self._give_up(attempt, hopeless)
+            raise hopeless from stopped
         except BaseException as error:
             self._give_up(attempt, error)
             raise

@@ -187,6 +187,7 @@ class Job:
         return path.read_text().splitlines() if path.exists() else []
 
 
+SHORT = "its time is over before Python listens; give it more minutes"
 ELEMENT = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}
 
 
@@ -284,6 +285,22 @@ def test_a_warning_during_the_set_up_is_not_lost(job: Job) -> None:
     (job.folder / "ready").unlink()
     assert job.signalled("TERM", **ELEMENT) == (143, "")
     assert job.read("arguments") == []
+
+
+@pytest.mark.parametrize(("restarts", "again"), [("0", True), ("2", True), ("3", False)])
+def test_a_slot_too_short_for_python_is_not_queued_for_ever(job: Job, restarts: str, again: bool) -> None:
+    job.stage("85", "85", "143", listens=False)
+    status, said = job.signalled("USR2", **ELEMENT, SLURM_RESTART_COUNT=restarts)
+    (job.folder / "sbatch" / "env.sh").write_text("rm -f ready; sleep 0.1; touch ready; sleep 0.5\n")
+    (job.folder / "ready").unlink()
+    earlier, word = job.signalled("USR2", **ELEMENT, SLURM_RESTART_COUNT=restarts)
+    assert job.read("scontrol") == (["requeue 12_3"] * 2 if again else [])
+    assert (status, earlier) == ((140, 85) if again else (1, 1))
+    assert said == word == ("" if again else f"job 12_3 is not queued again: {SHORT}\n")
+    job.stage("85", "85", "143")
+    (job.folder / "sbatch" / "env.sh").write_text("")
+    (job.folder / "ready").unlink()
+    assert job.signalled("USR2", **ELEMENT, SLURM_RESTART_COUNT="9")[0] == 85, "what saves goes on"
 
 
 def test_the_processes_of_a_step_are_warned_and_srun_is_not_told_to_end(job: Job) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,10 +16,11 @@ from pipeline.config.cluster import Cluster
 from pipeline.errors import StageError
 from pipeline.launch import submission as module
 from pipeline.launch.plan import Live, Place, plan
-from pipeline.launch.scheduler import JobState
+from pipeline.launch.queue import live_of, settle_kills
+from pipeline.launch.scheduler import JobState, Scheduler
 from pipeline.launch.stages import name_of, stage_cells
+from pipeline.launch.status import rows
 from pipeline.launch.submission import Submission, all_of, check_code, jobs_of, note_code, queued
-from pipeline.launch.submitter import live_of
 from pipeline.store import Store
 
 Write = Callable[..., Path]
@@ -103,3 +107,35 @@ def test_jobs_in_the_queue_are_known_by_their_names(made: Submission, tmp_path: 
     assert live.places == {name: Place("31", 2)}
     assert live.arrays["31"].size == 3
     assert name == name_of(made.cells("distill-0", 2)[0])
+
+
+class Accounting:
+    """A scheduler that knows how jobs ended."""
+
+    def __init__(self, **states: str) -> None:
+        self.states = states
+
+    def jobs(self, ids: list[str]) -> dict[str, JobState]:
+        return {job: JobState(job, self.states[f"job{job}"]) for job in ids if f"job{job}" in self.states}
+
+
+def test_a_kill_that_slurm_explains_asks_for_more_memory(
+    experiment: Write, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel says out of memory to SLURM alone; the process that it killed wrote nothing."""
+    whole = load(experiment(grids=[{"distill.seed": [1, 2, 3]}]))
+    cells = stage_cells(whole, store, "distill")
+    for job, cell in enumerate(cells, 1):
+        monkeypatch.setenv("SLURM_JOB_ID", str(job))
+        with suppress(RuntimeError), cell.claim():
+            raise RuntimeError
+        record = cell.folder / "attempts" / "001.json"
+        unwritten = dict.fromkeys(("ended", "outcome", "reason", "exception"))  # its process did not live to do so
+        record.write_text(json.dumps(json.loads(record.read_text()) | unwritten))
+    settle_kills(whole, store, cast(Scheduler, Accounting(job1="OUT_OF_MEMORY", job2="TIMEOUT")))
+    assert [cell.failures()["out_of_memory"] for cell in cells] == [1, 0, 0]
+    assert [cell.attempts()[-1].reason for cell in cells] == ["out of memory", "killed", "killed"]
+    asked = plan(whole, store, Cluster(), Live()).of("distill")
+    assert [[cell.config.seed for cell in array.cells] for array in asked] == [[1], [2, 3]]
+    found = [row for row in rows(whole, store, {}, {}) if row.stage == "distill"]
+    assert [(row.state, row.reason) for row in found] == [("failed", "out of memory"), *[("partial", None)] * 2]

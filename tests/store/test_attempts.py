@@ -410,6 +410,43 @@ def test_who_is_killed_again_and_again_but_gets_further_goes_on(cell: Cell) -> N
     assert cell.exhausted(3)
 
 
+SLOT = Stopped("SIGUSR2")
+
+
+@pytest.mark.parametrize(
+    ("saved", "stalled"),
+    [([0, 0, 0], True), ([0, 0], False), ([0, 1, 1], False), ([5, 5, 5, 5], True), ([1, 2, 3, 4, 5], False)],
+)
+def test_slots_that_save_nothing_come_to_an_end(
+    cell: Cell, saved: list[int], stalled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a job whose time is too short would put itself back for ever."""
+    for name, value in ARRAY.items():
+        monkeypatch.setenv(name, value)
+    for rows in saved:
+        assert not cell.too_short
+        attempt(cell, SLOT, rows)
+    assert cell.too_short is stalled
+    assert cell.state == ("failed" if stalled else "partial")
+    assert ("give it more minutes" in str(cell.failure())) is stalled
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "1235")  # submitted again, with more time
+    assert not cell.too_short
+    assert cell.failures()["timeout"] >= 2 * stalled
+
+
+@pytest.mark.parametrize("other", [Stopped("SIGTERM"), BOOM, "killed"])
+def test_only_slots_of_one_job_in_a_row_are_too_short(cell: Cell, other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(4):
+        attempt(cell, SLOT)
+    assert cell.state == "partial"  # at a desk nobody puts them back
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    for end in (SLOT, SLOT, other, SLOT, SLOT):
+        attempt(cell, end)
+    monkeypatch.setenv("SLURM_JOB_ID", "2")
+    attempt(cell, SLOT)
+    assert cell.state == "partial"
+
+
 def test_a_running_attempt_settles_nothing(cell: Cell) -> None:
     for _ in range(3):
         attempt(cell, BOOM)

@@ -1,0 +1,85 @@
+"""What the queue has of an experiment: which of its jobs can still start, and which cells they will compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.config import Evaluate, Experiment
+from pipeline.launch.plan import Earlier, Live, Place
+from pipeline.launch.scheduler import Scheduler, stuck
+from pipeline.launch.stages import MODULES, name_of, stage_cells
+from pipeline.launch.submission import Queued, Submission, submissions
+from pipeline.store import Store
+from pipeline.store.attempts import OUT_OF_MEMORY, Attempt, last_of, settle
+
+
+def startable(jobs: Iterable[Queued]) -> list[Queued]:
+    """Without those that wait for what cannot happen any more."""
+    jobs = list(jobs)
+    never = set(stuck({one.job.id: one.job for one in jobs}))
+    return [one for one in jobs if one.job.id not in never]
+
+
+def live_of(logs: Path, root: Path, jobs: Iterable[Queued]) -> Live:
+    """The cells below ``root`` that jobs in the queue will compute, of whatever experiment: these share cells."""
+    places: dict[str, Place] = {}
+    arrays: dict[str, Earlier] = {}
+    read: dict[tuple[str, str], Submission] = {}
+    for one in jobs:
+        key = one.experiment, one.stamp
+        submission = read[key] if key in read else Submission.read(submissions(logs, one.experiment) / one.stamp)
+        read[key] = submission
+        if one.finishes or submission.root != root.resolve():
+            continue
+        row, place = submission.rows[one.array], one.place
+        arrays[place.array] = Earlier(place.array, len(row.elements))
+        places |= dict.fromkeys(row.elements[place.index], place)
+    return Live(places, arrays)
+
+
+def adopt(logs: Path, jobs: Iterable[Queued]) -> None:
+    """Writes down the ids of jobs whose submitter did not live to do so."""
+    arrays = {(one.experiment, one.stamp, one.array): one.job.id.partition("_")[0] for one in jobs if not one.finishes}
+    for (experiment, stamp, array), job in arrays.items():
+        submission = Submission.read(submissions(logs, experiment) / stamp)
+        if submission.rows[array].job is None:
+            submission.record(array, job)
+
+
+def waited_for(experiment: Experiment, store: Store, live: Live) -> dict[str, set[str]]:
+    """Stage -> jobs in the queue that compute cells of this experiment."""
+    found: dict[str, set[str]] = {}
+    for stage in MODULES if live.places else ():  # addresses of a large grid take a while
+        names = (name_of(cell) for cell in stage_cells(experiment, store, stage))
+        found[stage] = {live.places[name].array for name in names if name in live.places}
+    return found
+
+
+def orphans(experiment: Experiment, store: Store, live: Live) -> set[Place]:
+    """Queued evaluations whose set is neither there nor in a job: SLURM looks late at what they wait for."""
+    found = set()
+    for cell in stage_cells(experiment, store, "evaluate") if live.places else ():
+        place = live.places.get(name_of(cell))
+        if place is not None and isinstance(cell.config, Evaluate):
+            source = store.cell(cell.config.source)
+            if name_of(source) not in live.places and source.state in ("failed", "partial", "missing"):
+                found.add(place)
+    return found
+
+
+def settle_kills(experiment: Experiment, store: Store, scheduler: Scheduler) -> None:
+    """Writes down which killed attempts were out of memory: the kernel tells SLURM so, not the process.
+
+    What is submitted next asks for more then, and the reason stays known when SLURM has forgotten the job.
+    """
+    killed: dict[str, list[tuple[Path, Attempt]]] = {}
+    for stage in MODULES:
+        for cell in stage_cells(experiment, store, stage):
+            last = None if cell.state in ("done", "missing") else last_of(cell.folder)
+            if last is not None and last.reason == "killed" and last.job is not None:
+                killed.setdefault(last.job, []).append((cell.folder, last))
+    for job, state in scheduler.jobs(list(killed)).items() if killed else ():
+        if state.end_reason == OUT_OF_MEMORY:
+            for folder, attempt in killed[job]:
+                settle(folder, attempt, OUT_OF_MEMORY)
