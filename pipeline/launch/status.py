@@ -22,7 +22,8 @@ from pipeline.launch.scheduler import JobState, stuck
 from pipeline.launch.stages import MODULES, StageName, name_of, stage_config
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import read_json
-from pipeline.store.attempts import NO_MEMORY, OUT_OF_MEMORY, Attempt, attempts_of
+from pipeline.store.attempts import Attempt, attempts_of
+from pipeline.store.failures import NO_MEMORY, OUT_OF_MEMORY
 
 State = Literal["done", "running", "pending", "failed", "partial", "missing"]
 _BEFORE: dict[StageName, StageName] = {"distill": "prepare", "evaluate": "distill"}
