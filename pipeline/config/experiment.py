@@ -19,7 +19,7 @@ import itertools
 import json
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,11 +54,22 @@ class Report(Frozen):
 
 
 class Experiment(Frozen):
-    """A named grid of cells, in the order of the file; ``--index`` is a position in ``cells``."""
+    """A named grid of cells, in the order of the file; ``--index`` is a position in ``cells``.
+
+    Attributes:
+        only: positions of the cells that are to be computed, by default all. Tables are always of the whole grid.
+
+    """
 
     name: str
     cells: tuple[Evaluate, ...]
     report: Report = Report()
+    only: tuple[int, ...] | None = None
+
+    @property
+    def computed(self) -> dict[int, Evaluate]:
+        """The cells that are to be computed, by their positions."""
+        return {index: self.cells[index] for index in (range(len(self.cells)) if self.only is None else self.only)}
 
 
 class _Loader(yaml.SafeLoader):
@@ -203,20 +214,36 @@ def _dotted(key: str) -> list[str]:
     return [f"{key}: not a dotted key{nearest(section, SECTIONS)}; allowed: {', '.join(s + '.…' for s in SECTIONS)}"]
 
 
-def _chosen(settings: Iterable[str]) -> dict[str, Any]:
-    """The values of every ``--set``, by dotted key; those of ``seeds`` as a file has them."""
-    chosen: dict[str, Any] = {}
+def assigned_values(settings: Iterable[str], option: str, others: Collection[str] = ()) -> dict[str, list[Any]]:
+    """The values of every ``dotted.key=value`` or ``dotted.key=v1,v2`` on a command line, by key.
+
+    Args:
+        settings: as typed.
+        option: after which they were typed.
+        others: keys that are allowed beside dotted ones.
+
+    Raises:
+        InputError: one of them is not of that form.
+
+    """
+    chosen: dict[str, list[Any]] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        problems = _dotted(key) if key != "seeds" else []
+        problems = _dotted(key) if key not in others else []
         if not equals or problems:
-            raise InputError(f"--set {setting}: {problems[0] if problems else 'dotted.key=value is needed'}")
+            raise InputError(f"{option} {setting}: {problems[0] if problems else 'dotted.key=value is needed'}")
         try:
             value = yaml.load(text, _Loader) if text else None
             several = isinstance(value, str) and "," in value
             chosen[key] = [yaml.load(part, _Loader) for part in text.split(",")] if several else [value]
         except yaml.YAMLError as error:
-            raise InputError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
+            raise InputError(f"{option} {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
+    return chosen
+
+
+def _chosen(settings: Iterable[str]) -> dict[str, Any]:
+    """The values of every ``--set``, by dotted key; those of ``seeds`` as a file has them."""
+    chosen: dict[str, Any] = assigned_values(settings, "--set", ["seeds"])
     if "seeds" in chosen:
         given = chosen["seeds"]
         chosen["seeds"] = given if len(given) > 1 else given[0]

@@ -102,7 +102,7 @@ def rows(
     """
     places: dict[StageName, dict[str, tuple[Cell, list[int]]]] = {stage: {} for stage in MODULES}
     sources: dict[str, str] = {}
-    for index, whole in enumerate(experiment.cells):
+    for index, whole in experiment.computed.items():
         source = ""
         for stage in MODULES:
             cell = store.cell(stage_config(whole, stage))

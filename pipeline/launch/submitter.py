@@ -152,7 +152,7 @@ def described(experiment: Experiment, store: Store, cluster: Cluster, executor: 
     """What a run would do: cells and states, and for a cluster the arrays with what their elements ask for."""
     found = rows(experiment, store, {}, {})
     remaining = left(found)
-    lines = [f"{experiment.name}: {len(experiment.cells)} cells", text(found, everything=executor == "debug"), ""]
+    lines = [f"{experiment.name}: {len(experiment.computed)} cells", text(found, everything=executor == "debug"), ""]
     lines += [f"{stage}: {what}" for stage, what in remaining.items()]
     if executor == "debug":
         return "\n".join(lines)
