@@ -1,4 +1,4 @@
-"""What a job runs: one element of an array, ``python -m pipeline.launch.element SUBMISSION ARRAY INDEX``.
+"""What a job runs: one element of an array, ``python -m pipeline.launch SUBMISSION ARRAY INDEX``.
 
 It never trusts the scheduler to know what became of a cell: the artifact, its lease and its attempts say that. A job
 that starts again finds what is done and does the rest; one whose cells are all done ends at once.
@@ -14,11 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import typer
-
 from pipeline import stopping
 from pipeline.errors import StageError
-from pipeline.launch.command import guarded
 from pipeline.launch.requeue import due, requeue
 from pipeline.launch.stages import MODULES, StageName, name_of
 from pipeline.launch.submission import Row, Submission
@@ -88,7 +85,7 @@ def _one_after_another(submission: Submission, stage: str, cells: list[Cell]) ->
 
 def _side_by_side(submission: Submission, row: Row, index: int, cells: list[Cell]) -> None:
     """Each cell in a process of its own, some at a time on the job's GPU; a signal goes on to all of them."""
-    command = [sys.executable, "-m", "pipeline.launch.element", str(submission.folder), row.name, str(index), "--cell"]
+    command = [sys.executable, "-m", "pipeline.launch", str(submission.folder), row.name, str(index), "--cell"]
     waiting, failed = list(range(len(cells))), []
     running: dict[subprocess.Popen[bytes], int] = {}
     with stopping.polled():
@@ -148,18 +145,5 @@ def _logged(submission: Submission, cell: Cell) -> Iterator[None]:
         os.close(log)
 
 
-def main() -> None:
-    """``SUBMISSION ARRAY INDEX [--cell K]``: one element, or one of its cells."""
-    guarded(lambda: typer.run(_main))
-
-
-def _main(folder: str, array: str, index: int, cell: int | None = None) -> None:
-    run_element(folder, array, index, cell)
-
-
 def _stage(name: str) -> StageName:
     return next(stage for stage in MODULES if stage == name)
-
-
-if __name__ == "__main__":
-    main()

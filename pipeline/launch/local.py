@@ -65,7 +65,7 @@ def supervise(submission: Submission, at_once: int) -> Ended:
 
 def command(submission: Submission, array: str, index: int) -> list[str]:
     """The command line of an element."""
-    return [sys.executable, "-m", "pipeline.launch.element", str(submission.folder), array, str(index)]
+    return [sys.executable, "-m", "pipeline.launch", str(submission.folder), array, str(index)]
 
 
 def environment_of(submission: Submission) -> dict[str, str]:

@@ -129,3 +129,11 @@ def test_a_stop_reaches_the_children_and_they_save(experiment: Write, tmp_path: 
     (record,) = (tmp_path / "root").glob("distill/*/attempts/*.json")
     assert json.loads(record.read_text())["outcome"] == "stopped"
     assert list((tmp_path / "root").glob("distill/*/progress.pt"))
+
+
+def test_an_element_begins_without_a_word_of_python(tmp_path: Path) -> None:
+    """An empty element, as an array that mirrors its parent may have: nothing to do and nothing to say."""
+    empty = Submission(tmp_path, "tiny", tmp_path, tmp_path, tmp_path, {"a": Row("a", "distill", ((), ()))})
+    empty.save()
+    done = subprocess.run(local.command(empty, "a", 1), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
