@@ -64,7 +64,9 @@ def test_a_config_is_what_was_written_and_frozen(write: Write) -> None:
 
 def test_quickstart_is_valid() -> None:
     experiment = load(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
-    assert {cell.source.method.name for cell in experiment.cells} == {"majority", "random", "ddal", "full"}
+    assert {cell.source.method.name for cell in experiment.cells} == {
+        "majority", "random", "k_centres", "ddal", "full",
+    }  # fmt: skip
 
 
 def test_every_known_task_is_valid(write: Write) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import time
 
 import numpy as np
 import pytest
@@ -169,17 +168,6 @@ def test_the_same_seed_gives_the_same_draws_and_another_name_others():
     assert np.array_equal(draws("x", "a"), draws("x", "a"))
     assert not np.array_equal(draws("x", "a"), draws("x", "b"))
     assert not np.array_equal(draws("x", "a"), draws("y", "a"))
-
-
-def test_ten_thousand_draws_take_seconds():
-    random = np.random.default_rng(1)
-    labels = random.integers(0, 2, 872)
-    predicted = [answers(random, random.random((100, 872)) < 0.8, labels) for _ in range(5)]
-    began = time.process_time()
-    rows = Rows(labels, 2, "accuracy", "x")
-    cells = [rows.resample(predicted, name) for name in "ab"]
-    rows.permute([(cells[0], cells[1])])
-    assert time.process_time() - began < 20  # about 2 on one core
 
 
 # --- permutations --------------------------------------------------------------------------------------------------
