@@ -143,8 +143,8 @@ class Rows:
     def _draws(self, hits: Floats, guessed: Floats, sizes: Classes, random: np.random.Generator) -> Floats:
         """[draws] the metric with rows, sets and initialisations drawn with replacement."""
         channels = [hits, guessed, self._true]
-        if self.metric == "accuracy":  # one class says it all: right
-            channels = [channel.sum(0, keepdims=True) for channel in channels]
+        if self.metric == "accuracy":  # one class says it all, right, and how often a class was given does not count
+            channels = [channel.sum(0, keepdims=True) for channel in (hits, self._true, self._true)]
         by_row = [channel.reshape(-1, channel.shape[-1]).T for channel in channels]
         begins, k, most = sizes.cumsum() - sizes, len(sizes), sizes.max()
         found = np.empty(len(self._counts))

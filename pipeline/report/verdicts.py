@@ -76,11 +76,12 @@ class Verdicts:
         p = "p < 0.001" if each.p_holm < 0.001 else f"p = {each.p_holm:.3f}"
         tests = len(self._tested)
         count = "1 test" if tests == 1 else f"{tests} tests"
-        detectable = " to ".join(dict.fromkeys(f"{100 * found.detectable(alpha):.1f}" for alpha in _levels(tests)))
+        sizes = [f"{100 * found.detectable(alpha):.1f}" for alpha in _levels(tests)]
+        detectable = f"{sizes[0]} points" + (f" ({sizes[1]} at Holm's first step)" if tests > 1 else "")
         varied = "; ".join(self._varied(row, each.column) for row in (each.first, each.second))
         return (
             f"{start}, 95 % interval [{100 * found.low:.1f}, {100 * found.high:.1f}], {p} (Holm over {count}): "
-            f"{'holds' if each.sign else 'undecided'}. Detectable: {detectable} points. Varied: rows; "
+            f"{'holds' if each.sign else 'undecided'}. Detectable: {detectable}. Varied: rows; "
             f"{varied}."
         )
 

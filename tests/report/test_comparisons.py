@@ -127,6 +127,7 @@ def test_a_sentence_of_an_asked_pair(fabric: Fabric):
     )
     assert line.startswith(f"sst2: HL − random real = {100 * (first.mean - second.mean):+.1f} points, 95 % interval [")
     assert "p < 0.001 (Holm over 1 test): holds. Detectable: " in line
+    assert "first step" not in line
     assert line.endswith(
         "Varied: rows; HL, 3 initialisations of 1 set, so not what another set would give; random real, "
         "5 initialisations of 5 sets."
@@ -139,8 +140,12 @@ def test_every_test_counts_in_the_correction(fabric: Fabric):
     experiment = filled(
         fabric, MAJORITY, DRAWS, HL | SEVERAL, OURS | SEVERAL, means=means | {"majority": 0.6}, report=asked
     )
-    found = compare(experiment.report.compare, collect(experiment, fabric.store))
+    collected = collect(experiment, fabric.store)
+    found = compare(experiment.report.compare, collected)
     assert len(found) == 4
+    (line,) = Verdicts(collected, found).sentences()
+    sizes = [100 * found[0].difference.detectable(alpha) for alpha in (0.05, 0.05 / 4)]
+    assert f"Detectable: {sizes[0]:.1f} points ({sizes[1]:.1f} at Holm's first step). Varied" in line
     assert [each.asked for each in found] == [True, False, False, False]
     ordered = sorted(found, key=lambda each: each.p)
     highest = 0.0
