@@ -34,7 +34,7 @@ def test_writes_all_files_and_returns_what_it_wrote(fabric: Fabric, tmp_path: Pa
     summary = run(filled(fabric), fabric.store, tmp_path / "out")
     assert [file.name for file in summary.files] == [f"demo.{name}" for name in NAMES]
     assert sorted(tmp_path.joinpath("out").iterdir()) == sorted(summary.files)  # and nothing beside them
-    assert "**70.0 ± 10.0**" in summary.markdown
+    assert "| HL | 70.0 ± 10.0 |" in summary.markdown
     assert (tmp_path / "out/demo.table2.md").read_text() in summary.markdown
     assert "70.0 ± 10.0" in (tmp_path / "out/demo.table2.csv").read_text()
     frame = pd.read_csv(tmp_path / "out/demo.csv").set_index(["row", "metric", "split"])
@@ -78,7 +78,7 @@ def test_command_line(fabric: Fabric, tmp_path: Path):
     place = ["--root", str(fabric.store.root), "--set", "distill.method.learning_rate=0.2"]
     done = subprocess.run([*command, *place], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "| HL | **70.0 ± 10.0** |" in done.stdout
+    assert "| HL | 70.0 ± 10.0 |" in done.stdout
     assert "searched" not in done.stdout  # --set left one alternative
     written = [Path(line) for line in done.stdout.splitlines() if line.endswith(".table2.tex")]
     assert len(written) == 1

@@ -1,8 +1,8 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences), ``protocols``
-stage 3, ``training`` AdamW in both, ``experiment`` YAML -> grid of cells, ``cluster`` another YAML -> what a job of
-each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences.
+stage 3, ``training`` AdamW in both, ``experiment`` YAML -> grid of cells (``loader`` its syntax), ``cluster`` another
+YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences.
 """
 
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster

@@ -17,7 +17,6 @@ import copy
 import hashlib
 import itertools
 import json
-import re
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from pipeline.config.loader import Loader
 from pipeline.config.methods import Method
 from pipeline.config.problems import nearest, sentences, tag_of
 from pipeline.config.protocols import Evaluate, Protocol
@@ -72,29 +72,6 @@ class Experiment(Frozen):
         return {index: self.cells[index] for index in (range(len(self.cells)) if self.only is None else self.only)}
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers (``1e-2`` is a number) and no key given twice."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key.value for key, _ in node.value if key.value != "<<"]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if twice:
-        raise InputError(f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; keep one")
-    loader.flatten_mapping(node)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
     """Reads and validates an experiment.
 
@@ -111,7 +88,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
         near = nearest(path.name, (p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
         raise InputError(f"{path}: no such file{near}; give the path of an experiment, such as configs/quickstart.yaml")
     try:
-        raw = yaml.load(path.read_text(), _Loader)
+        raw = yaml.load(path.read_text(), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except InputError as error:
@@ -233,9 +210,9 @@ def assigned_values(settings: Iterable[str], option: str, others: Collection[str
         if not equals or problems:
             raise InputError(f"{option} {setting}: {problems[0] if problems else 'dotted.key=value is needed'}")
         try:
-            value = yaml.load(text, _Loader) if text else None
+            value = yaml.load(text, Loader) if text else None
             several = isinstance(value, str) and "," in value
-            chosen[key] = [yaml.load(part, _Loader) for part in text.split(",")] if several else [value]
+            chosen[key] = [yaml.load(part, Loader) for part in text.split(",")] if several else [value]
         except yaml.YAMLError as error:
             raise InputError(f"{option} {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
     return chosen

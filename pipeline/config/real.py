@@ -113,8 +113,9 @@ class KCentres(ByVectors):
 
     @property
     def is_drawn(self) -> bool:
-        """Also where centres are."""
-        return super().is_drawn or self.centres == "kmeans" or self.start == "random"
+        """Also where centres are; one centroid of k-means is the mean, however it starts."""
+        several = self.shots > 1 or self.budget != "uniform"
+        return super().is_drawn or self.start == "random" or (self.centres == "kmeans" and several)
 
 
 class Moderate(ByVectors):

@@ -123,7 +123,8 @@ def _cells(needed: Sequence[Row], column: Column, collected: Collected) -> tuple
         cells[row] = "scored on other rows than the others"
         if np.array_equal(on.labels, labels):
             found, sample = on.resample(predicted, name), collected.sample(row, column)
-            same = sample is not None and abs(found.value - sample.estimate.mean) < 1e-6
+            scores = () if sample is None else sample.values
+            same = len(found.values) == len(scores) and np.allclose(found.values, scores, rtol=0, atol=1e-6)
             cells[row] = found if same else f"predictions are not those of the results, {AGAIN}"
     return on, cells
 
@@ -166,17 +167,17 @@ def _defaults(collected: Collected) -> list[tuple[Row, Row]]:
 def randoms(row: Row, collected: Collected) -> list[Row]:
     """The random real samples that a small set is compared with."""
     rows = [other for other in collected.layout.rows if other.kind == "random" and same_budget(row, other)]
-    return rows if _is_fair(row, collected) and row.kind != "random" else []
+    return rows if is_fair(row, collected) and row.kind != "random" else []
 
 
 def ours(row: Row, collected: Collected) -> list[Row]:
     """The rows of SL + AL that a small set is compared with."""
-    rows = [r for r in collected.layout.rows if r.kind == "ddal" and r.method == OURS and _is_fair(r, collected)]
-    return [best for best in rows if best != row and _is_fair(row, collected) and same_budget(best, row)]
+    rows = [r for r in collected.layout.rows if r.kind == "ddal" and r.method == OURS and is_fair(r, collected)]
+    return [best for best in rows if best != row and is_fair(row, collected) and same_budget(best, row)]
 
 
-def _is_fair(row: Row, collected: Collected) -> bool:
-    """Whether it is a small set, and not selected on test where others are not."""
+def is_fair(row: Row, collected: Collected) -> bool:
+    """Whether it is a small set, and not selected on test where others are not: those that marks compare."""
     fair = any(other.kind == "ddal" and not other.on_test for other in collected.layout.rows)
     return row.competes and not (fair and row.on_test)
 

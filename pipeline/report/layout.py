@@ -235,13 +235,9 @@ def _flat(config: Frozen, path: str) -> dict[str, Any]:
     return found
 
 
-def _splits(prepare: Prepare) -> dict[str, Any]:
-    flat = _flat(prepare, "prepare")
-    return {key: value for key, value in flat.items() if not key.startswith(_NOT_A_SPLIT)}
-
-
 def _splits_key(prepare: Prepare) -> str:
-    return json.dumps([_splits(prepare), prepare.model.model_dump()], default=str, sort_keys=True)
+    splits = {key: value for key, value in _flat(prepare, "prepare").items() if not key.startswith(_NOT_A_SPLIT)}
+    return json.dumps([splits, prepare.model.model_dump()], default=str, sort_keys=True)
 
 
 def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
@@ -264,7 +260,7 @@ def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
             metric=prepare.task.metric,
             classes=len(prepare.task.labels) if prepare.task.labels else None,
             split="test" if any("test" in cell.splits for cell in found) else "dev",
-            prepares=_distinct(found),
+            prepares=tuple({cell.source.source.model_dump_json(): cell.source.source for cell in found}.values()),
         )
     return columns
 
@@ -273,10 +269,6 @@ def _names(prepare: Prepare) -> tuple[str, str]:
     where, _, rest = prepare.model.name.partition(":")
     model = rest.split("/")[0] if where == "package" else Path(prepare.model.name).name
     return prepare.task.name, model if prepare.model.pretrained else f"{model} (random weights)"
-
-
-def _distinct(cells: Sequence[Evaluate]) -> tuple[Prepare, ...]:
-    return tuple({cell.source.source.model_dump_json(): cell.source.source for cell in cells}.values())
 
 
 def _apart(prepare: Prepare, twins: Sequence[Prepare]) -> str:

@@ -11,7 +11,7 @@ from pipeline.report.paper import HEADING
 
 RUNS = (
     "Entries: mean ± sample standard deviation, in percent; n = sets × initialisations of each; without ± it is a "
-    "single run."
+    "single run. Each set is learned from by initialisations of its own, so that what varies between sets holds both."
 )
 ONE_SET = "±, intervals and marks are over initialisations of one set, and do not hold what another set would give: {}."
 MIXED = "± holds sets and initialisations together, one initialisation per set: {}."
@@ -22,7 +22,8 @@ NESTED = (
 NEGATIVE = "The component between seeds was estimated negative, and is shown as 0: {}."
 INTERVALS = (
     "95 % intervals of the means are in the figure and the CSV: Student's t over set means where there are two sets or "
-    "more, which holds both sources of variance, otherwise over initialisations alone; test rows are taken as given."
+    "more, which holds both sources of variance, otherwise over initialisations alone; test rows, and the choice of "
+    "hyper-parameters, are taken as given."
 )
 PAPER = (
     f"Columns headed '{HEADING}' are the numbers printed by Maekawa et al. (ACL 2023), not ours: BERT-base, population "
@@ -33,16 +34,14 @@ SECONDS = "Distillation s: wall seconds of one set, all attempts together; train
 LABELS = "HL: hard labels; SL: soft (unrestricted) labels; AL: attention labels."
 
 
-def caption(collected: Collected, shows_paper: bool, marks_best: bool) -> tuple[str, ...]:
+def caption(collected: Collected, shows_paper: bool) -> tuple[str, ...]:
     """How to read the table and what was chosen on which split."""
     models = dict.fromkeys(column.model for column in collected.layout.columns)
-    best = "Bold: the highest mean of the small sets; full data and majority are references." if marks_best else ""
     sentences = [
         *_selected(collected),
         RUNS,
         *_spreads(collected),
         LABELS if any(row.kind == "ddal" for row in collected.layout.rows) else "",
-        best,
         *_searched(collected),
         _grouped("Students", collected, lambda chosen: chosen.recipe),
         _grouped("Coresets are real sentences chosen by", collected, lambda chosen: chosen.rule),

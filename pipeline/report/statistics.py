@@ -27,7 +27,8 @@ class Difference(NamedTuple):
     """A difference of two cells in the metric's own units.
 
     ``low`` and ``high`` bound its 95 % interval; ``error`` is its standard error with ``freedom`` degrees of freedom;
-    ``p`` inverts the interval: the level at which it would just touch zero.
+    ``p`` is the two-sided p-value of their Student's t. Where the bootstrap's draws are skewed, the interval is too,
+    and may touch zero a little earlier or later than ``p`` says.
     """
 
     value: float
@@ -37,12 +38,11 @@ class Difference(NamedTuple):
     freedom: float
     p: float
 
-    @property
-    def detectable(self) -> float:
-        """The smallest true difference found with 80 % power at the 5 % level, two-sided, uncorrected."""
+    def detectable(self, alpha: float) -> float:
+        """The smallest true difference found with 80 % power at the two-sided level ``alpha``."""
         from scipy.stats import t
 
-        return float(self.error * (t.ppf(0.5 + LEVEL / 2, self.freedom) + t.ppf(POWER, self.freedom)))
+        return float(self.error * (t.ppf(1 - alpha / 2, self.freedom) + t.ppf(POWER, self.freedom)))
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Resampled:
 
     Attributes:
         value: the metric, the mean over sets of the means over their initialisations.
+        values: [runs] of each.
         draws: [draws] the same in every bootstrap draw.
         units: [units, rows] jackknife pseudo-values of the metric, of which a unit's value is the mean: for accuracy,
             correctness. Units are what is independent: sets, or the initialisations of the only one.
@@ -59,6 +60,7 @@ class Resampled:
     """
 
     value: float
+    values: Floats
     draws: Floats
     units: Floats
     shares: Floats
@@ -105,6 +107,7 @@ class Rows:
         weights = np.repeat(1 / (len(sizes) * sizes), sizes)
         return Resampled(
             value=float(weights @ values),
+            values=values,
             draws=self._draws(hits, guessed, sizes, _generator(self._name, name)),
             units=np.stack([of_set.mean(0) for of_set in per_set]) if len(sizes) > 1 else pseudo,
             shares=np.stack([np.tensordot(weights, found, (0, 1)) for found in (hits, guessed)]),
@@ -140,8 +143,8 @@ class Rows:
     def _draws(self, hits: Floats, guessed: Floats, sizes: Classes, random: np.random.Generator) -> Floats:
         """[draws] the metric with rows, sets and initialisations drawn with replacement."""
         channels = [hits, guessed, self._true]
-        if self.metric == "accuracy":  # one class says it all: right
-            channels = [channel.sum(0, keepdims=True) for channel in channels]
+        if self.metric == "accuracy":  # one class says it all, right, and how often a class was given does not count
+            channels = [channel.sum(0, keepdims=True) for channel in (hits, self._true, self._true)]
         by_row = [channel.reshape(-1, channel.shape[-1]).T for channel in channels]
         begins, k, most = sizes.cumsum() - sizes, len(sizes), sizes.max()
         found = np.empty(len(self._counts))
@@ -170,6 +173,9 @@ class Rows:
 
 def difference(first: Resampled, second: Resampled) -> Difference:
     """``first`` − ``second`` with an interval over rows, sets and initialisations.
+
+    Rows are paired. Sets and initialisations count as independent between cells, although those of one seed start from
+    the same classifiers: where that makes them alike, the interval is too wide rather than too narrow.
 
     The percentile interval of the bootstrap is too narrow where there are few sets, and counts what is particular to a
     set and a row twice (Owen, Annals of Applied Statistics 2007). It is therefore stretched about the estimate, to the

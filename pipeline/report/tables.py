@@ -30,7 +30,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Table:
-    """What is shown: a frame of text, the positions (row, column) of the best entries, sentences below.
+    """What is shown: a frame of text, the positions (row, column) of entries that are best by test, sentences below.
 
     ``tests`` has one line per comparison, where the table has any.
     """
@@ -78,7 +78,7 @@ def results_table(experiment: Experiment, collected: Collected) -> Table:
     shown: dict[str, list[str]] = {first: [collected.layout.labels[row] for row in rows]}
     best: set[tuple[int, int]] = set()
     for column in columns:
-        best |= {(index, len(shown)) for index in _best(collected, column)}
+        best |= {(rows.index(row), len(shown)) for row in [verdicts.best(column)] if row is not None}
         entries = [_entry(collected, row, column) for row in rows]
         marks = [verdicts.mark(row, column) for row in rows]
         shown[_heading(collected, column)] = [f"{e} {m}" if m else e for e, m in zip(entries, marks, strict=True)]
@@ -96,7 +96,7 @@ def results_table(experiment: Experiment, collected: Collected) -> Table:
         title=f"{experiment.name}: {TITLES[name]}",
         frame=pd.DataFrame(shown),
         best=frozenset(best),
-        caption=(*notes.caption(collected, shows_paper, bool(best)), *verdicts.caption()),
+        caption=(*notes.caption(collected, shows_paper), *verdicts.caption()),
         differences=verdicts.sentences(),
         unfinished=notes.unfinished(collected.problems),
         tests=verdicts.frame(),
@@ -165,20 +165,6 @@ def _entry(collected: Collected, row: Row, column: Column) -> str:
         return entry.state if entry.chosen is None else f"no {column.split} scores"
     text = f"{100 * sample.estimate.mean:.1f}{spread(sample)}"
     return text if len(_distinct_sizes(collected, row)) == 1 else f"{text} (n = {sample.size})"
-
-
-def _best(collected: Collected, column: Column) -> list[int]:
-    """Positions of the small sets whose mean is highest at the precision that is shown.
-
-    Beside rows selected on dev, those selected on test do not compete.
-    """
-    fair = any(row.kind == "ddal" and not row.on_test for row in collected.layout.rows)
-    means = {}
-    for index, row in enumerate(collected.layout.rows):
-        sample = collected.sample(row, column)
-        if row.competes and sample is not None and not (fair and row.on_test):
-            means[index] = round(100 * sample.estimate.mean, 1)
-    return [index for index, mean in means.items() if mean == max(means.values())]
 
 
 def _distinct_sizes(collected: Collected, row: Row) -> list[str]:

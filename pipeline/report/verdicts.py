@@ -8,15 +8,15 @@ from typing import Any
 import pandas as pd
 
 from pipeline.report.collect import Collected, Sample
-from pipeline.report.comparisons import OURS, Comparison, ours, randoms
+from pipeline.report.comparisons import LEVEL, OURS, Comparison, is_fair, ours, randoms
 from pipeline.report.layout import Column, Row
-from pipeline.report.statistics import DRAWS, PERMUTATIONS
+from pipeline.report.statistics import DRAWS, PERMUTATIONS, Difference
 
 RANDOM_MARKS = {1: "↑", -1: "↓"}
 OUR_MARKS = {1: "†", -1: "‡"}
 _FRAME = [
     *("task", "model", "metric", "split", "first", "second", "difference", "ci_low", "ci_high", "error", "freedom"),
-    *("p_permutation", "p_interval", "p_holm", "holds", "detectable", "n_split", "asked"),
+    *("p_permutation", "p_interval", "p_holm", "holds", "detectable", "detectable_holm", "n_split", "asked"),
     *("n_seed_first", "n_init_first", "n_seed_second", "n_init_second", "not_tested"),
 ]
 
@@ -26,6 +26,7 @@ class Verdicts:
 
     def __init__(self, collected: Collected, found: Sequence[Comparison]) -> None:
         self._collected, self.found = collected, tuple(found)
+        self._tested = [each for each in self.found if each.difference is not None]
 
     def mark(self, row: Row, column: Column) -> str:
         """What stands behind an entry: against random real samples, then against SL + AL."""
@@ -34,15 +35,23 @@ class Verdicts:
         found = zip((RANDOM_MARKS, OUR_MARKS), (by_random, by_ours), strict=True)
         return "".join(marks.get(next(iter(signs)) or 0, "") for marks, signs in found if len(signs) == 1)
 
+    def best(self, column: Column) -> Row | None:
+        """The small set whose mean is highest, where its tests against all others of the column hold."""
+        samples = {row: self._collected.sample(row, column) for row in self._collected.layout.rows}
+        means = {r: s.estimate.mean for r, s in samples.items() if s is not None and is_fair(r, self._collected)}
+        if len(means) < 2:
+            return None
+        first, *others = sorted(means, key=lambda row: -means[row])
+        return first if all(self._sign(first, other, column) == 1 for other in others) else None
+
     def caption(self) -> tuple[str, ...]:
         """How the tests were made, what they can find, what was not tested."""
-        tested = [each for each in self.found if each.difference is not None]
-        return tuple(filter(None, [_how(len(tested)) if tested else "", _detectable(tested), self._untested()]))
+        parts = [_how(len(self._tested)), _detectable(self._tested)] if self._tested else []
+        return tuple(filter(None, [*parts, self._untested()]))
 
     def sentences(self) -> tuple[str, ...]:
         """One line per pair of ``report.compare`` and column."""
-        tests = sum(each.difference is not None for each in self.found)
-        return tuple(self._sentence(each, tests) for each in self.found if each.asked)
+        return tuple(self._sentence(each) for each in self.found if each.asked)
 
     def frame(self) -> pd.DataFrame:
         """One row per comparison; differences in the metric's own units."""
@@ -55,7 +64,7 @@ class Verdicts:
                 return each.sign if each.first == a else -each.sign
         return None
 
-    def _sentence(self, each: Comparison, tests: int) -> str:
+    def _sentence(self, each: Comparison) -> str:
         names = [self._collected.layout.labels[row] for row in (each.first, each.second)]
         start = f"{each.column.title}: {names[0]} − {names[1]}"
         if each.points is None:
@@ -65,11 +74,14 @@ class Verdicts:
         if found is None:
             return f"{start}; not tested; {_listed(each.reasons)}."
         p = "p < 0.001" if each.p_holm < 0.001 else f"p = {each.p_holm:.3f}"
+        tests = len(self._tested)
         count = "1 test" if tests == 1 else f"{tests} tests"
+        sizes = [f"{100 * found.detectable(alpha):.1f}" for alpha in _levels(tests)]
+        detectable = f"{sizes[0]} points" + (f" ({sizes[1]} at Holm's first step)" if tests > 1 else "")
         varied = "; ".join(self._varied(row, each.column) for row in (each.first, each.second))
         return (
             f"{start}, 95 % interval [{100 * found.low:.1f}, {100 * found.high:.1f}], {p} (Holm over {count}): "
-            f"{'holds' if each.sign else 'undecided'}. Detectable: {100 * found.detectable:.1f} points. Varied: rows; "
+            f"{'holds' if each.sign else 'undecided'}. Detectable: {detectable}. Varied: rows; "
             f"{varied}."
         )
 
@@ -101,7 +113,9 @@ class Verdicts:
         if (found := each.difference) is not None:
             record |= {"ci_low": found.low, "ci_high": found.high, "error": found.error, "freedom": found.freedom}
             record |= {"p_permutation": each.p_permutation, "p_interval": found.p, "p_holm": each.p_holm}
-            record |= {"holds": bool(each.sign), "detectable": found.detectable}
+            record |= {"holds": bool(each.sign)}
+            plain, corrected = map(found.detectable, _levels(len(self._tested)))
+            record |= {"detectable": plain, "detectable_holm": corrected}
         return record
 
 
@@ -118,25 +132,35 @@ def _how(tests: int) -> str:
     return (
         f"Marks: {RANDOM_MARKS[1]} / {RANDOM_MARKS[-1]} above / below random real at the same budget (where there are "
         f"several such rows: all of them); {OUR_MARKS[1]} / {OUR_MARKS[-1]} below / above {OURS} at the same budget. "
-        f"They stand where, corrected for {count} of this table (Holm, 5 %), both a permutation test "
-        f"({PERMUTATIONS:,} permutations, paired over rows, of the answers averaged over runs) and a hierarchical "
-        f"bootstrap ({DRAWS:,} draws of rows, sets and initialisations, stretched for few sets) reject. No mark means "
-        f"undecided, not equal."
+        f"They stand where two tests both reject at 5 % after Holm's correction for {count} of this table, and the "
+        f"95 % interval excludes zero: a permutation test ({PERMUTATIONS:,} permutations, paired over rows, of the "
+        f"answers averaged over runs), and Student's t on the variance over rows, sets and initialisations, to which "
+        f"the interval is stretched (hierarchical bootstrap, {DRAWS:,} draws). Bold: the highest mean of the small "
+        f"sets, where that holds against each of the others in its column. No mark means undecided, not equal."
     )
+
+
+def _levels(tests: int) -> tuple[float, float]:
+    """α of a test by itself, and of Holm's first step, the strictest."""
+    return LEVEL, LEVEL / tests
 
 
 def _detectable(tested: Sequence[Comparison]) -> str:
     """The smallest and largest minimum detectable difference of every column."""
-    columns: dict[str, list[float]] = {}
+    columns: dict[str, list[Difference]] = {}
     for each in tested:
         assert each.difference is not None
-        columns.setdefault(each.column.title, []).append(100 * each.difference.detectable)
+        columns.setdefault(each.column.title, []).append(each.difference)
+    levels = list(dict.fromkeys(_levels(len(tested))))
     parts = []
     for title, found in columns.items():
-        least, most = f"{min(found):.1f}", f"{max(found):.1f}"
-        parts.append(f"{title} {least}" + (f" to {most}" if most != least else ""))
-    of = f"Minimum detectable difference (80 % power, α .05 two-sided, uncorrected), points: {', '.join(parts)}."
-    return of if parts else ""
+        ranges = []
+        for alpha in levels:
+            sizes = [100 * difference.detectable(alpha) for difference in found]
+            ranges.append(" to ".join(dict.fromkeys((f"{min(sizes):.1f}", f"{max(sizes):.1f}"))))
+        parts.append(f"{title} {' and '.join(ranges)}")
+    corrected = f" by itself and at Holm's first step, α .05 / {len(tested)}" if len(levels) > 1 else ""
+    return f"Minimum detectable difference (80 % power, α .05 two-sided){corrected}, points: {'; '.join(parts)}."
 
 
 def _varied(sample: Sample) -> str:

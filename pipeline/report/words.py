@@ -11,6 +11,7 @@ from pipeline.config import (
     Evaluate,
     FineTune,
     GradientSteps,
+    Herding,
     KCentres,
     LossRank,
     Method,
@@ -75,6 +76,7 @@ def rule(cell: Evaluate) -> str | None:
     if isinstance(method, ByVectors):
         encoder = "the frozen encoder" if method.training is None else f"the encoder after {method.training.amount}"
         text = f"{'first-token' if method.pooling == 'first' else 'mean-token'} vectors of {encoder}"
+        text += ", the row nearest to the mean of its class" if _is_nearest_to_mean(method) else ""
     elif isinstance(method, ByScores):
         students = "1 student" if method.trainings == 1 else f"{method.trainings} students"
         text = f"{students} trained for {method.training.amount} on the training split"
@@ -82,3 +84,9 @@ def rule(cell: Evaluate) -> str | None:
         return None
     text += f", among {method.candidates:,} rows" if method.candidates is not None else ""
     return text if method.is_drawn else f"{text} (the same for every seed)"
+
+
+def _is_nearest_to_mean(method: ByVectors) -> bool:
+    """With one sample per class herding and k-centres choose the same row."""
+    alone = method.shots == 1 and method.budget == "uniform"
+    return alone and (isinstance(method, Herding) or (isinstance(method, KCentres) and method.start == "mean"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import DDAL, Evaluate, FineTune, load
 from pipeline.config.data import known_tasks
-from pipeline.config.experiment import _Loader
+from pipeline.config.loader import Loader
 from pipeline.errors import InputError
 
 TASK = {"name": "mine", "source": {"kind": "files", "train": "x.csv"}, "text": ["text"]}
@@ -64,7 +64,9 @@ def test_a_config_is_what_was_written_and_frozen(write: Write) -> None:
 
 def test_quickstart_is_valid() -> None:
     experiment = load(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
-    assert {cell.source.method.name for cell in experiment.cells} == {"majority", "random", "ddal", "full"}
+    assert {cell.source.method.name for cell in experiment.cells} == {
+        "majority", "random", "k_centres", "ddal", "full",
+    }  # fmt: skip
 
 
 def test_every_known_task_is_valid(write: Write) -> None:
@@ -263,7 +265,7 @@ def test_wrong_settings(write: Write, setting: str, words: list[str]) -> None:
     [("1e-2", 0.01), ("1E3", 1000.0), ("1.5e+1", 15.0), (".5e1", 5.0), ("0.25", 0.25), ("3", 3.0), ("+2e0", 2.0)],
 )
 def test_yaml_numbers(write: Write, text: str, number: float) -> None:
-    value = yaml.load(text, _Loader)
+    value = yaml.load(text, Loader)
     assert isinstance(value, int | float), "a number before any typed field is asked"
     path = write(text=yaml.safe_dump({"base": BASE}) + f"grids:\n- distill.method.learning_rate: [{text}]\n")
     assert math.isclose(methods(path)[0].learning_rate, number)

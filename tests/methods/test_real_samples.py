@@ -103,6 +103,13 @@ def test_a_method_says_whether_it_follows_the_seed(made: Made, method: dict[str,
     assert (len(chosen) > 1) == sets[0][0].source.method.is_drawn
 
 
+def test_one_centroid_is_the_mean_whatever_the_seed(made: Made) -> None:
+    methods = [{"name": "k_centres", "centres": "kmeans"}, {"name": "herding"}, {"name": "k_centres"}]
+    sets = made(methods, seeds=(1, 2, 3))
+    assert not any(cell.source.is_drawn for cell, _ in sets)
+    assert len({tuple(found.about["chosen"]["rows"]) for _, found in sets}) == 1, "nor the rule: all are the same rows"
+
+
 @pytest.mark.parametrize("name", ["random", "herding", "moderate"])
 @pytest.mark.parametrize(("budget", "wanted"), [("uniform", [5, 5]), ("prior", [8, 2]), ("sqrt", [7, 3])])
 def test_budgets(made: Made, tmp_path: Path, name: str, budget: str, wanted: list[int]) -> None:

@@ -70,7 +70,7 @@ def test_a_number_that_is_changed_in_the_csv_shows(fabric: Fabric, tmp_path: Pat
     frame.loc[frame["cell"].str.contains("ddal-hard"), "accuracy"] = "0.999"
     frame.to_csv(out / "demo.runs.csv", index=False)
     summary = run(experiment, Store(tmp_path / "elsewhere"), out)
-    assert "| HL | **99.9" in summary.markdown
+    assert "| HL | 99.9" in summary.markdown
     assert "HL: predictions are not those of the results" in summary.markdown
 
 

@@ -15,6 +15,7 @@ CORESETS = [
     {"name": "k_centres"},
     {"name": "herding"},
 ]
+NEAREST = ", the row nearest to the mean of its class"
 FINETUNE = {"evaluate.protocol": [{"name": "finetune"}]}
 
 
@@ -83,11 +84,19 @@ def test_options_that_change_no_row_are_hyper_parameters(fabric: Fabric):
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        ({"name": "herding"}, "first-token vectors of the frozen encoder (the same for every seed)"),
+        ({"name": "herding", "shots": 2}, "first-token vectors of the frozen encoder (the same for every seed)"),
+        ({"name": "herding"}, f"first-token vectors of the frozen encoder{NEAREST} (the same for every seed)"),
+        ({"name": "k_centres", "start": "random"}, "first-token vectors of the frozen encoder"),
         ({"name": "moderate", "pooling": "mean"}, "mean-token vectors of the frozen encoder (the same for every seed)"),
-        ({"name": "k_centres", "training": {"steps": 1}}, "first-token vectors of the encoder after 1 step"),
-        ({"name": "k_centres", "centres": "kmeans"}, "first-token vectors of the frozen encoder"),
-        ({"name": "herding", "candidates": 2000}, "first-token vectors of the frozen encoder, among 2,000 rows"),
+        ({"name": "k_centres", "training": {"steps": 1}}, f"first-token vectors of the encoder after 1 step{NEAREST}"),
+        (
+            {"name": "k_centres", "centres": "kmeans"},
+            f"first-token vectors of the frozen encoder{NEAREST} (the same for every seed)",
+        ),
+        (
+            {"name": "herding", "candidates": 2000},
+            f"first-token vectors of the frozen encoder{NEAREST}, among 2,000 rows",
+        ),
         ({"name": "el2n"}, "5 students trained for 200 steps on the training split"),
         (
             {"name": "loss_rank", "trainings": 1, "training": {"epochs": 2}},
@@ -150,8 +159,8 @@ def test_captions_name_recipes_with_their_revisions_and_rules(fabric: Fabric):
     finetune, ddal = (recipe(experiment.cells[at]) for at in (0, 2))
     assert f"Students: random real, herding, moderate: {finetune}; HL: {ddal}." in caption
     assert (
-        "Coresets are real sentences chosen by: herding, moderate: first-token vectors of the frozen encoder "
-        "(the same for every seed)."
+        f"Coresets are real sentences chosen by: herding: first-token vectors of the frozen encoder{NEAREST} (the same "
+        "for every seed); moderate: first-token vectors of the frozen encoder (the same for every seed)."
     ) in caption
     plain = fabric.experiment({}, name="plain")
     fabric.fill(plain, lambda cell: {"test": [0.5]})
