@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from pipeline.bilevel import OuterLoss
 from pipeline.config import DDAL, ClassWeights, CrossEntropy, Distill, LogitAdjustment, RealLoss, load
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError
 from pipeline.launch import run_stage, stage_cells
 from pipeline.methods import ddal, outer
+from pipeline.methods.gradient_check import CANARY, check_gradient
 from pipeline.methods.imbalance import check_classes, measured, outer_loss
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
 from pipeline.store import Store
@@ -31,15 +34,16 @@ COUNTS = np.array([10, 30, 60])
 
 
 @pytest.fixture
-def prepared(experiment: Write, tmp_path: Path) -> Make:
-    """Method options -> stage 2's config and stage 1's output: 120 rows of class 1, 40 of class 0, an eighth dev."""
+def prepared(experiment: Write, tmp_path: Path, encoder_folder: Callable[..., Path]) -> Make:
+    """Method options -> stage 2's config and stage 1's output: 30 training rows of class 0, 90 of class 1."""
     rows = [row for number, row in enumerate(corpus(240, seed=3)) if row["label"] == 1 or number % 6 == 0]
     file = tmp_path / "unequal.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def make(**options: object) -> tuple[Distill, Prepared]:
+    def make(pretrained: bool = False, **options: object) -> tuple[Distill, Prepared]:
+        model = str(encoder_folder("bert", pretrained=pretrained))
         task = {"name": "unequal", "source": {"kind": "files", "train": str(file)}, "text": ["text"]}
-        config = load(experiment(prepare={"task": task, "dev": 0.125, "test": 0.125}, method=options))
+        config = load(experiment(prepare={"task": task, "model": model, "dev": 20, "test": 20}, method=options))
         store = Store(tmp_path / "ck")
         run_stage(stage_cells(config, store, "prepare"), "prepare", store)
         cell: Distill = config.cells[0].source
@@ -118,6 +122,14 @@ def test_the_outer_step_uses_it(
     assert offsets == (
         pytest.approx([math.log(0.25), math.log(0.75)]) if isinstance(given, LogitAdjustment) else None
     )  # fmt: skip
+
+
+def test_the_gradient_check_is_of_this_loss(prepared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hand-derived passes that forgot the weights would be caught."""
+    made = prepared(outer={"batch_size": 8, "loss": "class_weights"}, attention_labels="cls", estimator="fused")
+    assert check_gradient(*made, CANARY).holds
+    monkeypatch.setattr(OuterLoss, "targets", lambda _, labels, classes: F.one_hot(labels, classes))
+    assert not check_gradient(*made, CANARY).holds
 
 
 # --- the batches ---------------------------------------------------------------------------------------------------
@@ -217,18 +229,20 @@ def test_a_constant_answer_has_the_accuracy_of_its_class_and_nothing_else() -> N
 @pytest.mark.parametrize(("by", "sign"), [("balanced_loss", 1), ("balanced_accuracy", -1), ("mcc", -1)])
 def test_the_best_state_by_it_is_kept(prepared: Make, tmp_path: Path, by: str, sign: int) -> None:
     made = prepared(
+        pretrained=True,
         labels="unrestricted",
         attention_labels="cls",
         initialise="real",
-        outer={"steps": 8, "batch_size": 8, "lr": 0.2, "sampling": "balanced"},
-        validation={"every": 1, "initialisations": 2, "by": by},
+        learning_rate=0.02,
+        outer={"steps": 24, "batch_size": 16, "lr": 0.05, "sampling": "balanced"},
+        validation={"every": 3, "initialisations": 2, "by": by},
     )
     found = distilled(made, tmp_path / "a").about["selection"]
     with open(tmp_path / "a" / "log.csv", newline="") as file:
-        scores = [float(row["validation_score"]) for row in csv.DictReader(file)]
-    best = min(range(8), key=lambda step: sign * scores[step])
+        scores = [float(row["validation_score"]) for row in csv.DictReader(file) if row["validation_score"]]
+    best = min(range(8), key=lambda number: sign * scores[number])
     assert len(set(scores)) > 1
-    assert (found["by"], found["step"]) == (by, best + 1)
+    assert (found["by"], found["step"]) == (by, 3 * best + 3)
     assert found[by] == pytest.approx(scores[best], abs=1e-12)
     assert {"loss", "accuracy"} <= set(found)
 
