@@ -54,6 +54,9 @@ def test_every_row_is_seen_by_every_classifier_once(draws: int, size: int) -> No
         (3, {"outer": {"batch_size": 2, "real_batches": 2}, "estimator": "unroll"}),  # the third rank has no rows
         (2, {"outer": {"batch_size": 5, "real_batches": 3}, "draws": 2, "estimator": "adjoint"}),
         (6, {"outer": {"batch_size": 5}, "draws": 4, "labels": "unrestricted"}),
+        (3, {"outer": {"batch_size": 4, "sampling": "balanced", "bucket_by_length": True}, "draws": 2}),
+        (2, {"outer": {"batch_size": 7, "loss": {"name": "class_weights", "beta": 0.9}}}),
+        (2, {"outer": {"batch_size": 7, "loss": {"name": "logit_adjustment", "tau": 2}}}),
     ],
 )
 def test_the_parts_of_all_ranks_add_up(

@@ -1,13 +1,15 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
-``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences), ``protocols``
-stage 3, ``training`` AdamW in both, ``experiment`` YAML -> grid of cells (``loader`` its syntax), ``cluster`` another
-YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences.
+``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``imbalance``
+what the outer loss does about rare classes), ``protocols`` stage 3, ``training`` AdamW in both, ``experiment`` YAML ->
+grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
+``where`` which cells), ``problems`` errors as sentences.
 """
 
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
 from pipeline.config.data import Model, Prepare, Task
 from pipeline.config.experiment import Experiment, Report, load
+from pipeline.config.imbalance import ClassWeights, CrossEntropy, LogitAdjustment, RealLoss, Selection
 from pipeline.config.methods import (
     DDAL,
     AdamSteps,
@@ -49,8 +51,10 @@ __all__ = [
     "Budget",
     "ByScores",
     "ByVectors",
+    "ClassWeights",
     "Cluster",
     "Coreset",
+    "CrossEntropy",
     "Distill",
     "Evaluate",
     "Experiment",
@@ -61,6 +65,7 @@ __all__ = [
     "InnerOptimizer",
     "JobName",
     "KCentres",
+    "LogitAdjustment",
     "LossRank",
     "Majority",
     "Method",
@@ -73,10 +78,12 @@ __all__ = [
     "Prepare",
     "Protocol",
     "RandomReal",
+    "RealLoss",
     "Report",
     "Request",
     "RetryReason",
     "Runtime",
+    "Selection",
     "Task",
     "Training",
     "Validation",

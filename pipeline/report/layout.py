@@ -28,11 +28,10 @@ from pipeline.config import (
 from pipeline.config.problems import nearest
 from pipeline.config.schema import Frozen, is_runtime
 from pipeline.errors import InputError
-from pipeline.report.words import REAL, real_name
+from pipeline.report.words import BUDGETS, REAL, correction, real_name
 
 LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
 ATTENTION = {"none": "", "cls": " + AL", "all": " + AL (all)"}
-BUDGETS = {"uniform": "", "prior": ", by prior", "sqrt": ", by square root of the prior"}
 RUNS_ONLY = ("distill.seed", "evaluate.seed", "evaluate.initialisations", "evaluate.splits")
 _DATA = ("-", "same", "different", "random")
 _NOT_A_SPLIT = ("prepare.max_length", "prepare.revision", "prepare.model.")
@@ -120,7 +119,7 @@ def row_of(cell: Evaluate) -> Row:
     on_test = method.validation.split == "test"
     ranks = list(ATTENTION).index(method.attention_labels), list(LABELS).index(method.labels), _DATA.index(data)
     order: tuple[int, ...] = (2, *ranks, method.steps, method.shots, int(on_test))
-    label = LABELS[method.labels] + ATTENTION[method.attention_labels]
+    label = LABELS[method.labels] + ATTENTION[method.attention_labels] + correction(method)
     if isinstance(cell.protocol, FineTune):
         order, label = (*order, 1), f"{label}, fine-tuned"
     return Row(order, label, "ddal", method.steps, method.shots, data, on_test)

@@ -11,6 +11,8 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "τ": r"$\tau$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "†": r"\dag{}",

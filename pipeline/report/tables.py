@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.config import Experiment, Prepare
-from pipeline.report import notes, paper
+from pipeline.report import imbalance, notes, paper
 from pipeline.report.collect import Collected, Entry, Sample
 from pipeline.report.comparisons import compare
 from pipeline.report.layout import Column, Row, published_split
@@ -84,6 +84,8 @@ def results_table(experiment: Experiment, collected: Collected) -> Table:
         shown[_heading(collected, column)] = [f"{e} {m}" if m else e for e, m in zip(entries, marks, strict=True)]
         if published is not None and published.has(column):
             shown[f"{column.title}: {paper.HEADING}"] = [published.entry(row, column) for row in rows]
+        for metric in imbalance.beside(collected, column):
+            shown[f"{column.title}: {METRIC_NAMES[metric]}"] = [_entry(collected, r, column, metric) for r in rows]
     titles = " / ".join(column.title for column in columns)
     where = f" ({titles})" if len(columns) > 1 else ""
     shown["n (sets × initialisations)"] = [_sizes(collected, row) for row in rows]
@@ -96,7 +98,7 @@ def results_table(experiment: Experiment, collected: Collected) -> Table:
         title=f"{experiment.name}: {TITLES[name]}",
         frame=pd.DataFrame(shown),
         best=frozenset(best),
-        caption=(*notes.caption(collected, shows_paper), *verdicts.caption()),
+        caption=(*notes.caption(collected, shows_paper), *imbalance.caption(collected), *verdicts.caption()),
         differences=verdicts.sentences(),
         unfinished=notes.unfinished(collected.problems),
         tests=verdicts.frame(),
@@ -156,11 +158,12 @@ def _heading(collected: Collected, column: Column) -> str:
     return f"{column.title}: {METRIC_NAMES[column.metric]}, {size} {column.split} rows"
 
 
-def _entry(collected: Collected, row: Row, column: Column) -> str:
+def _entry(collected: Collected, row: Row, column: Column, metric: str | None = None) -> str:
+    """By the task's own metric, or another one."""
     entry = collected.entries.get((row, column))
     if entry is None:
         return "–"
-    sample = entry.headline
+    sample = None if entry.chosen is None else entry.chosen.sample(metric or column.metric, column.split)
     if sample is None:
         return entry.state if entry.chosen is None else f"no {column.split} scores"
     text = f"{100 * sample.estimate.mean:.1f}{spread(sample)}"

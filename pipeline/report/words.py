@@ -7,12 +7,14 @@ from pipeline.config import (
     EL2N,
     ByScores,
     ByVectors,
+    ClassWeights,
     Coreset,
     Evaluate,
     FineTune,
     GradientSteps,
     Herding,
     KCentres,
+    LogitAdjustment,
     LossRank,
     Method,
     Protocol,
@@ -23,6 +25,8 @@ REAL = (
     *("random real", "herding", "k-centres", "k-centres (k-means)", "moderate"),
     *("loss rank (lowest)", "loss rank (highest)", "EL2N", "EL2N (lowest)"),
 )
+
+BUDGETS = {"uniform": "", "prior": ", by prior", "sqrt": ", by square root of the prior"}
 
 
 def real_name(method: RandomReal | Coreset) -> str:
@@ -38,12 +42,25 @@ def real_name(method: RandomReal | Coreset) -> str:
     return method.name
 
 
+def correction(method: DDAL) -> str:
+    """What a row's name says of unequal classes: budget, real batches, outer loss; empty for the paper's."""
+    words = BUDGETS[method.budget]
+    if method.outer.sampling == "balanced":
+        words += ", balanced batches"
+    loss = method.outer.loss
+    if isinstance(loss, ClassWeights):
+        words += ", class weights" + ("" if loss.beta is None else f" (β = {loss.beta:g})")
+    if isinstance(loss, LogitAdjustment):
+        words += f", logit adjustment (τ = {loss.tau:g})"
+    return words
+
+
 def selection(cell: Evaluate) -> str:
     """How the distilled set's checkpoint, or the epoch of a training on it, was selected."""
     method, protocol = cell.source.method, cell.protocol
     ways = []
     if isinstance(method, DDAL):
-        where, by = method.validation.split, method.validation.by
+        where, by = method.validation.split, method.validation.by.replace("_", " ")
         ways.append({"none": "last step", "test": f"TEST {by} (as published)", "dev": f"dev {by}"}[where])
     if isinstance(protocol, FineTune) and protocol.select is not None:
         ways.append(f"epoch by {protocol.select.split} {protocol.select.by}")
