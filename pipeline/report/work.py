@@ -1,7 +1,7 @@
 """How much computing a cell is: FLOPs by kind, from its config and the lengths of the sentences that it reads.
 
-Nothing is run: everything that a cell does follows from its config and its prepared task (:mod:`pipeline.students.flops`
-has the formula). What an interrupted attempt did twice is not in it.
+Nothing is run: all that a cell does follows from its config and its prepared task (:mod:`pipeline.students.flops` has
+the formula). What an interrupted attempt did twice is not in it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from pipeline.config import (
     DDAL,
+    ByScores,
     ByVectors,
     Coreset,
     Distill,
@@ -26,7 +27,6 @@ from pipeline.config import (
     RandomReal,
     Training,
 )
-from pipeline.config.real import ByScores
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split, TrainingOrder
 from pipeline.randomness import derive, seeded
@@ -55,7 +55,7 @@ class Work:
     @property
     def total(self) -> float:
         """All kinds."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        return self.outer + self.inner + self.training + self.scoring
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
@@ -73,12 +73,13 @@ def of_distill(config: Distill, folder: Path) -> Work:
         return Work()
     lengths = _lengths(folder, "train")
     share = 1.0 if method.candidates is None else min(1.0, method.candidates / len(lengths))
-    if isinstance(method, ByVectors):  # by the library: all rows of all layers
-        work = Work(scoring=share * flops.forward(sizes_of(folder), lengths, fused=False))
+    if isinstance(method, ByVectors):
+        labels = _split(folder, "train").labels.numpy()
+        by_class = [lengths[labels == label] for label in range(len(prepared.classes))]
+        work = Work(scoring=share * sum(_scored(folder, found, fused=False) for found in by_class))
         return work + (Work() if method.training is None else _adamw(method.training, folder, lengths))
     assert isinstance(method, ByScores)
-    fused = has_passes(folder)
-    scoring = Work(scoring=share * flops.forward(sizes_of(folder), lengths, fused=fused))
+    scoring = Work(scoring=share * _scored(folder, lengths, fused=has_passes(folder)))
     return (_adamw(method.training, folder, lengths) + scoring) * method.trainings
 
 
@@ -89,9 +90,8 @@ def of_training(config: Evaluate, folder: Path) -> Work:
     fused = has_passes(folder)
     if isinstance(protocol, GradientSteps):
         if isinstance(method, DDAL):
-            lengths = [method.sequence_length] * (classes * method.batch_shots)
-            plain = fused and not method.dropout and method.precision in ("fp32", "tf32")
-            return Work(inner=method.steps * flops.training(sizes_of(folder), lengths, fused=plain))
+            synthetic = [method.sequence_length] * (classes * method.batch_shots)
+            return Work(inner=method.steps * flops.training(sizes_of(folder), synthetic, fused=_one_row(method, fused)))
         lengths = _samples(config.source, folder)
         step = flops.training(sizes_of(folder), lengths, fused=fused)
         return Work(training=len(protocol.step_sizes or ()) * step)
@@ -101,7 +101,7 @@ def of_training(config: Evaluate, folder: Path) -> Work:
     if protocol.select is not None and protocol.epochs is not None:
         dev = _part(folder, protocol.select.split, protocol.select.examples, derive(config.seed, "evaluation"),
                     "rows that select an epoch")  # fmt: skip
-        work += Work(scoring=protocol.epochs * flops.forward(sizes_of(folder), dev, fused=fused))
+        work += Work(scoring=protocol.epochs * _scored(folder, dev, fused=fused))
     return work
 
 
@@ -109,8 +109,8 @@ def of_scoring(config: Evaluate, folder: Path) -> Work:
     """What scoring one initialisation on all of the splits takes."""
     if not isinstance(config.protocol, GradientSteps | FineTune):
         return Work()
-    fused, sizes = has_passes(folder), sizes_of(folder)
-    return Work(scoring=sum(flops.forward(sizes, _lengths(folder, name), fused=fused) for name in config.splits))
+    fused = has_passes(folder)
+    return Work(scoring=sum(_scored(folder, _lengths(folder, name), fused=fused) for name in config.splits))
 
 
 def of_evaluate(config: Evaluate, folder: Path) -> Work:
@@ -162,10 +162,27 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
     if times:
         split = method.validation.split
         seen = _part(prepared.folder, split, method.validation.examples, config.seed, "validation rows")
-        scoring = times * flops.forward(sizes, seen, fused=has_passes(prepared.folder))
+        fused = has_passes(prepared.folder)
+        scoring = times * _scored(prepared.folder, seen, fused=fused)
         synthetic = [method.sequence_length] * samples
-        inner = times * method.steps * flops.training(sizes, synthetic, fused=way == "fused")
+        inner = times * method.steps * flops.training(sizes, synthetic, fused=_one_row(method, fused))
     return Work(outer=outer, inner=inner, scoring=scoring)
+
+
+def _one_row(method: DDAL, passes: bool) -> bool:
+    """Whether training on the set computes one row of the last layer alone."""
+    plain = not method.dropout and method.precision in ("fp32", "tf32")
+    return passes and plain and method.attention_labels != "all"
+
+
+def _scored(folder: Path, lengths: Lengths, *, fused: bool) -> float:
+    """FLOPs of scoring rows; by the library they are padded to the longest of 64 of their length, in multiples of 8."""
+    if fused:
+        return flops.forward(sizes_of(folder), lengths, fused=True)
+    ordered = np.sort(np.asarray(lengths))
+    parts = [ordered[start : start + 64] for start in range(0, len(ordered), 64)]
+    padded = [np.full_like(part, -(-part.max() // 8) * 8) for part in parts]
+    return flops.forward(sizes_of(folder), np.concatenate(padded or [ordered]), fused=False)
 
 
 def _adamw(training: Training, folder: Path, lengths: Lengths) -> Work:
