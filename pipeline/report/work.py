@@ -76,32 +76,30 @@ def of_distill(config: Distill, folder: Path) -> Work:
     if isinstance(method, ByVectors):
         labels = _split(folder, "train").labels.numpy()
         by_class = [lengths[labels == label] for label in range(len(prepared.classes))]
-        work = Work(scoring=share * sum(_scored(folder, found, fused=False) for found in by_class))
+        work = Work(scoring=share * sum(scored(folder, found, fused=False) for found in by_class))
         return work + (Work() if method.training is None else _adamw(method.training, folder, lengths))
     assert isinstance(method, ByScores)
-    scoring = Work(scoring=share * _scored(folder, lengths, fused=has_passes(folder)))
+    scoring = Work(scoring=share * scored(folder, lengths, fused=has_passes(folder)))
     return (_adamw(method.training, folder, lengths) + scoring) * method.trainings
 
 
 def of_training(config: Evaluate, folder: Path) -> Work:
     """What one initialisation's training takes, with the scoring that selects an epoch."""
     method, protocol = config.source.method, config.protocol
-    classes = len(Prepared(folder).classes)
     fused = has_passes(folder)
     if isinstance(protocol, GradientSteps):
         if isinstance(method, DDAL):
-            synthetic = [method.sequence_length] * (classes * method.batch_shots)
-            return Work(inner=method.steps * flops.training(sizes_of(folder), synthetic, fused=_one_row(method, fused)))
+            return Work(inner=inner(method, folder))
         lengths = _samples(config.source, folder)
         step = flops.training(sizes_of(folder), lengths, fused=fused)
         return Work(training=len(protocol.step_sizes or ()) * step)
     if not isinstance(protocol, FineTune):
         return Work()
-    work = _adamw(protocol, folder, _samples(config.source, folder))
+    work = _adamw(protocol, folder, _samples(config.source, folder), text=not isinstance(method, DDAL))
     if protocol.select is not None and protocol.epochs is not None:
         dev = _part(folder, protocol.select.split, protocol.select.examples, derive(config.seed, "evaluation"),
                     "rows that select an epoch")  # fmt: skip
-        work += Work(scoring=protocol.epochs * _scored(folder, dev, fused=fused))
+        work += Work(scoring=protocol.epochs * scored(folder, dev, fused=fused))
     return work
 
 
@@ -110,7 +108,7 @@ def of_scoring(config: Evaluate, folder: Path) -> Work:
     if not isinstance(config.protocol, GradientSteps | FineTune):
         return Work()
     fused = has_passes(folder)
-    return Work(scoring=sum(_scored(folder, _lengths(folder, name), fused=fused) for name in config.splits))
+    return Work(scoring=sum(scored(folder, _lengths(folder, name), fused=fused) for name in config.splits))
 
 
 def of_evaluate(config: Evaluate, folder: Path) -> Work:
@@ -158,24 +156,22 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
                  steps * method.outer.real_batches, padded=way != "fused")  # fmt: skip
     outer = method.draws * (steps * one + flops.training(sizes, read, fused=way == "fused"))
     times = validations(method, steps, epoch_steps) * method.validation.initialisations
-    inner = scoring = 0.0
+    scoring = 0.0
     if times:
         split = method.validation.split
         seen = _part(prepared.folder, split, method.validation.examples, config.seed, "validation rows")
-        fused = has_passes(prepared.folder)
-        scoring = times * _scored(prepared.folder, seen, fused=fused)
-        synthetic = [method.sequence_length] * samples
-        inner = times * method.steps * flops.training(sizes, synthetic, fused=_one_row(method, fused))
-    return Work(outer=outer, inner=inner, scoring=scoring)
+        scoring = times * scored(prepared.folder, seen, fused=has_passes(prepared.folder))
+    return Work(outer=outer, inner=times * inner(method, prepared.folder), scoring=scoring)
 
 
-def _one_row(method: DDAL, passes: bool) -> bool:
-    """Whether training on the set computes one row of the last layer alone."""
-    plain = not method.dropout and method.precision in ("fp32", "tf32")
-    return passes and plain and method.attention_labels != "all"
+def inner(method: DDAL, folder: Path) -> float:
+    """FLOPs of one training on the set, T steps; the last layer computes one row where no labels ask for all."""
+    plain = not method.dropout and method.precision in ("fp32", "tf32") and method.attention_labels != "all"
+    synthetic = [method.sequence_length] * (len(Prepared(folder).classes) * method.batch_shots)
+    return method.steps * flops.training(sizes_of(folder), synthetic, fused=has_passes(folder) and plain)
 
 
-def _scored(folder: Path, lengths: Lengths, *, fused: bool) -> float:
+def scored(folder: Path, lengths: Lengths, *, fused: bool) -> float:
     """FLOPs of scoring rows; by the library they are padded to the longest of 64 of their length, in multiples of 8."""
     if fused:
         return flops.forward(sizes_of(folder), lengths, fused=True)
@@ -185,12 +181,17 @@ def _scored(folder: Path, lengths: Lengths, *, fused: bool) -> float:
     return flops.forward(sizes_of(folder), np.concatenate(padded or [ordered]), fused=False)
 
 
-def _adamw(training: Training, folder: Path, lengths: Lengths) -> Work:
-    """Batches hold each sample equally often, up to the last ones of an epoch."""
-    fused = has_passes(folder) and not training.dropout
-    batch = min(training.batch_size, len(lengths))
-    steps = training.steps if training.epochs is None else training.epochs * max(1, len(lengths) // batch)
-    return Work(training=steps * batch / len(lengths) * flops.training(sizes_of(folder), lengths, fused=fused))
+def _adamw(training: Training, folder: Path, lengths: Lengths, *, text: bool = True) -> Work:
+    """Batches hold each sample equally often, up to the last ones of an epoch; the passes train on ``text`` alone."""
+    fused = has_passes(folder) and not training.dropout and text
+    share = training_steps(training, len(lengths)) * min(training.batch_size, len(lengths)) / len(lengths)
+    return Work(training=share * flops.training(sizes_of(folder), lengths, fused=fused))
+
+
+def training_steps(training: Training, size: int) -> int:
+    """Steps of AdamW on so many samples."""
+    batch = min(training.batch_size, size)
+    return training.steps if training.epochs is None else training.epochs * max(1, size // batch)
 
 
 def _samples(config: Distill, folder: Path) -> Lengths:
