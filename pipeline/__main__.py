@@ -265,6 +265,26 @@ def prune(
 
 
 @app.command()
+def estimate(
+    config: Config,
+    set_: Settings = None,
+    again: Annotated[bool, typer.Option("--again", help="measure anew what was measured before")] = False,
+    root: Root = None,
+    cluster_file: File = None,
+) -> None:
+    """Predict time and memory of every cell from short measured slices; of cells that are done, say the error."""
+    from pipeline.launch.estimate import estimate as estimated
+    from pipeline.launch.estimate import table
+
+    site = _site(cluster_file)
+    store = _store(root, site)
+    experiment = launch.pin(load(config, set_ or []), store)
+    check_choices(experiment)
+    lines = estimated(experiment, store, lambda text: print(text, file=sys.stderr, flush=True), again=again)
+    print(table(lines, site.local.at_once))
+
+
+@app.command()
 def check_grad(
     config: Config,
     set_: Settings = None,

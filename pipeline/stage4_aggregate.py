@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +40,8 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     """Aggregates an experiment into ``<out>/<experiment>.csv``, tables (CSV, Markdown, LaTeX) and a figure (PNG, PDF).
 
     All runs go into ``<experiment>.runs.csv`` and ``<experiment>.h5``, from which the same tables can be made when the
-    artifacts are gone; ``<experiment>.tests.csv`` has the tests between rows.
+    artifacts are gone; ``<experiment>.ledger.csv`` has what each artifact cost, ``<experiment>.tests.csv`` the tests
+    between rows, ``<experiment>.pareto.png`` (PDF) accuracy against compute.
 
     Raises:
         InputError: hyper-parameters would have to be chosen without dev scores, ``report.compare`` names no row, or the
@@ -51,16 +52,24 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     from pipeline.report.archive import Archive
     from pipeline.report.collect import collect
     from pipeline.report.figure import draw
+    from pipeline.report.ledger import Ledger, sentences, with_costs
+    from pipeline.report.pareto import draw as draw_pareto
     from pipeline.report.render import latex, markdown
     from pipeline.report.tables import long_form, results_table, task_table
 
     archive = Archive(out / experiment.name, store)
     collected = collect(experiment, store, archive)
-    tables = (task_table(experiment, collected), results_table(experiment, collected))
+    ledger = Ledger(out / f"{experiment.name}.ledger.csv", store)
+    ledger.add(finished for finished, _ in collected.cells)
+    results = results_table(experiment, collected)
+    results = replace(results, caption=(*results.caption, *sentences(collected, ledger)))
+    tables = (task_table(experiment, collected), results)
     files = [out / f"{experiment.name}.csv"]
-    write_text(files[0], long_form(collected).to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+    frame = with_costs(long_form(collected), collected, ledger)
+    write_text(files[0], frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
     archive.write(collected.cells, collected.prepared)
-    files += [archive.runs, archive.h5, out / f"{experiment.name}.tests.csv"]
+    ledger.write()
+    files += [archive.runs, archive.h5, ledger.path, out / f"{experiment.name}.tests.csv"]
     tests = tables[-1].tests
     assert tests is not None
     write_text(files[-1], tests.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
@@ -74,6 +83,7 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
             files.append(out / f"{experiment.name}.{table.name}.{suffix}")
             write_text(files[-1], text)
     files += draw(collected, tables[-1].title, out / experiment.name)
+    files += draw_pareto(collected, ledger, experiment.name, out / f"{experiment.name}.pareto")
     archived = sum(cell.archived for cell, _ in collected.cells)
     return Summary("\n".join(markdown(table) for table in tables), tuple(files), collected.problems, archived)
 

@@ -13,8 +13,9 @@ from pipeline.stage4_aggregate import run
 from pipeline.store import Store
 
 NAMES = [
-    *("csv", "runs.csv", "h5", "tests.csv"),
+    *("csv", "runs.csv", "h5", "ledger.csv", "tests.csv"),
     *("table1.csv", "table1.md", "table1.tex", "table2.csv", "table2.md", "table2.tex", "png", "pdf"),
+    *("pareto.png", "pareto.pdf"),
 ]
 
 

@@ -24,8 +24,8 @@ class Usage:
 
     Attributes:
         cpu_seconds: processor seconds of all threads, in user and kernel mode, and of child processes that have ended.
-        peak_mb: the most main memory (MiB) that the process held in between; where the system cannot forget an earlier
-            peak (not Linux), since it began.
+        peak_mb: the most main memory (MiB) that the process held in between, with what earlier work in it did not give
+            back; where the system cannot forget an earlier peak (not Linux), since the process began.
         threads: that torch computes with; ``None`` while it is not imported.
         cpu: model of the processor.
         gpu: name of the GPU that it put tensors on, if any.
