@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import launch
+from pipeline import launch, release
 from pipeline.config import DDAL, Distill, Experiment, load
 from pipeline.config.cluster import Cluster, expanded, load_cluster
 from pipeline.launch import display
@@ -280,6 +280,10 @@ def check_grad(
     )
     if not found.holds:
         raise typer.Exit(1)
+
+
+for command in (release.card, release.verify, release.push):
+    app.command()(command)
 
 
 def main() -> None:
