@@ -153,8 +153,8 @@ def verify(
         _show(rows)
         held &= all(row.holds for row in rows)
     print(
-        f"the card's numbers {'hold' if held else 'DO NOT hold'} (they hold if every new mean lies in the prediction "
-        f"interval of the claimed one, and the spread of {metric} in that of its F ratio; {LEVEL:.0%} for all "
+        f"the card's numbers {'hold' if held else 'DO NOT hold'} (they hold if every new mean and the new spread of "
+        f"{metric} lie where they would in {LEVEL:.0%} of cases if the claims are true: two-sample t, F; all "
         f"comparisons of a protocol together)"
     )
     if not held:

@@ -167,12 +167,12 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
     if isinstance(method, DDAL):
         outer = method.outer
         amount = f"{outer.steps} outer steps" if outer.steps else f"{outer.epochs} epochs"
+        start = "real training samples" if method.initialise == "real" else "N(0, 1)"
         lines.append(
             f"Distilled by DDAL (Maekawa et al., ACL 2023): {amount} of {outer.optimizer} on real batches of "
             f"{outer.batch_size}, step size {outer.lr:g} ({outer.scheduler}, warm-up {outer.warmup_ratio:g}); "
-            f"embeddings started from {'real training samples' if method.initialise == 'real' else 'N(0, 1)'}; step sizes from "
-            f"{method.learning_rate:g}; {LABELS[method.labels]}: {method.labels} labels, attention labels: "
-            f"{method.attention_labels}."
+            f"embeddings started from {start}, step sizes from {method.learning_rate:g}; {LABELS[method.labels]}: "
+            f"{method.labels} labels; attention labels: {method.attention_labels}."
         )
     else:
         lines.append(f"Chosen by `{method.name}`: {_rule(config)}")
