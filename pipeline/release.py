@@ -216,7 +216,7 @@ def push(
     wrong = problems(repo, card_path(file))
     edited = altered(card_path(file).read_text(), found, facts)
     wrong += [f"not what its front matter (textdd) gives: {part}" for part in edited]
-    files = files_of(file)
+    files = files_of(file, facts)
     if dry_run:
         print(f"would go to https://huggingface.co/datasets/{repo}:")
         for name, path in files.items():

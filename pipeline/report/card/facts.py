@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any, Literal
@@ -94,9 +95,14 @@ def sha256_of(path: Path) -> str:
 
 
 def card_path(file: Path) -> Path:
-    """Where the card of a set is: ``x.md`` beside ``x.h5``, or ``README.md`` as the hub has it."""
+    """Where the card of a set is: ``x.md`` beside ``x.h5``, or ``README.md``, as the hub has it, if that is its."""
     beside, readme = file.with_suffix(".md"), file.with_name("README.md")
-    return readme if readme.is_file() and not beside.is_file() and "textdd-card/1" in readme.read_text() else beside
+    if beside.is_file() or not readme.is_file():
+        return beside
+    with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        if read_front_matter(readme.read_text())["textdd"]["sha256"] == sha256_of(file):
+            return readme
+    return beside
 
 
 def read_front_matter(text: str) -> Any:

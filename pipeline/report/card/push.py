@@ -10,12 +10,12 @@ from pathlib import Path
 
 from pipeline.data.hub import explained
 from pipeline.errors import InputError
-from pipeline.report.card.facts import card_path
+from pipeline.report.card.facts import Facts, card_path
 
 
-def files_of(file: Path) -> dict[str, Path]:
-    """Name in the repository -> local file."""
-    return {file.name: file, "README.md": card_path(file)}
+def files_of(file: Path, facts: Facts) -> dict[str, Path]:
+    """Name in the repository -> local file; the set is called what its card calls it."""
+    return {facts.file: file, "README.md": card_path(file)}
 
 
 def problems(repo: str, card: Path) -> list[str]:

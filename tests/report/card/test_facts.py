@@ -44,7 +44,6 @@ def facts(digest: str = hashlib.sha256(b"a set").hexdigest()) -> Facts:
 
 
 def write(path: Path, facts: Facts) -> None:
-    path.write_text(f"---\nlicense: mit\ntextdd: {yaml.safe_dump(facts.model_dump(mode='json'))!r}\n---\n")
     whole = yaml.safe_dump({"license": "mit", "textdd": facts.model_dump(mode="json")})
     path.write_text(f"---\n{whole}---\n\n# text\n\n---\n")
 
@@ -62,6 +61,8 @@ def test_the_hubs_readme_is_a_card_too(file: Path) -> None:
     assert read_facts(file) is None
     write(readme, facts())
     assert card_path(file) == readme
+    file.with_name("other.h5").write_bytes(b"another set")
+    assert card_path(file.with_name("other.h5")) == file.with_name("other.md"), "it is not that one's"
     write(file.with_suffix(".md"), facts())
     assert card_path(file) == file.with_suffix(".md")
 
