@@ -80,7 +80,15 @@ def _facts(
     """What there is to say; what an earlier card of the same file said stays where nothing newer is at hand."""
     from pipeline.report.archive import Archive
     from pipeline.report.card.facts import Facts, read_facts, sha256_of
-    from pipeline.report.card.scores import beside, evaluations_of, from_archive, history, in_store, reads_of_test
+    from pipeline.report.card.scores import (
+        beside,
+        distinct,
+        evaluations_of,
+        from_archive,
+        history,
+        in_store,
+        reads_of_test,
+    )
 
     digest, before = sha256_of(file), read_facts(file)
     if before is not None and before.sha256 != digest:
@@ -88,7 +96,7 @@ def _facts(
     config = _config(found)
     known: list[Scored] = in_store(store)
     for stem in results:
-        known += from_archive(Archive(stem, store))
+        known = distinct([*known, *from_archive(Archive(stem, store))])
     english = "en" if config.source.task.name in known_tasks() else "und"
     kept = {} if before is None else {"license": before.license, "language": before.language}
     given = {"license": license_, "language": language}
@@ -151,6 +159,8 @@ def verify(
         measured = _measured(found, config, prepared, claim, fresh, initialisations)
         rows = checks(claim.scores, measured, sizes, metric)
         _show(rows)
+        width = max((row.high - row.low) / 2 for row in rows if row.of == "mean" and row.claim.metric == metric)
+        print(f"  a mean {metric} that is off by less than {width:.4f} would pass; more --initialisations tell more")
         held &= all(row.holds for row in rows)
     print(
         f"the card's numbers {'hold' if held else 'DO NOT hold'} (they hold if every new mean and the new spread of "

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.config import DDAL, Distill, Evaluate, Prepare
+from pipeline.config import DDAL, Coreset, Distill, Evaluate, Prepare
 from pipeline.config.schema import canonical
+from pipeline.errors import InputError
 from pipeline.report.archive import Archive
 from pipeline.report.card.facts import Evaluation, Reads, Score
 from pipeline.report.layout import hyper_parameters, row_of, searched
@@ -61,11 +62,26 @@ def in_store(store: Store) -> list[Scored]:
 
 
 def from_archive(archive: Archive) -> list[Scored]:
-    """Every evaluation of a committed experiment."""
+    """Every evaluation of a committed experiment.
+
+    Raises:
+        InputError: there is none.
+
+    """
+    if not archive.runs.is_file():
+        raise InputError(f"{archive.runs}: no such results; give their path without .runs.csv")
     return [
         Scored(config, tuple(Run(*row) for row in zip(*(frame[name].tolist() for name in Run._fields), strict=True)))
         for config, frame in archive.evaluations()
     ]
+
+
+def distinct(known: Iterable[Scored]) -> list[Scored]:
+    """Each evaluation once, as it was first found: the committed ones may also be in the store."""
+    found: dict[str, Scored] = {}
+    for each in known:
+        found.setdefault(repr(canonical(each.config)), each)
+    return list(found.values())
 
 
 def evaluations_of(distill: Distill, known: Iterable[Scored]) -> tuple[Evaluation, ...]:
@@ -142,7 +158,7 @@ def history(distill: Distill, about: dict[str, Any], known: Sequence[Scored]) ->
 def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
     method, found = distill.method, about.get("selection", {})
     if not isinstance(method, DDAL):
-        return ["Nothing was selected by a score: the rows follow from the method and its seed."]
+        return ["No score on dev or test selected anything: the rows follow from the method, train and the seed."]
     if found.get("split", "none") == "none":
         return ["Checkpoint: the last outer step, selected by nothing."]
     students, rows = found["initialisations"], found["examples"] or "all"
@@ -157,6 +173,8 @@ def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
 
 def _settings(distill: Distill, known: Sequence[Scored]) -> list[str]:
     """Other settings of the same method and budget that were tried where the card was written."""
+    if not isinstance(distill.method, DDAL | Coreset):
+        return []
     mine = [each.config for each in known if _same(each.config.source, distill)]
     if not mine:
         return ["Hyper-parameters: how they were chosen is not recorded with the set."]

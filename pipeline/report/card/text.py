@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.config import DDAL, AdamSteps, Coreset, Distill, Evaluate, FineTune, MomentumSteps
+from pipeline.config import (
+    DDAL,
+    AdamSteps,
+    Coreset,
+    Distill,
+    Evaluate,
+    FineTune,
+    Majority,
+    MomentumSteps,
+    RandomReal,
+)
 from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts
@@ -181,7 +191,9 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
 
 def _rule(config: Distill) -> str:
     if not isinstance(config.method, Coreset):
-        return "rows of the training split, drawn or taken by the seed."
+        if isinstance(config.method, Majority):
+            return "a row of the most frequent class."
+        return "a draw from every class of train." if isinstance(config.method, RandomReal) else "all rows of train."
     words = rule(Evaluate(source=config, protocol=FineTune(name="finetune")))
     return "see the method's configuration in the file." if words is None else f"{words}."
 

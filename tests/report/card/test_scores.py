@@ -9,9 +9,19 @@ import pytest
 from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.config import Evaluate, Experiment
+from pipeline.errors import InputError
 from pipeline.report.archive import Archive
 from pipeline.report.card.facts import Reads
-from pipeline.report.card.scores import Scored, beside, evaluations_of, from_archive, history, in_store, reads_of_test
+from pipeline.report.card.scores import (
+    Scored,
+    beside,
+    distinct,
+    evaluations_of,
+    from_archive,
+    history,
+    in_store,
+    reads_of_test,
+)
 from pipeline.report.collect import collect
 
 SELECTED = {
@@ -149,5 +159,8 @@ def test_a_committed_archive_says_the_same_as_the_store(fabric: Fabric, tmp_path
     collected = collect(experiment, fabric.store)
     Archive(tmp_path / "out" / "demo", fabric.store).write(collected.cells, collected.prepared)
     again = from_archive(Archive(tmp_path / "out" / "demo", fabric.store))
+    assert len(distinct([*found, *again])) == len(found)
+    with pytest.raises(InputError, match=r"none\.runs\.csv: no such results"):
+        from_archive(Archive(tmp_path / "none", fabric.store))
     for cell in experiment.cells:
         assert evaluations_of(cell.source, again) == evaluations_of(cell.source, found) != ()
