@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from pipeline import launch
 from pipeline.config import AlwaysMajority, Distill, Evaluate
-from pipeline.config.data import known_tasks
 from pipeline.errors import InputError
 from pipeline.store import Store
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from pipeline.distilled import DistilledSet
     from pipeline.report.card.criterion import Check
     from pipeline.report.card.facts import Evaluation, Facts
-    from pipeline.report.card.scores import Scored
 
 File = Annotated[Path, typer.Argument(help="a distilled set: a distilled.h5, of the store or from anywhere")]
 Root = Annotated[
@@ -52,12 +49,13 @@ def card(
     from pipeline import distilled
     from pipeline.progress import quiet_libraries
     from pipeline.report.card.facts import card_path
+    from pipeline.report.card.gather import gather
     from pipeline.report.card.text import card_text
     from pipeline.store.atomic import write_text
 
     quiet_libraries()
     found, store = distilled.load(file), _store(file, root)
-    facts = _facts(found, file, store, results or [], license_, language)
+    facts = gather(found, file, store, results or [], license_, language)
     if look:
         try:
             _, prepared = _prepared(found, facts.content, store, data or [], model)
@@ -72,52 +70,6 @@ def card(
     for each in facts.audit:
         if each.flagged:
             print(f"flagged: {each.about}: {each.measured} (flagged if {each.flagged_if})", file=sys.stderr)
-
-
-def _facts(
-    found: DistilledSet, file: Path, store: Store, results: Sequence[Path], license_: str | None, language: str | None
-) -> Facts:
-    """What there is to say; what an earlier card of the same file said stays where nothing newer is at hand."""
-    from pipeline.report.archive import Archive
-    from pipeline.report.card.facts import Facts, read_facts, sha256_of
-    from pipeline.report.card.scores import (
-        beside,
-        distinct,
-        evaluations_of,
-        from_archive,
-        history,
-        in_store,
-        reads_of_test,
-    )
-
-    digest, before = sha256_of(file), read_facts(file)
-    if before is not None and before.sha256 != digest:
-        before = None
-    config = _config(found)
-    known: list[Scored] = in_store(store)
-    for stem in results:
-        known = distinct([*known, *from_archive(Archive(stem, store))])
-    english = "en" if config.source.task.name in known_tasks() else "und"
-    kept = {} if before is None else {"license": before.license, "language": before.language}
-    given = {"license": license_, "language": language}
-    facts = Facts(
-        file=file.name,
-        sha256=digest,
-        content=_content(found, config, store, before),
-        evaluations=evaluations_of(config, known),
-        beside=beside(config, known),
-        selection=history(config, found.about, known),
-        test_reads=reads_of_test(config.source, known) if known else None,
-        **{"language": english} | kept | {name: value for name, value in given.items() if value is not None},
-    )
-    if before is None:
-        return facts
-    old = [
-        "audit",
-        "looks_like",
-        *(["evaluations", "beside", "selection", "test_reads"] if not facts.evaluations else []),
-    ]
-    return facts.model_copy(update={name: getattr(before, name) for name in old})
 
 
 def _audited(found: DistilledSet, facts: Facts, prepared: Prepared) -> Facts:
@@ -244,26 +196,6 @@ def _store(file: Path, root: str | None) -> Store:
     return Store.of(inside) if root is None and inside.parent.name == "distill" else Store(root)
 
 
-def _config(found: DistilledSet) -> Distill:
-    try:
-        return Distill.model_validate(found.about["config"])
-    except (KeyError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the set's config is of another version ({reason}); use the one that made it") from error
-
-
-def _content(found: DistilledSet, config: Distill, store: Store, before: Facts | None) -> dict[str, Any]:
-    """What data and encoder counted as: as the set says, or its earlier card, or as they count now."""
-    if "content" in found.about:
-        return dict(found.about["content"])
-    if before is not None and before.content:
-        return before.content
-    try:
-        return dict(store.identity(config.source)["config"])
-    except InputError:
-        return {}
-
-
 def _prepared(
     found: DistilledSet, content: Mapping[str, Any], store: Store, data: Sequence[Path], model: Path | None
 ) -> tuple[Distill, Prepared]:
@@ -275,8 +207,9 @@ def _prepared(
     """
     from pipeline.data.prepared import Prepared
     from pipeline.data.relocate import relocated
+    from pipeline.report.card.gather import config_of
 
-    config = _config(found)
+    config = config_of(found)
     source = relocated(config.source, content, data, model, store.places.digest)
     cell = store.cell(source)
     outcome = launch.run_stage([cell], "prepare", store)

@@ -244,6 +244,14 @@ def test_other_data_under_the_same_name_are_refused(released: Path, home: Path, 
     assert "verify needs one" in done.stderr
 
 
+def test_scores_of_a_twin_are_not_taken(released: Path, home: Path) -> None:
+    """Another machine's set by the same config is another set."""
+    with h5py.File(released, "r+") as file:
+        file["labels"][:] = file["labels"][:] + 1e-3
+    with pytest.raises(InputError, match=r"is another set \(sha256 differs\), so that scores in .*root are not this"):
+        CliRunner().invoke(app, ["card", str(released), "--root", str(home / "root")], catch_exceptions=False)
+
+
 def test_without_a_card(carded: Path, tmp_path: Path) -> None:
     shutil.copyfile(carded, tmp_path / "bare.h5")
     for arguments in (
@@ -282,7 +290,7 @@ def test_a_card_without_a_licence_does_not_go(released: Path) -> None:
         CliRunner().invoke(app, ["push", str(released), "me/words"], catch_exceptions=False)
 
 
-def test_set_and_card_reach_the_hub_and_verify_there(released: Path, home: Path, tmp_path: Path) -> None:
+def test_set_and_card_reach_the_hub_and_hold_there(released: Path, home: Path, tmp_path: Path) -> None:
     hub = HubStandIn()
     online = Session(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "hf"), HF_HUB_DISABLE_XET="1")
     try:
