@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import launch
+from pipeline import launch, release
 from pipeline.config import DDAL, Distill, Experiment, load
 from pipeline.config.cluster import Cluster, expanded, load_cluster
 from pipeline.config.where import restricted
@@ -317,6 +317,10 @@ def check_grad(
     )
     if not found.holds:
         raise typer.Exit(1)
+
+
+for command in (release.card, release.verify, release.push):
+    app.command()(command)
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["status", "CONFIG"], ["run", "CONFIG", "--dry-run"], ["run", "nowhere.yaml"]],
+    [["--help"], ["verify", "--help"], ["status", "CONFIG"], ["run", "CONFIG", "--dry-run"], ["run", "nowhere.yaml"]],
     ids=" ".join,
 )
 def test_looking_imports_no_torch(experiment: Write, tmp_path: Path, arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ another content than the archived one is another cell.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from pipeline.config import Evaluate, Prepare
 from pipeline.config.schema import canonical
@@ -70,6 +72,14 @@ class Archive:
         check_stored(fact["config"], config, self.runs)
         facts = fact["identity"], self._frames[name], fact["distill_seconds"]
         return Finished(config, *facts, lambda split: self._predictions(name, split), archived=True)
+
+    def evaluations(self) -> list[tuple[Evaluate, pd.DataFrame]]:
+        """Every archived cell with its runs, as in ``results.csv``; those of other versions are left out."""
+        found = []
+        for name, fact in self._cells.items():
+            with contextlib.suppress(ValidationError):
+                found.append((Evaluate.model_validate(fact["config"]), self._frames[name]))
+        return found
 
     def manifest(self, prepare: Prepare) -> dict[str, Any]:
         """What tables show of a manifest; empty where it is not archived."""
