@@ -40,7 +40,8 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     """Aggregates an experiment into ``<out>/<experiment>.csv``, tables (CSV, Markdown, LaTeX) and a figure (PNG, PDF).
 
     All runs go into ``<experiment>.runs.csv`` and ``<experiment>.h5``, from which the same tables can be made when the
-    artifacts are gone; ``<experiment>.tests.csv`` has the tests between rows.
+    artifacts are gone; ``<experiment>.tests.csv`` has the tests between rows. Sets that were evaluated by ``robust``
+    also get ``<experiment>.robustness.*``.
 
     Raises:
         InputError: hyper-parameters would have to be chosen without dev scores, ``report.compare`` names no row, or the
@@ -52,6 +53,7 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     from pipeline.report.collect import collect
     from pipeline.report.figure import draw
     from pipeline.report.render import latex, markdown
+    from pipeline.report.robust_tables import write_robustness
     from pipeline.report.tables import long_form, results_table, task_table
 
     archive = Archive(out / experiment.name, store)
@@ -74,8 +76,10 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
             files.append(out / f"{experiment.name}.{table.name}.{suffix}")
             write_text(files[-1], text)
     files += draw(collected, tables[-1].title, out / experiment.name)
+    robustness, more = write_robustness(experiment.name, collected, store, out / experiment.name)
     archived = sum(cell.archived for cell, _ in collected.cells)
-    return Summary("\n".join(markdown(table) for table in tables), tuple(files), collected.problems, archived)
+    shown = [*(markdown(table) for table in tables), *([robustness] if robustness else [])]
+    return Summary("\n".join(shown), (*files, *more), collected.problems, archived)
 
 
 def show(summary: Summary) -> None:

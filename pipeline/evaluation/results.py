@@ -1,6 +1,6 @@
 """``results.csv``: long form, one row per (initialisation, split, metric), and its own checkpoint.
 
-``robustness.csv`` is the same with a column ``variant`` before the others.
+``robustness.csv`` is the same with a column ``variant`` before the others. No torch here: tables read this.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.store.atomic import write_text
 
 FIELDS = ("initialisation", "split", "metric", "value", "seconds")
+OWN, MAJORITY = "own", "majority"  # variants: the set's own recipe; always answering the most frequent class
 Scores = Mapping[Any, Mapping[str, float]]  # split -> metric -> value
 
 

@@ -17,16 +17,13 @@ from pipeline.distilled import DistilledSet
 from pipeline.evaluation.metrics import decisions, measure
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.protocols import trained
-from pipeline.evaluation.results import Results, VariantResults
-from pipeline.evaluation.variants import OWN, Variant, variants
+from pipeline.evaluation.results import MAJORITY, OWN, Results, VariantResults
+from pipeline.evaluation.variants import Variant, variants
 from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Student
 from pipeline.students.scoring import score
-
-MAJORITY = "majority"
-FILE = "robustness.csv"
 
 
 def vary(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out: Path) -> None:
@@ -101,7 +98,7 @@ class _Record:
         splits = tuple(labels)
         self._labels, self._results = labels, Results(out / "results.csv", splits)
         self._predictions = Predictions(out / "predictions.h5", labels, classes)
-        self._variants = VariantResults(out / FILE, splits)
+        self._variants = VariantResults(out / "robustness.csv", splits)
         self._results.keep(self._predictions.done)
         self._predictions.keep(self._results.done)
         if (MAJORITY, 0) not in self._variants.done:

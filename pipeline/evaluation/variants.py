@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pipeline.config import AdamSteps, FineTune, InnerOptimizer, MomentumSteps, PlainSteps, Precision, Robust
 from pipeline.distilled import DistilledSet
+from pipeline.evaluation.results import OWN
 from pipeline.randomness import torch_generator
 
-OWN = "own"
 _STEPS: dict[str, InnerOptimizer] = {
     "sgd": PlainSteps(name="gd"),
     "momentum": MomentumSteps(name="momentum"),
