@@ -10,8 +10,10 @@ from pipeline.distilled import load
 from pipeline.evaluation.protocols import evaluate
 from pipeline.evaluation.robustness import vary
 from pipeline.store import Store
+from pipeline.tracking import tracked
 
 
+@tracked
 def run(config: Evaluate, out: Path) -> None:
     """Writes ``results.csv`` and ``predictions.h5`` under ``out``; initialisations that are in both are not run again.
 

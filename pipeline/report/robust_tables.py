@@ -20,7 +20,7 @@ from pipeline.store.atomic import write_text
 CAPTION = (
     "value: mean ± sample standard deviation in percent (retention). Retention: (variant − majority) / (own recipe − "
     "majority), of the means; 100 % loses nothing, below 0 % is worse than the majority.",
-    "Area of a factor: mean retention over its values other than the recipe's, each clipped to 0 … 1; of step sizes and "
+    "Area of a factor: mean retention over its other values than the recipe's, clipped to 0 … 1; of step sizes and the "
     "number of steps the area under the retention over the logarithm of the multiple (trapezoids, the recipe at ×1), "
     "as a share of the whole. Area of a set: mean over its factors; ± its jackknife standard error.",
     "–: the own recipe is not above the majority (95 % interval), so there is nothing to retain.",
