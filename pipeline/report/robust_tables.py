@@ -41,9 +41,8 @@ def write_robustness(name: str, collected: Collected, store: Store, stem: Path) 
         InputError: a cell is archived, and the archive of variants lacks it.
 
     """
-    of = {
-        suffix: stem.with_name(f"{stem.name}.robustness.{suffix}") for suffix in ("runs.csv", "csv", "areas.csv", "md")
-    }
+    stem = stem.with_name(f"{stem.name}.robustness")
+    of = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in ("runs.csv", "csv", "areas.csv", "md")}
     runs = variant_runs(collected, store, read_runs(of["runs.csv"]) if of["runs.csv"].is_file() else None)
     found = profiles(collected, runs)
     if not found:

@@ -183,7 +183,11 @@ def variant_runs(collected: Collected, store: Store, archived: pd.DataFrame | No
 
 def read_runs(path: Path) -> pd.DataFrame:
     """``robustness.csv`` or the archive of variants, numbers to the last bit."""
-    return pd.read_csv(path, float_precision="round_trip")
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    numbers = [name for name in frame.columns if name not in ("cell", "variant", "split", "metric")]
+    # what was not measured is empty; python's own float knows nan
+    found = {name: [float(text) if text else math.nan for text in frame[name]] for name in numbers}
+    return frame.assign(**found).astype({"initialisation": int})
 
 
 def _is_robust(config: Evaluate) -> bool:
