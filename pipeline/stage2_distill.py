@@ -12,8 +12,10 @@ from pipeline.methods import make
 from pipeline.parallel import Ranks
 from pipeline.store import Store
 from pipeline.store.provenance import provenance
+from pipeline.tracking import tracked
 
 
+@tracked
 def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     """Writes ``distilled.h5`` under ``out``; a run that was killed goes on from ``progress.pt``.
 

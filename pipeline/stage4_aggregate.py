@@ -41,7 +41,8 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
 
     All runs go into ``<experiment>.runs.csv`` and ``<experiment>.h5``, from which the same tables can be made when the
     artifacts are gone; ``<experiment>.ledger.csv`` has what each artifact cost, ``<experiment>.tests.csv`` the tests
-    between rows, ``<experiment>.pareto.png`` (PDF) accuracy against compute.
+    between rows, ``<experiment>.pareto.png`` (PDF) accuracy against compute. Sets that were evaluated by ``robust``
+    also get ``<experiment>.robustness.*``.
 
     Raises:
         InputError: hyper-parameters would have to be chosen without dev scores, ``report.compare`` names no row, or the
@@ -55,6 +56,7 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     from pipeline.report.ledger import Ledger, sentences, with_costs
     from pipeline.report.pareto import draw as draw_pareto
     from pipeline.report.render import latex, markdown
+    from pipeline.report.robust_tables import write_robustness
     from pipeline.report.tables import long_form, results_table, task_table
 
     archive = Archive(out / experiment.name, store)
@@ -84,8 +86,10 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
             write_text(files[-1], text)
     files += draw(collected, tables[-1].title, out / experiment.name)
     files += draw_pareto(collected, ledger, experiment.name, out / f"{experiment.name}.pareto")
+    robustness, more = write_robustness(experiment.name, collected, store, out / experiment.name)
     archived = sum(cell.archived for cell, _ in collected.cells)
-    return Summary("\n".join(markdown(table) for table in tables), tuple(files), collected.problems, archived)
+    shown = [*(markdown(table) for table in tables), *([robustness] if robustness else [])]
+    return Summary("\n".join(shown), (*files, *more), collected.problems, archived)
 
 
 def show(summary: Summary) -> None:

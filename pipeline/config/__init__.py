@@ -24,7 +24,7 @@ from pipeline.config.methods import (
     Validation,
     on_real_text,
 )
-from pipeline.config.protocols import AlwaysMajority, BestEpoch, Evaluate, FineTune, GradientSteps, Protocol
+from pipeline.config.protocols import AlwaysMajority, BestEpoch, Evaluate, FineTune, GradientSteps, Protocol, Robust
 from pipeline.config.real import (
     EL2N,
     Budget,
@@ -82,6 +82,7 @@ __all__ = [
     "Report",
     "Request",
     "RetryReason",
+    "Robust",
     "Runtime",
     "Selection",
     "Task",

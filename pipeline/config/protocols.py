@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pipeline.config.methods import DDAL, Distill, Method, Runtime
 from pipeline.config.real import FullData, Majority
 from pipeline.config.schema import Count, Frozen, Positive, runtime
-from pipeline.config.training import Training
+from pipeline.config.training import OptimizerName, Training
 
 
 class GradientSteps(Frozen):
@@ -70,6 +70,51 @@ class FineTune(Training):
         return self
 
 
+class Robust(Frozen):
+    """The protocol ``robust``: how much of a set's worth is left when it is not used as it was meant to be.
+
+    Every initialisation trains by the set's own recipe and by variants of it, each of which differs in one thing.
+    Variants that would train the very same student (the order of batches that all hold the whole set) are left out.
+
+    Attributes:
+        own: the recipe that is varied; ``null`` takes the T steps that the set was distilled for, or ``finetune`` for
+            real sentences.
+        orders: of the batches: backwards, a new permutation of the samples in every pass, or a draw per step.
+        batches: samples per step: one, half of the recipe's, all; with at least the recipe's steps and passes.
+        optimizers: plain gradient descent or SGD (``sgd``), with momentum 0.9, Adam; where both are SGD or both Adam,
+            the step sizes stay. ``adamw`` on a set with T steps is the whole recipe in ``adamw``.
+        sgd_lr, adam_lr: constant step sizes where SGD replaces Adam, or Adam SGD, whose own would mean nothing.
+        adamw: the usual way to fine-tune, which takes no notice of step sizes, batches and attention labels.
+        learning_rates: factors of all step sizes.
+        steps: factors of the number of steps, at least one; longer ones repeat batches and step sizes from the start.
+        dropout, attention_labels: whether to switch dropout on and attention labels off, where they are not.
+        precisions: of training and scoring.
+
+    """
+
+    name: Literal["robust"]
+    revision: int = 1
+    own: FineTune | None = None
+    orders: tuple[Literal["reversed", "shuffled", "random"], ...] = ("reversed", "shuffled", "random")
+    batches: tuple[Literal["one", "half", "all"], ...] = ("one", "half", "all")
+    optimizers: tuple[OptimizerName, ...] = ("sgd", "momentum", "adam", "adamw")
+    sgd_lr: Positive = 1e-2
+    adam_lr: Positive = 1e-3
+    adamw: FineTune = FineTune(name="finetune")
+    learning_rates: tuple[Positive, ...] = (0.1, 0.3, 3.0, 10.0)
+    steps: tuple[Positive, ...] = (0.5, 2.0, 5.0, 10.0)
+    dropout: bool = True
+    attention_labels: bool = True
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+
+    @model_validator(mode="after")
+    def _check(self) -> Robust:
+        for name, recipe in (("own", self.own), ("adamw", self.adamw)):
+            if recipe is not None and recipe.select is not None:
+                raise ValueError(f"{name}.select: no variant selects an epoch; remove it and say how many steps")
+        return self
+
+
 class AlwaysMajority(Frozen):
     """The recipe ``majority``: answers the set's most frequent label; nothing is trained, so it is scored once."""
 
@@ -77,14 +122,16 @@ class AlwaysMajority(Frozen):
     revision: int = 1
 
 
-Protocol = Annotated[GradientSteps | FineTune | AlwaysMajority, Field(discriminator="name")]
+Recipe = GradientSteps | FineTune | AlwaysMajority
+Protocol = Annotated[Recipe | Robust, Field(discriminator="name")]
 Split = Literal["dev", "test"]
 
 
 class Evaluate(Frozen):
     """Stage 3. Input: a distilled set. Output: ``results.csv``, one row per (initialisation, split, metric).
 
-    Beside it ``predictions.h5``: what every initialisation answered on every row.
+    Beside it ``predictions.h5``: what every initialisation answered on every row. The protocol ``robust`` writes both
+    for the recipe that it varies, and everything to ``robustness.csv``.
     """
 
     revision: int = 1
@@ -104,7 +151,19 @@ class Evaluate(Frozen):
             )
         if isinstance(protocol, GradientSteps):
             _check_steps(protocol, method)
+        if isinstance(protocol, Robust) and isinstance(method, FullData):
+            raise ValueError(
+                "protocol 'robust' trains some 25 students per initialisation: on small sets, not on 'full'"
+            )
         return self
+
+    @property
+    def recipe(self) -> Recipe:
+        """How students learn from the set; of the protocol ``robust`` the recipe that it varies."""
+        if not isinstance(self.protocol, Robust):
+            return self.protocol
+        of_method = GradientSteps(name="ddal") if isinstance(self.source.method, DDAL) else FineTune(name="finetune")
+        return self.protocol.own or of_method
 
     @property
     def slug(self) -> str:

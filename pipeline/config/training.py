@@ -1,4 +1,4 @@
-"""Ordinary training with AdamW: of students on a set (stage 3), and of those whose scores choose real sentences."""
+"""Ordinary training: of students on a set (stage 3), and of those whose scores choose real sentences."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pydantic import Field
 
 from pipeline.config.schema import Count, Frozen, Positive, Share
 
+OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
+
 
 class Training(Frozen):
     """AdamW with warm-up; the defaults are those by which DiLM evaluates.
 
-    ``epochs``, where given, replaces ``steps`` by passes over the samples.
+    ``epochs``, where given, replaces ``steps`` by passes over the samples. Another ``optimizer`` (``momentum`` is SGD
+    with 0.9) has no weight decay.
     """
 
     steps: Count = 200
@@ -24,6 +27,7 @@ class Training(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Positive = 1.0
     dropout: bool = False
+    optimizer: OptimizerName = "adamw"
 
     @property
     def amount(self) -> str:

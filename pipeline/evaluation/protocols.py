@@ -75,9 +75,9 @@ def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out:
         for index in missing:
             with stopping.polled():
                 began = time.perf_counter()
-                trained = train(index, watch)
+                theta_T = train(index, watch)
                 seconds = time.perf_counter() - began
-                logits = {name: score(student, trained, batches[name]) for name in config.splits}
+                logits = {name: score(student, theta_T, batches[name]) for name in config.splits}
                 scores = {name: measure(found, labels[name]) for name, found in logits.items()}
                 predictions.add(index, {name: found.argmax(dim=-1) for name, found in logits.items()})
                 results.add(index, scores, seconds)
@@ -122,20 +122,34 @@ class _Training:
 
     def __call__(self, index: int, watch: Watch) -> Parameters:
         student, distilled, seed, protocol = self.student, self.distilled, self.seed, self.protocol
-        theta_0 = student.initial(seed, index)
-        if isinstance(protocol, FineTune):
-            judge = None if self.judge is None else self.judge.of(index)
-            return finetune(student, theta_0, len(distilled), distilled.examples, protocol, seed, index, watch, judge)
-        assert isinstance(protocol, GradientSteps)
-        if protocol.step_sizes is not None:
+        if isinstance(protocol, GradientSteps) and protocol.step_sizes is not None:
+            theta_0 = student.initial(seed, index)
             return plain_steps(student, theta_0, len(distilled), distilled.examples, protocol.step_sizes)
-        return descend(
-            student,
-            theta_0,
-            distilled.inner_batches(seed, index),
-            optimiser=distilled.recipe.optimiser,
-            dropping=lambda step: student.dropping(seed, index, step),
-        )
+        recipe = protocol if isinstance(protocol, FineTune) else None
+        judge = None if self.judge is None else self.judge.of(index)
+        return trained(student, distilled, recipe, seed, index, watch, judge)
+
+
+def trained(
+    student: Student,
+    distilled: DistilledSet,
+    recipe: FineTune | None,
+    seed: int,
+    index: int,
+    watch: Watch,
+    judge: Callable[[Parameters], float] | None = None,
+) -> Parameters:
+    """θ_T of initialisation ``index``, by ``recipe`` or else by the set's own steps; the last two as for finetune."""
+    theta_0 = student.initial(seed, index)
+    if recipe is not None:
+        return finetune(student, theta_0, len(distilled), distilled.examples, recipe, seed, index, watch, judge)
+    return descend(
+        student,
+        theta_0,
+        distilled.inner_batches(seed, index),
+        optimiser=distilled.recipe.optimiser,
+        dropping=lambda step: student.dropping(seed, index, step),
+    )
 
 
 class _Judge:

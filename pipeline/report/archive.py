@@ -65,7 +65,7 @@ class Archive:
             InputError: it was made with another default.
 
         """
-        name = _name(config)
+        name = name_of(config)
         fact = self._cells.get(name)
         if fact is None or not self._is_same(config, fact["identity"]):
             return None
@@ -83,7 +83,7 @@ class Archive:
 
     def manifest(self, prepare: Prepare) -> dict[str, Any]:
         """What tables show of a manifest; empty where it is not archived."""
-        return dict(self._prepared.get(_name(prepare), {}))
+        return dict(self._prepared.get(name_of(prepare), {}))
 
     def write(self, cells: Iterable[tuple[Finished, str]], prepared: Iterable[tuple[Prepare, dict[str, Any]]]) -> None:
         """Replaces both files.
@@ -96,11 +96,11 @@ class Archive:
             StageError: the disk is full.
 
         """
-        named = {_name(finished.config): (finished, split) for finished, split in cells}
+        named = {name_of(finished.config): (finished, split) for finished, split in cells}
         facts = {
             "cells": {name: _fact(finished) for name, (finished, _) in named.items()},
             "prepared": {
-                _name(prepare): {key: manifest[key] for key in _SHOWN if key in manifest}
+                name_of(prepare): {key: manifest[key] for key in _SHOWN if key in manifest}
                 for prepare, manifest in prepared
             },
         }
@@ -149,7 +149,8 @@ def _fact(finished: Finished) -> dict[str, Any]:
     return {"config": config, "identity": finished.identity, "distill_seconds": finished.distill_seconds}
 
 
-def _name(config: Stage) -> str:
+def name_of(config: Stage) -> str:
+    """What a cell or a task is called in the files: its config as written, wherever its data and encoder lie."""
     text = json.dumps(canonical(config), sort_keys=True, ensure_ascii=False)
     return f"{config.slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -110,7 +110,7 @@ def row_of(cell: Evaluate) -> Row:
     if isinstance(method, Majority):
         return Row((0,), "majority", "majority", None, None, "", False)
     if isinstance(method, RandomReal | Coreset):
-        return _real_row(method, cell.protocol)
+        return _real_row(method, cell.recipe)
     if isinstance(method, FullData):
         return Row((3,), "full data", "full", None, None, "", False)
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
@@ -120,7 +120,7 @@ def row_of(cell: Evaluate) -> Row:
     ranks = list(ATTENTION).index(method.attention_labels), list(LABELS).index(method.labels), _DATA.index(data)
     order: tuple[int, ...] = (2, *ranks, method.steps, method.shots, int(on_test))
     label = LABELS[method.labels] + ATTENTION[method.attention_labels] + correction(method)
-    if isinstance(cell.protocol, FineTune):
+    if isinstance(cell.recipe, FineTune):
         order, label = (*order, 1), f"{label}, fine-tuned"
     return Row(order, label, "ddal", method.steps, method.shots, data, on_test)
 

@@ -27,6 +27,7 @@ REAL = (
 )
 
 BUDGETS = {"uniform": "", "prior": ", by prior", "sqrt": ", by square root of the prior"}
+_OPTIMIZERS = {"sgd": "SGD", "momentum": "SGD with momentum", "adam": "Adam", "adamw": "AdamW"}
 
 
 def real_name(method: RandomReal | Coreset) -> str:
@@ -69,13 +70,14 @@ def selection(cell: Evaluate) -> str:
 
 def recipe(cell: Evaluate) -> str:
     """How a student learns from the set: the protocol's name, its revision and what it does, in a few words."""
-    protocol = cell.protocol
+    protocol = cell.recipe
     return f"{protocol.name} (revision {protocol.revision}: {_what_it_does(protocol, cell.source.method)})"
 
 
 def _what_it_does(protocol: Protocol, method: Method) -> str:
     if isinstance(protocol, FineTune):
-        text = f"AdamW, step size {protocol.lr:g}, batch {protocol.batch_size} at most, {protocol.amount}"
+        text = f"{_OPTIMIZERS[protocol.optimizer]}, step size {protocol.lr:g}"
+        text += f", batch {protocol.batch_size} at most, {protocol.amount}"
         chosen = protocol.select
         return text if chosen is None else f"{text}, the best by {chosen.split} {chosen.by} is kept"
     if isinstance(protocol, GradientSteps):

@@ -241,8 +241,8 @@ def is_earlier_start(attempt: Attempt) -> bool:
 
 
 def rows_of(folder: Path) -> int:
-    """Rows that are in the cell's ``log.csv`` and ``results.csv``: how far it has got."""
-    found = [path for path in (folder / "log.csv", folder / "results.csv") if path.exists()]
+    """Rows that are in the cell's logs and results: how far it has got."""
+    found = [path for name in ("log.csv", "results.csv", "robustness.csv") if (path := folder / name).exists()]
     return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in found)
 
 

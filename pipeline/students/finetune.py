@@ -38,7 +38,7 @@ def finetune(
     watch: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     judge: Callable[[Parameters], float] | None = None,
 ) -> Parameters:
-    """θ after AdamW with warm-up on the samples.
+    """θ after AdamW, or the recipe's other optimiser, with warm-up on the samples.
 
     Args:
         student: the model as a function.
@@ -61,7 +61,7 @@ def finetune(
     steps = recipe.steps if recipe.epochs is None else recipe.epochs * per_epoch
     # Samples that fit one batch are trained on as they are; more come in a new order every epoch.
     learner = _learner(student, parameters, size, examples, recipe.dropout)
-    optimizer = torch.optim.AdamW(learner.tensors, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    optimizer = _optimizer(learner.tensors, recipe)
     scheduler = get_scheduler(recipe.scheduler, optimizer, int(recipe.warmup_ratio * steps), steps)
     decay = 1.0
     best: tuple[float, Parameters | None] = (math.inf, None)
@@ -72,7 +72,8 @@ def finetune(
         with seeded(seed, "dropout", index, step) if recipe.dropout else contextlib.nullcontext():
             loss = learner.backward(batch)
         torch.nn.utils.clip_grad_norm_(learner.tensors, recipe.max_grad_norm)
-        decay *= 1 - optimizer.param_groups[0]["lr"] * recipe.weight_decay
+        if recipe.optimizer == "adamw":
+            decay *= 1 - optimizer.param_groups[0]["lr"] * recipe.weight_decay
         optimizer.step()
         scheduler.step()
         watch(step + 1, steps, loss.item())
@@ -110,6 +111,14 @@ def plain_steps(
     return learner.parameters(1.0)
 
 
+def _optimizer(tensors: list[Tensor], recipe: Training) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(tensors, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(tensors, lr=recipe.lr, fused=True)
+    return torch.optim.SGD(tensors, lr=recipe.lr, momentum=0.9 if recipe.optimizer == "momentum" else 0.0)
+
+
 def _batches(size: int, batch_size: int, seed: int, index: int) -> Iterator[Tensor]:
     epoch = 0
     while True:
@@ -119,7 +128,7 @@ def _batches(size: int, batch_size: int, seed: int, index: int) -> Iterator[Tens
 
 
 class _Learner(Protocol):
-    """θ as AdamW updates it."""
+    """θ as the optimiser updates it."""
 
     tensors: list[Tensor]
 

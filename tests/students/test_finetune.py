@@ -146,3 +146,41 @@ def test_finetune_recipes_are_trainings() -> None:
     given, plain = FineTune(name="finetune").model_dump(), Training().model_dump()
     assert plain.items() <= given.items()
     assert set(given) - set(plain) == {"name", "revision", "select"}
+
+
+@pytest.mark.parametrize("passes", [True, False])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_other_optimisers_take_the_steps_that_are_worked_out_here(
+    make: Make, split: Split, passes: bool, optimizer: Any
+) -> None:
+    """Two steps on all samples, the gradients by autograd: also what no token of the samples touches stays."""
+    student, examples = make(passes), examples_of(split)
+    start = student.initial(0, 0)
+    whole = {"batch_size": 48, "warmup_ratio": 0.0, "scheduler": "linear", "max_grad_norm": 1e9, "weight_decay": 0.5}
+    recipe = Training(steps=2, lr=0.02, optimizer=optimizer, **whole)
+    found = finetune(student, start, len(split), examples, recipe, seed=0)
+    theta, batch = dict(start), examples(torch.arange(48))
+    state: dict[str, tuple[Tensor, Tensor]] = {}
+    for t, rate in enumerate((0.02, 0.01)):  # linear, to 0 after the last step
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in theta.items()}
+        loss = F.cross_entropy(student.logits(leaves, batch), batch["labels"])
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        for name, g in zip(leaves, gradients, strict=True):
+            if g is None:
+                continue
+            m, v = state.get(name, (torch.zeros_like(g), torch.zeros_like(g)))
+            if optimizer == "sgd":
+                update = g
+            elif optimizer == "momentum":
+                m = update = 0.9 * m + g
+            else:
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+                update = m / (1 - 0.9 ** (t + 1)) / ((v / (1 - 0.999 ** (t + 1))).sqrt() + 1e-8)
+            state[name] = m, v
+            theta[name] = theta[name] - rate * update
+    moved = 0
+    for name, tensor in theta.items():
+        # Adam divides by gradients that are rounding errors where they are nothing else
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-3 if optimizer == "adam" else 1e-9)
+        moved += not torch.equal(tensor, start[name])
+    assert moved > 20
