@@ -45,12 +45,14 @@ class Report(Frozen):
         table: ``table2`` (methods x tasks) or ``table3`` (steps and shots x tasks).
         compare: pairs of row labels whose difference is reported with its 95 % interval.
         paper: show the paper's own numbers beside ours, marked as the paper's.
+        search: the experiment whose dev scores settled the hyper-parameters of ``ddal`` rows; named with them.
 
     """
 
     table: Literal["table2", "table3"] = "table2"
     compare: tuple[Annotated[tuple[str, ...], Field(min_length=2, max_length=2)], ...] = ()
     paper: bool = True
+    search: Annotated[str | None, Field(min_length=1)] = None
 
 
 class Experiment(Frozen):

@@ -105,7 +105,8 @@ class Alternative:
 class Entry:
     """What stands where a row and a column meet.
 
-    ``axes`` are the dotted hyper-parameters that were searched; ``chosen`` is None while nothing is finished.
+    ``axes`` are the dotted hyper-parameters that were searched; ``chosen`` is None while nothing is finished;
+    ``search`` names another experiment that settled the hyper-parameters.
     """
 
     row: Row
@@ -115,6 +116,7 @@ class Entry:
     finished: int
     chosen: Alternative | None
     problems: tuple[Problem, ...]
+    search: str | None = None
 
     def choice(self, short: bool = False) -> str:
         """The chosen hyper-parameters as ``dotted.key=value``, or by the keys' last parts where those differ."""
@@ -129,6 +131,8 @@ class Entry:
         words = "" if self.chosen is None else self.chosen.selection
         if self.planned > 1:
             words += f"; hyper-parameters: dev {self.column.metric}, best of {self.finished}"
+        elif self.search is not None:
+            words += f"; hyper-parameters: dev {self.column.metric}, in {self.search}"
         return words
 
     @property
@@ -192,7 +196,7 @@ def collect(experiment: Experiment, store: Store, archive: Archive | None = None
     order = [(row, column) for column in plan.columns for row in plan.rows if (row, column) in members]
     found = [_read(cell, store, archive) for cell in experiment.cells]
     read = {cell.model_dump_json(): each for cell, each in zip(experiment.cells, found, strict=True)}
-    entries = {place: _entry(*place, members[place], read) for place in order}
+    entries = {place: _entry(*place, members[place], read, experiment.report.search) for place in order}
     prepared = [(prepare, _manifest(prepare, store, archive)) for column in plan.columns for prepare in column.prepares]
     manifests = {c: next((m for p, m in prepared if m and p in c.prepares), {}) for c in plan.columns}
     cells = [(each, c.split) for each, (_, c) in zip(found, plan.places, strict=True) if isinstance(each, Finished)]
@@ -220,7 +224,9 @@ def _manifest(prepare: Prepare, store: Store, archive: Archive | None) -> dict[s
         return archived
 
 
-def _entry(row: Row, column: Column, cells: Sequence[Evaluate], read: Mapping[str, Finished | Problem]) -> Entry:
+def _entry(
+    row: Row, column: Column, cells: Sequence[Evaluate], read: Mapping[str, Finished | Problem], search: str | None
+) -> Entry:
     groups = alternatives(cells)
     axes = searched([group[0] for group in groups])
     found = [[read[cell.model_dump_json()] for cell in group] for group in groups]
@@ -228,7 +234,8 @@ def _entry(row: Row, column: Column, cells: Sequence[Evaluate], read: Mapping[st
     finished = [alternative for alternative in pooled if alternative is not None]
     best = _best(finished, column, "test" if row.on_test else "dev")
     problems = tuple(each for group in found for each in group if isinstance(each, Problem))
-    return Entry(row, column, axes, len(groups), len(finished), best, problems)
+    elsewhere = search if row.kind == "ddal" and not axes else None
+    return Entry(row, column, axes, len(groups), len(finished), best, problems, elsewhere)
 
 
 def _best(finished: Sequence[Alternative], column: Column, split: str) -> Alternative | None:

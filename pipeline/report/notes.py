@@ -110,7 +110,9 @@ def _searched(collected: Collected) -> list[str]:
             outcome = f"{entry.choice(short=True)} ({counts})" if entry.chosen else "none finished"
             found.setdefault((row, entry.axes), []).append(f"{column.title} {outcome}")
     labels = collected.layout.labels
-    return [
+    settled = dict.fromkeys(entry.search for entry in collected.entries.values() if entry.search is not None)
+    elsewhere = [f"Hyper-parameters of distilled sets: chosen on dev in the experiment {name}." for name in settled]
+    return elsewhere + [
         f"{labels[row]}: searched {', '.join(axes)}; chosen by the column's metric on "
         f"{'TEST' if row.on_test else 'dev'}: {'; '.join(outcomes)}."
         for (row, axes), outcomes in found.items()

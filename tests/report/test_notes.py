@@ -1,7 +1,7 @@
 from report_fabric import FULL, RANDOM, Fabric
 
 from pipeline.report.collect import collect
-from pipeline.report.tables import results_table
+from pipeline.report.tables import long_form, results_table
 
 
 def notes(fabric, experiment):
@@ -34,6 +34,19 @@ def test_the_search_and_its_outcome_are_named(fabric: Fabric):
         "HL: searched distill.method.learning_rate, distill.method.outer.lr; chosen by the column's metric on dev: "
         "sst2 learning_rate=0.2, lr=0.1 (best of 2 finished of 4)."
     ) in notes(fabric, experiment).caption
+
+
+def test_a_search_elsewhere_is_named(fabric: Fabric):
+    experiment = fabric.experiment({"distill.method.labels": ["hard"]}, RANDOM)
+    report = experiment.report.model_copy(update={"search": "search_minilm"})
+    experiment = experiment.model_copy(update={"report": report})
+    fabric.fill(experiment, lambda cell: {"test": [0.5]})
+    assert "Hyper-parameters of distilled sets: chosen on dev in the experiment search_minilm." in (
+        notes(fabric, experiment).caption
+    )
+    found = long_form(collect(experiment, fabric.store)).groupby("row")["selection"].first()
+    assert found["HL"] == "dev loss; hyper-parameters: dev accuracy, in search_minilm"
+    assert "search" not in found["random real"]
 
 
 def test_scores_on_dev_are_said(fabric: Fabric):
