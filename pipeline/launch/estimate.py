@@ -200,7 +200,7 @@ def table(lines: Sequence[Line], at_once: int) -> str:
         at_once: processes of ``--cluster local``.
 
     """
-    head = ("stage", "cells", "done", "s each", "hours", "CPU hours", "peak MB", "off by")
+    head = ("stage", "cells", "done", "s each", "hours", "CPU hours", "peak MB", "off", "CPU off")
     rows: list[tuple[str, ...]] = []
     for stage in ("distill", "evaluate"):
         of_stage = [line for line in lines if line.stage == stage]
@@ -228,16 +228,16 @@ def _row(what: str, lines: Sequence[Line]) -> tuple[str, ...]:
     done = sum(cost is not None for line in lines for cost in line.costs)
     found = [one for line in lines for one in line.predicted or ()]
     if not found:
-        return what, str(cells), str(done), "?", "?", "?", "?", ""
+        return what, str(cells), str(done), "?", "?", "?", "?", "", ""
     seconds = [one.seconds for one in found]
     pairs = [pair for line in lines for pair in _pairs(line)]
-    total = sum(cost.seconds for _, cost in pairs)
-    off = f"{100 * (sum(one.seconds for one, _ in pairs) / total - 1):+.0f} %" if pairs and total else ""
+    wall = _off([(one.seconds, cost.seconds) for one, cost in pairs])
+    processor = _off([(one.cpu_seconds, cost.cpu_seconds) for one, cost in pairs if cost.cpu_seconds is not None])
     low, high = min(seconds), max(seconds)
     each = f"{high:.1f}" if high < 1.05 * low + 0.05 else f"{low:.1f} … {high:.1f}"
     hours, cpu = sum(seconds) / 3600, sum(one.cpu_seconds for one in found) / 3600
     peak = max(one.peak_mb for one in found)
-    return what, str(cells), str(done), each, f"{hours:.3f}", f"{cpu:.3f}", f"{peak:,.0f}", off
+    return what, str(cells), str(done), each, f"{hours:.3f}", f"{cpu:.3f}", f"{peak:,.0f}", wall, processor
 
 
 def _errors(lines: Sequence[Line]) -> Iterator[str]:
@@ -249,17 +249,23 @@ def _errors(lines: Sequence[Line]) -> Iterator[str]:
     wall = [(one.seconds, cost.seconds) for one, cost in pairs]
     cpu = [(one.cpu_seconds, cost.cpu_seconds) for one, cost in pairs if cost.cpu_seconds is not None]
     peak = [(one.peak_mb, cost.peak_mb) for one, cost in pairs if cost.peak_mb is not None]
-    for name, unit, found in (("wall", "h", wall), ("processor", "h", cpu)):
-        ours, theirs = (sum(values) / 3600 for values in zip(*found, strict=True)) if found else (0.0, 0.0)
-        if theirs:
+    for name, found in (("wall", wall), ("processor", cpu)):
+        if _off(found):
+            ours, theirs = (sum(values) / 3600 for values in zip(*found, strict=True))
             each = statistics.median(abs(a / b - 1) for a, b in found if b > 0)
             yield (
-                f"  {name} time {ours:.3f} {unit} against {theirs:.3f} {unit}: {100 * (ours / theirs - 1):+.0f} %; "
+                f"  {name} time {ours:.3f} h against {theirs:.3f} h: {_off(found)}; "
                 f"median of the cells' errors {100 * each:.0f} %"
             )
     if peak:
         worst = max(peak, key=lambda pair: pair[1])
         yield f"  memory: at most {worst[1]:,.0f} MB, where {worst[0]:,.0f} MB were predicted"
+
+
+def _off(found: Sequence[tuple[float, float]]) -> str:
+    """How far sums of (predicted, actual) are apart; empty where nothing was measured."""
+    ours, theirs = sum(a for a, _ in found), sum(b for _, b in found)
+    return f"{100 * (ours / theirs - 1):+.0f} %" if theirs else ""
 
 
 def _pairs(line: Line) -> list[tuple[Prediction, Cost]]:

@@ -28,6 +28,7 @@ from pipeline.config.schema import Frozen, canonical, introduced_value, is_runti
 from pipeline.errors import InputError, StageError
 from pipeline.store import attempts as records
 from pipeline.store import history
+from pipeline.store.aides import aides_of
 from pipeline.store.atomic import is_full, read_json, write_json
 from pipeline.store.cost import Cost, cost_of
 from pipeline.store.places import Places
@@ -136,7 +137,7 @@ class Cell:
 
     def cost(self) -> Cost | None:
         """What its attempts have used so far, those that were killed included; ``None`` where there was none."""
-        return cost_of(self.attempts())
+        return cost_of(self.attempts(), aides_of(self.folder))
 
     def check(self) -> None:
         """Compares the stored full config with this one.

@@ -6,17 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.store.attempts import Attempt
+from pipeline.store.usage import Usage
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the attempts at a cell used together; ``None`` where one of them did not record it.
+    """What the attempts at a cell used together, all ranks of each; ``None`` where one of them did not record it.
 
     Attributes:
         seconds: wall seconds.
         cpu_seconds: processor seconds of all threads.
-        gpu_seconds: wall seconds in which a GPU was taken.
-        peak_mb: most main memory (MiB) of any attempt.
+        gpu_seconds: wall seconds in which a GPU was taken, those of several GPUs added up.
+        peak_mb: most main memory (MiB) of any process.
         gpu_peak_mb: most GPU memory (MiB) that was reserved; ``None`` without a GPU.
         attempts: how many there were.
         threads: of torch; more than one number where attempts differed.
@@ -36,20 +37,21 @@ class Cost:
     gpus: tuple[str, ...]
 
 
-def cost_of(attempts: Sequence[Attempt]) -> Cost | None:
-    """The attempts' cost together; ``None`` where there was none."""
+def cost_of(attempts: Sequence[Attempt], aides: Sequence[Usage] = ()) -> Cost | None:
+    """The cost of the attempts and of what their other ranks used; ``None`` where there was none."""
     if not attempts:
         return None
+    everyone: list[Attempt | Usage] = [*attempts, *aides]
     return Cost(
         seconds=round(sum(attempt.seconds or 0.0 for attempt in attempts), 3),
-        cpu_seconds=_sum(attempt.cpu_seconds for attempt in attempts),
-        gpu_seconds=_sum(attempt.gpu_seconds for attempt in attempts),
-        peak_mb=max((attempt.peak_mb for attempt in attempts if attempt.peak_mb is not None), default=None),
-        gpu_peak_mb=max((attempt.gpu_peak_mb for attempt in attempts if attempt.gpu_peak_mb is not None), default=None),
+        cpu_seconds=_sum(one.cpu_seconds for one in everyone),
+        gpu_seconds=_sum(one.gpu_seconds for one in everyone),
+        peak_mb=max((one.peak_mb for one in everyone if one.peak_mb is not None), default=None),
+        gpu_peak_mb=max((one.gpu_peak_mb for one in everyone if one.gpu_peak_mb is not None), default=None),
         attempts=len(attempts),
-        threads=tuple(sorted({attempt.threads for attempt in attempts if attempt.threads is not None})),
-        cpus=tuple(sorted({attempt.cpu for attempt in attempts if attempt.cpu is not None})),
-        gpus=tuple(sorted({attempt.gpu for attempt in attempts if attempt.gpu is not None})),
+        threads=tuple(sorted({one.threads for one in everyone if one.threads is not None})),
+        cpus=tuple(sorted({one.cpu for one in everyone if one.cpu is not None})),
+        gpus=tuple(sorted({one.gpu for one in everyone if one.gpu is not None})),
     )
 
 

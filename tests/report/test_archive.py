@@ -55,7 +55,7 @@ def test_only_the_archive_is_read_never_the_tables(fabric: Fabric, tmp_path: Pat
     experiment, out = answered(fabric), tmp_path / "out"
     run(experiment, fabric.store, out)
     first = files(out)
-    kept = {"demo.runs.csv", "demo.h5"}
+    kept = {"demo.runs.csv", "demo.h5", "demo.ledger.csv"}
     for name in first.keys() - kept:
         (out / name).unlink()
     run(experiment, Store(tmp_path / "elsewhere"), out)
