@@ -161,7 +161,7 @@ class _Mirror:
                 self._client.log_metric(self._run, f"std/{key}", stdev(found))
 
     def _end(self, status: str) -> None:
-        names = sorted(path.name for path in self._out.iterdir() if path.is_file() and not path.name.startswith("."))
+        names = sorted(path.name for path in self._out.glob("[!.]*.*"))  # not the lease
         self._client.set_tag(self._run, "textdd.files", ", ".join(names))
         self._client.set_terminated(self._run, status)
 

@@ -37,6 +37,7 @@ def draw(found: Sequence[Profile], title: str, stem: Path) -> tuple[Path, Path]:
             sets = [profile for profile in found if profile.column == column]
             for panel, factor in zip(line, LINES, strict=False):
                 _curves(panel, sets, factor)
+            line[1].sharey(line[0])
             _dots(line[-1], sets, variants)
             line[0].set_ylabel(_measured(sets[0]), fontsize=9)
             line[-1].set_xlabel(_measured(sets[0]), fontsize=9)

@@ -24,7 +24,8 @@ CAPTION = (
     "number of steps the area under the retention over the logarithm of the multiple (trapezoids, the recipe at ×1), "
     "as a share of the whole. Area of a set: mean over its factors; ± its jackknife standard error.",
     "–: the own recipe is not above the majority (95 % interval), so there is nothing to retain.",
-    "Left out is what would train the very same student, such as another order of batches that all hold the whole set.",
+    "Left out, and not counted, is what would train the very same student, such as another order of batches that all "
+    "hold the whole set, and switching off attention labels that a set does not have.",
 )
 
 
@@ -123,7 +124,7 @@ def _value(variant: str) -> str:
 def _score(profile: Profile, variant: str) -> str:
     values, kept = 100 * profile.values[variant], profile.retention(variant)
     spread = f" ± {np.std(values, ddof=1):.1f}" if values.size > 1 else ""
-    return f"{values.mean():.1f}{spread}" + ("" if kept is None else f" ({100 * kept:.0f} %)")
+    return f"{values.mean():.1f}{spread}" + ("" if kept is None else f" ({round(100 * kept)} %)")
 
 
 def _area(profile: Profile) -> str:
