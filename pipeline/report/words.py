@@ -45,15 +45,16 @@ def real_name(method: RandomReal | Coreset) -> str:
 
 def correction(method: DDAL) -> str:
     """What a row's name says of unequal classes: budget, real batches, outer loss; empty for the paper's."""
-    words = BUDGETS[method.budget]
-    if method.outer.sampling == "balanced":
-        words += ", balanced batches"
     loss = method.outer.loss
-    if isinstance(loss, ClassWeights):
-        words += ", class weights" + ("" if loss.beta is None else f" (β = {loss.beta:g})")
-    if isinstance(loss, LogitAdjustment):
-        words += f", logit adjustment (τ = {loss.tau:g})"
-    return words
+    parts = [
+        BUDGETS[method.budget].removeprefix(", "),
+        "balanced batches" if method.outer.sampling == "balanced" else "",
+        "class weights" if isinstance(loss, ClassWeights) else "",
+        f"β = {loss.beta:g}" if isinstance(loss, ClassWeights) and loss.beta is not None else "",
+        f"logit adjustment, τ = {loss.tau:g}" if isinstance(loss, LogitAdjustment) else "",
+    ]
+    words = ", ".join(part for part in parts if part)
+    return f" ({words})" if words else ""
 
 
 def selection(cell: Evaluate) -> str:

@@ -79,10 +79,10 @@ def test_rows_by_correction(fabric: Fabric):
     assert list(table.frame["method"]) == [
         "majority",
         "HL",
-        "HL, balanced batches",
-        "HL, class weights",
-        "HL, class weights (β = 0.99)",
-        "HL, logit adjustment (τ = 1)",
+        "HL (balanced batches)",
+        "HL (class weights)",
+        "HL (class weights, β = 0.99)",
+        "HL (logit adjustment, τ = 1)",
     ]
     assert any("students are trained and scored as in the other rows" in sentence for sentence in table.caption)
 
@@ -92,6 +92,6 @@ def test_a_budget_is_a_row_of_its_own_and_the_selection_is_said(fabric: Fabric):
     experiment = fabric.experiment({"distill.method": budgets, "distill.method.validation.by": ["balanced_loss"]})
     fabric.fill(experiment, lambda cell: {"test": [0.5, 0.6]})
     table = results_table(experiment, collect(experiment, fabric.store))
-    assert list(table.frame["method"]) == ["HL", "HL, by prior"]
+    assert list(table.frame["method"]) == ["HL", "HL (by prior)"]
     assert any("dev balanced loss" in sentence for sentence in table.caption)
     assert not any("students are trained and scored as" in sentence for sentence in table.caption)
