@@ -101,8 +101,9 @@ class Slice:
         self.rates[kind] = flops(count + 1) - flops(1), wall, cpu
 
     def scoring(self, student: Student, theta: Parameters, batches: list[tuple[torch.Tensor, Batch]]) -> None:
-        """Batches from short to long sentences."""
-        chosen = batches[:: max(1, len(batches) // BATCHES)][:BATCHES]
+        """Some batches from the longest sentences to short ones."""
+        every = max(1, len(batches) // BATCHES)
+        chosen = batches[::-1][::every][:BATCHES]  # the longest one, which decides on the memory, among them
         lengths = torch.cat([batch["attention_mask"].sum(dim=1) for _, batch in chosen]).tolist()
         rows = [(torch.arange(len(positions)), batch) for positions, batch in chosen]
         passes = work.has_passes(self.folder)
@@ -207,12 +208,21 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared, found: Slice, set_:
         return work.of_distill(short, prepared.folder).outer
 
     found.repeat("outer", run.advance, flops)
+    run.step = _longest(run)
+    run.advance()  # for its memory
     made = run.learned.view().detached()
     if batches is not None:
         each = work.inner(method, prepared.folder)
         found.repeat("inner", lambda: _inner(student, student.initial(0, 0), made), lambda n: n * each)
         found.scoring(student, student.initial(0, 0), batches)
     save(made, set_)
+
+
+def _longest(run: OuterState) -> int:
+    """The step of the first epoch that reads the largest batch."""
+    lengths, count = run.order.lengths, run.method.outer.real_batches
+    sizes = [int(lengths[run.order.at(number)].max()) for number in range(run.epoch_steps * count)]
+    return max(range(len(sizes)), key=sizes.__getitem__) // count
 
 
 def _validated(method: DDAL, prepared: Prepared, student: Student) -> list[tuple[torch.Tensor, Batch]] | None:
@@ -255,8 +265,9 @@ def _one_hot(train: Split, prepared: Prepared, rows: Any, student: Student) -> B
 
 
 def main(request: str, answer: str) -> None:
-    """Measures what the request asks for."""
+    """Measures what the request asks for; what came before, the imports, is a part of every cell's beginning."""
     asked = read_json(Path(request))
+    imports = time.time() - asked["time"], time.process_time()
     quiet_libraries()
     meter = Meter()
     places = Path(asked["prepared"]), Path(asked["set"])
@@ -265,7 +276,8 @@ def main(request: str, answer: str) -> None:
     else:
         found = probe_evaluate(Evaluate.model_validate(asked["config"]), *places)
     used = asdict(replace(meter.read(), cpu_seconds=0.0))
-    write_json(Path(answer), {"startup": found.startup, "rates": found.rates, "usage": used})
+    startup = [before + own for before, own in zip(imports, found.startup, strict=True)]
+    write_json(Path(answer), {"startup": startup, "rates": found.rates, "usage": used})
 
 
 if __name__ == "__main__":

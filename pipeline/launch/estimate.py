@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -42,9 +43,10 @@ from pipeline.store.predictions import Prediction, remember
 from pipeline.store.usage import cpu_model
 
 ASSUMED = (
-    "Assumed: the machine, its load, threads and device of this measurement ({where}); one process per cell, without "
-    "the imports of its start; FLOPs by formula at the measured rates; herding, k-centres, k-means and the writing of "
-    "files take no time. Memory is that of the slice, with all that a cell loads."
+    "Assumed: the machine, its load, threads and device of this measurement ({where}); a process per cell, as with "
+    "--cluster local and slurm (one for all starts once); FLOPs by formula at the measured rates; herding, "
+    "k-centres, k-means and the writing of files take no time. Memory is that of the slice, largest batch included: "
+    "on a CPU, where freed memory is kept, cells of many steps were seen to reach 2.3 times as much."
 )
 _NOT_COST = {"lr": 1e-2, "lr_labels": None, "lr_attention": None, "lr_learning_rates": None, "weight_decay": 0.0}
 
@@ -153,7 +155,12 @@ def measured(stage: StageName, config: Stage, store: Store) -> dict[str, Any]:
         measured("distill", config.source, store)
     source = config.source if isinstance(config, Distill) else config.source.source
     made = folder if isinstance(config, Distill) else _folder(config.source, store)
-    request = {"stage": stage, "config": config.model_dump(mode="json"), "set": str((made / "distilled.h5").absolute())}
+    request: dict[str, Any] = {
+        "stage": stage,
+        "config": config.model_dump(mode="json"),
+        "set": str((made / "distilled.h5").absolute()),
+    }
+    request |= {"time": time.time()}  # from which on the process starts and imports
     request["prepared"] = str(store.cell(source).folder.absolute())
     write_json(folder / "request.json", request)
     paths = [str((folder / name).absolute()) for name in ("request.json", "answer.json")]

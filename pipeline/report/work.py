@@ -224,7 +224,9 @@ def _encoder(folder: Path) -> tuple[Sizes, bool]:
     names = ("intermediate_size", "hidden_dim", "d_inner", "n_inner")
     inner = next((getattr(config, name) for name in names if getattr(config, name, None)), 4 * config.hidden_size)
     width = prepared.manifest["embedding_width"]
-    sizes = Sizes(config.num_hidden_layers, config.hidden_size, inner, len(prepared.classes), width)
+    sizes = Sizes(
+        config.num_hidden_layers, config.hidden_size, inner, config.num_attention_heads, len(prepared.classes), width
+    )
     with seeded(0, "sizes"):  # random weights: only their names and shapes are looked at
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
     return sizes, not isinstance(structure_of(model), str)

@@ -24,6 +24,7 @@ import numpy as np
 
 Lengths = Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]
 Way = Literal["unroll", "adjoint", "fused"]
+_KEPT = 4  # attention maps, where rows are at most so many heads' sizes: bilevel/fused/attention.py
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Sizes:
         layers: L.
         hidden: H.
         intermediate: I.
+        heads: of attention.
         classes: C.
         embedding: E, the width of the embedding table; one more product where it is not H.
 
@@ -42,6 +44,7 @@ class Sizes:
     layers: int
     hidden: int
     intermediate: int
+    heads: int
     classes: int
     embedding: int
 
@@ -69,7 +72,8 @@ def hypergradient(
     * ``fused``: 3 on the way down; back, 2 to have the activations again (not at the last step), and the tangent along
       v, 2 forward, 2 for activations, 2 for weights (not at the first step): T = 1 takes 7 F, longer loops 9 at the
       first step, 11 between, 9 at the last. Attention has two operands and no weights: 9 A at T = 1, 12 A more per
-      step.
+      step. Sequences longer than four times the size of a head do not keep their attention maps, and compute what
+      hangs on them again: 3 A, and 3.5 A more per step (counted; the test says so).
 
     Args:
         sizes: the encoder.
@@ -85,7 +89,9 @@ def hypergradient(
     back = min(steps, window or steps)
     if way == "fused":
         linear_units = 7 if back == 1 else 9 + 11 * (back - 2) + 9
-        units = linear_units * linear + (9 + 12 * (back - 1)) * attention
+        long = length > _KEPT * sizes.hidden // sizes.heads
+        attention_units = 9 + 12 * (back - 1) + (3 + 3.5 * (back - 1) if long else 0)
+        units = linear_units * linear + attention_units * attention
     else:
         each = 9 if way == "unroll" else 12
         units = each * back * (linear + attention) - 2 * linear

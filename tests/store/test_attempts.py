@@ -305,14 +305,16 @@ def test_seconds_are_those_of_all_attempts(cell: Cell) -> None:
 
 def test_what_a_killed_attempt_had_used_is_kept(cell: Cell) -> None:
     """A busy process says every 0.1 s what it has used; after kill -9 the cell's cost is that of both attempts."""
-    process = hold(cell, busy=1.5, beat=0.1)
-    time.sleep(1.0)
+    process = hold(cell, busy=5.0, beat=0.1)
+    until = time.monotonic() + 60
+    while (cell.attempts()[0].cpu_seconds or 0) < 0.3 and time.monotonic() < until:
+        time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     (found,) = cell.attempts()
     assert (found.outcome, found.gpu_seconds, found.cpu) == ("killed", 0, usage.cpu_model())
     assert found.cpu_seconds is not None
-    assert 0.3 < found.cpu_seconds < 1.5, "about a second, less what others took of the machine"
+    assert 0.3 <= found.cpu_seconds < 5, "what it had used when it was killed, not what it was about to"
     attempt(cell)
     first, second = cell.attempts()
     assert (first.outcome, first.cpu_seconds) == ("killed", found.cpu_seconds)

@@ -19,8 +19,9 @@ from pipeline.students import flops
 from pipeline.students.encoder import Student
 from pipeline.students.flops import Sizes, Way
 from pipeline.students.snapshot import load_encoder
+from tests.conftest import bert
 
-MINILM = Sizes(layers=6, hidden=384, intermediate=1536, classes=2, embedding=384)
+MINILM = Sizes(layers=6, hidden=384, intermediate=1536, heads=12, classes=2, embedding=384)
 LENGTHS = [12, 12, 16, 21, 24, 24, 30, 32]
 S, SAMPLES = 32, 4
 
@@ -120,8 +121,30 @@ def test_training_on_the_set(student: Student) -> None:
     assert 3 * flops.training(MINILM, [S] * SAMPLES, fused=True) == pytest.approx(found, rel=0.05)
 
 
+@pytest.mark.parametrize("way", ["unroll", "adjoint", "fused"])
+@pytest.mark.parametrize(("count", "heads"), [(1, 2), (3, 2), (5, 2), (3, 1)])
+def test_where_attention_is_most_of_it(way: Way, count: int, heads: int) -> None:
+    """Long sequences in a narrow encoder: what the wide one hides in its linear layers."""
+    narrow = bert(hidden_size=16, num_attention_heads=heads, intermediate_size=16, max_position_embeddings=128)
+    student, sizes = Student(narrow, ["classifier.weight", "classifier.bias"]), Sizes(2, 16, 16, heads, 2, 16)
+    theta, length = student.initial(0, 0), 64 if heads == 1 else 128  # rows of 4 · 16 are kept, of 4 · 8 are not
+    real = {
+        "input_ids": torch.full((2, 8), 7),
+        "attention_mask": torch.ones(2, 8).long(),
+        "labels": torch.tensor([0, 1]),
+    }
+    if way == "fused":
+        student.passes()  # which compares them with the model
+    found = counted(lambda: hypergradient(way, student, theta, steps(count, width=16, length=length), [real]))
+    expected = flops.hypergradient(sizes, SAMPLES, length, count, way) + flops.training(
+        sizes, [8, 8], fused=way == "fused"
+    )
+    assert flops._forward(sizes, [length], fused=False)[1] > flops._forward(sizes, [length], fused=False)[0]
+    assert expected == pytest.approx(found, rel=0.05)
+
+
 def test_by_hand() -> None:
-    tiny = Sizes(layers=2, hidden=3, intermediate=5, classes=2, embedding=3)
+    tiny = Sizes(layers=2, hidden=3, intermediate=5, heads=1, classes=2, embedding=3)
     # per layer and token 4·9 + 2·15 = 66 multiplications, 2 layers, 4 + 2 tokens; head 9 + 6 per row
     linear = 2 * (2 * 6 * 66 + 2 * 15)
     attention = 2 * 2 * (2 * 3 * (16 + 4))  # per layer 2 products of S·S·3
@@ -131,7 +154,7 @@ def test_by_hand() -> None:
     linear = 2 * (6 * 66 + 6 * 18 + 2 * 48 + 2 * 15)
     attention = 2 * (2 * 3 * 20 + 2 * 3 * 6)
     assert flops.forward(tiny, [4, 2], fused=True) == linear + attention
-    wide = Sizes(layers=2, hidden=3, intermediate=5, classes=2, embedding=7)
+    wide = Sizes(layers=2, hidden=3, intermediate=5, heads=1, classes=2, embedding=7)
     assert flops.forward(wide, [4], fused=False) - flops.forward(tiny, [4], fused=False) == 2 * 4 * 7 * 3
 
 
