@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 quickstart: .venv/stamp-quickstart
 	$(BIN)/python -m pipeline run configs/quickstart.yaml
 
+# Two processes, which share the work; what runs in them computes with one thread each.
 test: .venv/stamp-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The tests against a real SLURM, which they start on this machine; installs its packages (Debian, Ubuntu; 60 MB). Twice:
 # with accounting, and without, as on some clusters. A plain `make test` installs nothing and leaves them out.

@@ -43,7 +43,6 @@ def test_balanced_accuracy_and_mcc_stand_beside_the_tasks_metric(fabric: Fabric,
         "mrpc: MCC × 100",
     ]
     assert [table.frame[name][0] for name in names] == ["75.0 ± 7.1", "60.0 ± 7.1", "20.0 ± 14.1"]
-    assert table.best == {(0, 1)}, "the task's own metric decides"
     (said,) = [sentence for sentence in table.caption if "Matthews" in sentence]
     assert said.startswith("mrpc: the largest class has at least 1.5 times the rows of the smallest")
 
