@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-slurm lint bench clean
+.PHONY: quickstart test test-slurm lint bench verify-released clean
 
 quickstart: .venv/stamp-quickstart
 	$(BIN)/python -m pipeline run configs/quickstart.yaml
 
+# Two processes, which share the work; what runs in them computes with one thread each.
 test: .venv/stamp-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The tests against a real SLURM, which they start on this machine; installs its packages (Debian, Ubuntu; 60 MB). Twice:
 # with accounting, and without, as on some clusters. A plain `make test` installs nothing and leaves them out.
@@ -28,6 +29,11 @@ lint: .venv/stamp-test
 bench: .venv/stamp-quickstart
 	$(BIN)/python -m analysis.benchmarks.hypergradient --short --again --out logs/benchmarks
 	$(BIN)/python -m analysis.benchmarks.evaluation --short --again --out logs/benchmarks
+
+# New students on every released set: do the numbers of its card hold? DATA=folder says where the tasks' files are.
+verify-released: .venv/stamp-quickstart
+	@failed=0; for set in analysis/released/*.h5; do echo "== $$set"; \
+		$(BIN)/python -m pipeline verify $$set $(if $(DATA),--data $(DATA)) || failed=1; done; exit $$failed
 
 clean:
 	rm -rf .venv

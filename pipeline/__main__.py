@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline import launch
+from pipeline import launch, release
 from pipeline.config import DDAL, Distill, Experiment, load
 from pipeline.config.cluster import Cluster, expanded, load_cluster
+from pipeline.config.where import restricted
 from pipeline.launch import display
 from pipeline.launch import sbatch as scripts
 from pipeline.launch.doctor import examine
@@ -39,6 +40,10 @@ Config = Annotated[str, typer.Argument(help="the experiment's YAML file, such as
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="dotted.key=value; dotted.key=v1,v2 sweeps; may be repeated")
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="dotted.key=value: compute no other cells; several values, and several keys, as --set"),
+]
 Root = Annotated[
     str | None, typer.Option(help="folder of all artifacts (default: $TEXTDD_ROOT, cluster.yaml's, or checkpoints)")
 ]
@@ -53,6 +58,7 @@ File = Annotated[str | None, typer.Option("--cluster-file", help="your cluster (
 def run(
     config: Config,
     set_: Settings = None,
+    only: Only = None,
     cluster: Where = "debug",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and stop")] = False,
     root: Root = None,
@@ -64,7 +70,7 @@ def run(
 ) -> None:
     """Run all four stages of an experiment; what is done already is not run again."""
     site = _site(cluster_file)
-    experiment, store = load(config, set_ or []), _store(root, site)
+    experiment, store = _experiment(config, set_, only), _store(root, site)
     check_choices(experiment)
     if dry_run:
         print(described(experiment, store, site, cluster))
@@ -75,6 +81,10 @@ def run(
         locally(launch.pin(experiment, store), store, site, out, check=check)
     else:
         launch.led(lambda ranks: _run_here(ranks, experiment, store, out, check=check))
+
+
+def _experiment(config: str, settings: list[str] | None, only: list[str] | None) -> Experiment:
+    return restricted(load(config, settings or []), only or [])
 
 
 def _site(file: str | None) -> Cluster:
@@ -117,6 +127,7 @@ def _run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, 
 def status(
     config: Config,
     set_: Settings = None,
+    only: Only = None,
     everything: Annotated[bool, typer.Option("--all", help="every cell of a large grid, too")] = False,
     watch: Annotated[float | None, typer.Option(help="look again every so many seconds, until nothing runs")] = None,
     json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
@@ -125,7 +136,7 @@ def status(
 ) -> None:
     """Show every cell: done, running, pending (why), failed (why, and the log), partial (begun) or missing."""
     site = _site(cluster_file)
-    experiment, store = load(config, set_ or []), _store(root, site)
+    experiment, store = _experiment(config, set_, only), _store(root, site)
     look = _looking(experiment, store, site)
     if watch is not None:
         display.watch(look, watch)
@@ -135,7 +146,7 @@ def status(
         print(display.to_json(rows))
         return
     width = shutil.get_terminal_size((120, 24)).columns
-    print(f"{experiment.name}: {len(experiment.cells)} cells")
+    print(f"{experiment.name}: {len(experiment.computed)} cells")
     print(display.text(rows, width, color=sys.stdout.isatty(), everything=everything, note=trouble))
 
 
@@ -155,6 +166,7 @@ def _looking(experiment: Experiment, store: Store, site: Cluster) -> Callable[[]
 def retry(
     config: Config,
     set_: Settings = None,
+    only: Only = None,
     cluster: Where = "debug",
     root: Root = None,
     out: Out = Path("analysis/results"),
@@ -163,7 +175,7 @@ def retry(
     """Run what failed again, with what waits for it; also what was given up."""
     site = _site(cluster_file)
     store = _store(root, site)
-    experiment = launch.pin(load(config, set_ or []), store)
+    experiment = launch.pin(_experiment(config, set_, only), store)
     failed = [
         cell
         for stage in launch.MODULES
@@ -175,7 +187,7 @@ def retry(
         return
     for cell in failed:
         cell.clear_failures()
-    run(config, set_, cluster, root=root, out=out, cluster_file=cluster_file)
+    run(config, set_, only, cluster, root=root, out=out, cluster_file=cluster_file)
 
 
 @app.command()
@@ -203,13 +215,18 @@ def sbatch(
 
 @app.command()
 def array(
-    config: Config, stage: StageName, set_: Settings = None, root: Root = None, cluster_file: File = None
+    config: Config,
+    stage: StageName,
+    set_: Settings = None,
+    only: Only = None,
+    root: Root = None,
+    cluster_file: File = None,
 ) -> None:
     """Print what is left of STAGE as sbatch's --array takes it: positions in the grid."""
     positions = "nothing"  # which sbatch refuses; with an empty --array it would submit one job for the whole grid
     try:
         site = _site(cluster_file)
-        experiment, store = load(config, set_ or []), _store(root, site)
+        experiment, store = _experiment(config, set_, only), _store(root, site)
         scheduler = Scheduler.here()
         limit = None if scheduler is None else scheduler.max_array_size()
         found = scripts.array(launch.pin(experiment, store), store, stage, site, limit=limit)
@@ -248,6 +265,26 @@ def prune(
 
 
 @app.command()
+def estimate(
+    config: Config,
+    set_: Settings = None,
+    again: Annotated[bool, typer.Option("--again", help="measure anew what was measured before")] = False,
+    root: Root = None,
+    cluster_file: File = None,
+) -> None:
+    """Predict time and memory of every cell from short measured slices; of cells that are done, say the error."""
+    from pipeline.launch.estimate import estimate as estimated
+    from pipeline.launch.estimate import table
+
+    site = _site(cluster_file)
+    store = _store(root, site)
+    experiment = launch.pin(load(config, set_ or []), store)
+    check_choices(experiment)
+    lines = estimated(experiment, store, lambda text: print(text, file=sys.stderr, flush=True), again=again)
+    print(table(lines, site.local.at_once))
+
+
+@app.command()
 def check_grad(
     config: Config,
     set_: Settings = None,
@@ -280,6 +317,10 @@ def check_grad(
     )
     if not found.holds:
         raise typer.Exit(1)
+
+
+for command in (release.card, release.verify, release.push):
+    app.command()(command)
 
 
 def main() -> None:

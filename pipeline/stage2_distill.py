@@ -12,8 +12,10 @@ from pipeline.methods import make
 from pipeline.parallel import Ranks
 from pipeline.store import Store
 from pipeline.store.provenance import provenance
+from pipeline.tracking import tracked
 
 
+@tracked
 def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     """Writes ``distilled.h5`` under ``out``; a run that was killed goes on from ``progress.pt``.
 
@@ -27,7 +29,8 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         StageError: it had to stop; the last good state is saved.
 
     """
-    prepared = Prepared(Store.of(out).cell(config.source).folder)
+    store = Store.of(out)
+    prepared = Prepared(store.cell(config.source).folder)
     facts = prepared.manifest
     distilled = make(config, prepared, out, ranks)
     if ranks is not None and not ranks.first:
@@ -39,6 +42,7 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         "max_length": facts["max_length"],
         "model": {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]},
         "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
+        "content": store.identity(config.source)["config"],
         "seed": config.seed,
         "selection": {"split": "none"},
         **distilled.about,

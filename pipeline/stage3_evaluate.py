@@ -1,18 +1,23 @@
-"""Stage 3, evaluate: a distilled set -> ``results.csv`` over fresh initialisations, by the protocol of the config."""
+"""Stage 3, evaluate: a distilled set -> ``results.csv`` and ``predictions.h5`` over fresh initialisations."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import Evaluate
+from pipeline.config import Evaluate, Robust
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
 from pipeline.evaluation.protocols import evaluate
+from pipeline.evaluation.robustness import vary
 from pipeline.store import Store
+from pipeline.tracking import tracked
 
 
+@tracked
 def run(config: Evaluate, out: Path) -> None:
-    """Writes ``results.csv`` under ``out``; initialisations that are in it are not run again.
+    """Writes ``results.csv`` and ``predictions.h5`` under ``out``; initialisations that are in both are not run again.
+
+    The protocol ``robust`` also writes ``robustness.csv``.
 
     Raises:
         InputError: the set cannot be evaluated by this protocol or with this encoder.
@@ -20,7 +25,8 @@ def run(config: Evaluate, out: Path) -> None:
     """
     store = Store.of(out)
     distilled = load(store.cell(config.source).folder / "distilled.h5")
-    evaluate(config, Prepared(store.cell(config.source.source).folder), distilled, out)
+    protocol = vary if isinstance(config.protocol, Robust) else evaluate
+    protocol(config, Prepared(store.cell(config.source.source).folder), distilled, out)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Stage 4: every finished ``results.csv`` -> the paper's tables and a figure.
 
-``python -m pipeline.stage4_aggregate CONFIG``. Reads the store, writes only to ``out``, names what has no results.
+``python -m pipeline.stage4_aggregate CONFIG``. Reads the store and, for what is not there, the runs that it left in
+``out`` before; writes only to ``out``; names what has no results.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,37 +18,63 @@ from pipeline.store import Store
 from pipeline.store.atomic import write_text
 
 if TYPE_CHECKING:
-    from pipeline.report.collect import Problem
+    from pipeline.report.finished import Problem
 
 OUT = Path("analysis/results")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was shown and written: the tables as Markdown, all files, the cells without results."""
+    """What was shown and written: the tables as Markdown, all files, the cells without results.
+
+    ``archived``: how many cells are not in the store any more, but were in ``out``.
+    """
 
     markdown: str
     files: tuple[Path, ...]
     problems: tuple[Problem, ...]
+    archived: int
 
 
 def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     """Aggregates an experiment into ``<out>/<experiment>.csv``, tables (CSV, Markdown, LaTeX) and a figure (PNG, PDF).
 
+    All runs go into ``<experiment>.runs.csv`` and ``<experiment>.h5``, from which the same tables can be made when the
+    artifacts are gone; ``<experiment>.ledger.csv`` has what each artifact cost, ``<experiment>.tests.csv`` the tests
+    between rows, ``<experiment>.pareto.png`` (PDF) accuracy against compute. Sets that were evaluated by ``robust``
+    also get ``<experiment>.robustness.*``.
+
     Raises:
-        InputError: hyper-parameters would have to be chosen without dev scores, or ``report.compare`` names no row.
+        InputError: hyper-parameters would have to be chosen without dev scores, ``report.compare`` names no row, or the
+            runs from before are not whole.
 
     """
     # pandas and matplotlib: not for those who only list the stages
+    from pipeline.report.archive import Archive
     from pipeline.report.collect import collect
     from pipeline.report.figure import draw
+    from pipeline.report.ledger import Ledger, sentences, with_costs
+    from pipeline.report.pareto import draw as draw_pareto
     from pipeline.report.render import latex, markdown
+    from pipeline.report.robust_tables import write_robustness
     from pipeline.report.tables import long_form, results_table, task_table
 
-    collected = collect(experiment, store)
-    tables = (task_table(experiment, collected), results_table(experiment, collected))
+    archive = Archive(out / experiment.name, store)
+    collected = collect(experiment, store, archive)
+    ledger = Ledger(out / f"{experiment.name}.ledger.csv", store)
+    ledger.add(finished for finished, _ in collected.cells)
+    results = results_table(experiment, collected)
+    results = replace(results, caption=(*results.caption, *sentences(collected, ledger)))
+    tables = (task_table(experiment, collected), results)
     files = [out / f"{experiment.name}.csv"]
-    write_text(files[0], long_form(collected).to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+    frame = with_costs(long_form(collected), collected, ledger)
+    write_text(files[0], frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+    archive.write(collected.cells, collected.prepared)
+    ledger.write()
+    files += [archive.runs, archive.h5, ledger.path, out / f"{experiment.name}.tests.csv"]
+    tests = tables[-1].tests
+    assert tests is not None
+    write_text(files[-1], tests.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     for table in tables:
         texts = {
             "csv": table.frame.to_csv(index=False, lineterminator="\n"),
@@ -57,11 +85,20 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
             files.append(out / f"{experiment.name}.{table.name}.{suffix}")
             write_text(files[-1], text)
     files += draw(collected, tables[-1].title, out / experiment.name)
-    return Summary("\n".join(markdown(table) for table in tables), tuple(files), collected.problems)
+    files += draw_pareto(collected, ledger, experiment.name, out / f"{experiment.name}.pareto")
+    robustness, more = write_robustness(experiment.name, collected, store, out / experiment.name)
+    archived = sum(cell.archived for cell, _ in collected.cells)
+    shown = [*(markdown(table) for table in tables), *([robustness] if robustness else [])]
+    return Summary("\n".join(shown), (*files, *more), collected.problems, archived)
 
 
 def show(summary: Summary) -> None:
     """Prints the tables and the paths of everything that was written."""
+    if summary.archived:
+        print(
+            f"note: {summary.archived} cells have no artifacts here; their runs are those written before",
+            file=sys.stderr,
+        )
     print(summary.markdown)
     for file in summary.files:
         print(file)

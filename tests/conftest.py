@@ -104,6 +104,13 @@ def _pretrain(model: PreTrainedModel) -> None:
     assert loss.item() < 0.5, "the tiny encoder did not learn its keywords"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Says what was left out; here, because with several processes the one that reports collects nothing itself."""
+    if "not slurm" in config.option.markexpr:
+        terminalreporter.section("left out", yellow=True)
+        terminalreporter.line("the tests against a real SLURM (tests/slurm); they run with: make test-slurm")
+
+
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Family name -> folder with a tiny encoder's config, weights and tokenizer, as a user would have it.

@@ -49,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["status", "CONFIG"], ["run", "CONFIG", "--dry-run"], ["run", "nowhere.yaml"]],
+    [["--help"], ["verify", "--help"], ["status", "CONFIG"], ["run", "CONFIG", "--dry-run"], ["run", "nowhere.yaml"]],
     ids=" ".join,
 )
 def test_looking_imports_no_torch(experiment: Write, tmp_path: Path, arguments: list[str]) -> None:
@@ -140,6 +140,22 @@ def test_a_failed_cell_is_named_and_the_rest_is_finished(experiment: Write, run:
     assert len(bad.attempts()) == before + 1
     good_only = experiment(grids=[{"prepare.max_length": [9]}])
     assert run("run", good_only, "--root", root, "--out", results)[0] == 0
+
+
+def test_only_some_cells_are_computed_and_tables_are_of_all(experiment: Write, run: Run, tmp_path: Path) -> None:
+    path = experiment(grids=[{"distill.method.labels": ["hard", "soft"]}])
+    places = "--root", tmp_path / "root", "--out", tmp_path / "results"
+    status, out, err = run("run", path, *places, "--only", "distill.method.labels=soft")
+    assert status == 0
+    assert "evaluate: 1 done now, 0 done before, 0 failed" in err
+    assert "missing" in out, "the table names the row that has no results"
+    hard, soft = launch.stage_cells(load(path), Store(tmp_path / "root"), "evaluate")
+    assert (hard.state, soft.state) == ("missing", "done")
+    _, out, _ = run("status", path, *places[:2], "--only", "distill.method.labels=hard", "--json")
+    assert {tuple(row["cells"]) for row in json.loads(out)["cells"]} == {(0,)}
+    status, _, err = run("run", path, *places)
+    assert "evaluate: 1 done now, 1 done before, 0 failed" in err
+    assert {file.name for file in (tmp_path / "results").glob("*.runs.csv")} == {"tiny.runs.csv"}
 
 
 def test_an_error_that_no_one_foresaw_keeps_its_traceback(

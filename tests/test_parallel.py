@@ -27,6 +27,7 @@ from pipeline.methods.learned import LearnedSet, initial_tensors
 from pipeline.methods.outer import Estimation, OuterState, Portion
 from pipeline.parallel import Place, Ranks, first_host
 from pipeline.store import Store, attempts_of
+from pipeline.store.aides import aides_of
 from pipeline.students.encoder import Student
 
 Write = Callable[..., Path]
@@ -54,6 +55,9 @@ def test_every_row_is_seen_by_every_classifier_once(draws: int, size: int) -> No
         (3, {"outer": {"batch_size": 2, "real_batches": 2}, "estimator": "unroll"}),  # the third rank has no rows
         (2, {"outer": {"batch_size": 5, "real_batches": 3}, "draws": 2, "estimator": "adjoint"}),
         (6, {"outer": {"batch_size": 5}, "draws": 4, "labels": "unrestricted"}),
+        (3, {"outer": {"batch_size": 4, "sampling": "balanced", "bucket_by_length": True}, "draws": 2}),
+        (2, {"outer": {"batch_size": 7, "loss": {"name": "class_weights", "beta": 0.9}}}),
+        (2, {"outer": {"batch_size": 7, "loss": {"name": "logit_adjustment", "tau": 2}}}),
     ],
 )
 def test_the_parts_of_all_ranks_add_up(
@@ -137,6 +141,13 @@ def test_a_stopped_run_goes_on_with_the_tasks_of_a_slurm_step(
     assert said[1] == ""
     assert differences(alone, load_set(cell.folder / "distilled.h5")) < 1e-5
     assert column(cell.folder, "step") == [1, 2, 3, 4, 5]
+    (aide,), cost = aides_of(cell.folder), cell.cost()
+    assert [path.name for path in (cell.folder / "attempts").glob("*rank*")] == ["002.rank1.json"]
+    assert cost is not None
+    assert cost.cpu_seconds is not None
+    own = [attempt.cpu_seconds or 0 for attempt in cell.attempts()]
+    assert min(aide.cpu_seconds, *own) > 0.05
+    assert cost.cpu_seconds == pytest.approx(sum(own) + aide.cpu_seconds), "of all ranks of all attempts"
 
 
 BREAKING = """

@@ -12,7 +12,11 @@ from pipeline.errors import InputError
 from pipeline.stage4_aggregate import run
 from pipeline.store import Store
 
-NAMES = ["csv", "table1.csv", "table1.md", "table1.tex", "table2.csv", "table2.md", "table2.tex", "png", "pdf"]
+NAMES = [
+    *("csv", "runs.csv", "h5", "ledger.csv", "tests.csv"),
+    *("table1.csv", "table1.md", "table1.tex", "table2.csv", "table2.md", "table2.tex", "png", "pdf"),
+    *("pareto.png", "pareto.pdf"),
+]
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def test_writes_all_files_and_returns_what_it_wrote(fabric: Fabric, tmp_path: Pa
     summary = run(filled(fabric), fabric.store, tmp_path / "out")
     assert [file.name for file in summary.files] == [f"demo.{name}" for name in NAMES]
     assert sorted(tmp_path.joinpath("out").iterdir()) == sorted(summary.files)  # and nothing beside them
-    assert "**70.0 ± 10.0**" in summary.markdown
+    assert "| HL | 70.0 ± 10.0 |" in summary.markdown
     assert (tmp_path / "out/demo.table2.md").read_text() in summary.markdown
     assert "70.0 ± 10.0" in (tmp_path / "out/demo.table2.csv").read_text()
     frame = pd.read_csv(tmp_path / "out/demo.csv").set_index(["row", "metric", "split"])
@@ -75,7 +79,7 @@ def test_command_line(fabric: Fabric, tmp_path: Path):
     place = ["--root", str(fabric.store.root), "--set", "distill.method.learning_rate=0.2"]
     done = subprocess.run([*command, *place], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "| HL | **70.0 ± 10.0** |" in done.stdout
+    assert "| HL | 70.0 ± 10.0 |" in done.stdout
     assert "searched" not in done.stdout  # --set left one alternative
     written = [Path(line) for line in done.stdout.splitlines() if line.endswith(".table2.tex")]
     assert len(written) == 1

@@ -2,7 +2,7 @@
 
 In the order of the mathematics:
 
-``losses``         the two terms of the inner loss: soft-label cross-entropy and the attention loss
+``losses``         the two terms of the inner loss: soft-label cross-entropy and the attention loss; the outer loss
 ``inner``          what one inner step trains on, its loss, and what a student is
 ``derivatives``    what the recursion has to know of a student: ∂ℓ/∂θ, its derivatives along a direction, ∂L/∂θ_T
 ``autograd``       … of any student, by autograd
@@ -21,17 +21,19 @@ Nothing here knows of text, files of the project, configs or schedulers.
 from pipeline.bilevel.descent import descend
 from pipeline.bilevel.hypergradient import Estimator, choose, hypergradient
 from pipeline.bilevel.inner import InnerBatch, Parameters, RealBatch, Student, inner_loss
-from pipeline.bilevel.losses import attention_loss, soft_cross_entropy
+from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss, attention_loss, soft_cross_entropy
 from pipeline.bilevel.optimisers import Adam, GradientDescent, Momentum, Optimiser
 from pipeline.bilevel.snapshots import Snapshots
 
 __all__ = [
+    "CROSS_ENTROPY",
     "Adam",
     "Estimator",
     "GradientDescent",
     "InnerBatch",
     "Momentum",
     "Optimiser",
+    "OuterLoss",
     "Parameters",
     "RealBatch",
     "Snapshots",

@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline.bilevel.derivatives import Derivatives, Gradient, Vector
 from pipeline.bilevel.descent import Point, trajectory
 from pipeline.bilevel.inner import InnerBatch, Parameters, RealBatch
+from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss
 from pipeline.bilevel.optimisers import Optimiser, moved
 from pipeline.bilevel.snapshots import AUTO, Snapshots, Trail
 
@@ -35,6 +36,7 @@ def adjoint(
     window: int | None = None,
     snapshots: Snapshots = AUTO,
     scale: float | Tensor = 1.0,
+    loss: OuterLoss = CROSS_ENTROPY,
 ) -> Tensor:
     """See :func:`~pipeline.bilevel.hypergradient.hypergradient`."""
     first = 0 if window is None else max(0, len(batches) - window)
@@ -43,7 +45,7 @@ def adjoint(
     origin = Point(theta, optimiser.start(theta))
     trail = Trail(snapshots, origin, problem.steps, problem.rerun)
     theta = problem.forward(origin, trail, snapshots.keep)
-    loss, cotangent = derivatives.outer(theta, real, scale)
+    value, cotangent = derivatives.outer(theta, real, scale, loss)
     lambda_nu = Point(cotangent, optimiser.start(theta))  # ν_T = 0: the outer loss does not see the state
     del theta, cotangent
     sums = _Sums()
@@ -51,7 +53,7 @@ def adjoint(
         lambda_nu = problem.back(t, trail.pop(t), lambda_nu, batches[t], sums)
     with torch.enable_grad():
         sums.backward()
-    return loss
+    return value
 
 
 @dataclass

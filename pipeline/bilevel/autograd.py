@@ -19,6 +19,7 @@ from pipeline.bilevel.inner import (
     no_dropping,
     outer_loss,
 )
+from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss
 
 
 class Autograd:
@@ -79,7 +80,13 @@ class Autograd:
         """A graph that outlives the outer loss is more memory than it saves time."""
         return None
 
-    def outer(self, theta: Vector, real: Sequence[RealBatch], scale: float | Tensor = 1.0) -> tuple[Tensor, Vector]:
+    def outer(
+        self,
+        theta: Vector,
+        real: Sequence[RealBatch],
+        scale: float | Tensor = 1.0,
+        loss: OuterLoss = CROSS_ENTROPY,
+    ) -> tuple[Tensor, Vector]:
         """See :class:`~pipeline.bilevel.derivatives.Derivatives`; one batch's graph at a time."""
         leaves = tuple(part.detach().requires_grad_() for part in theta)
         parameters = dict(zip(self._names, leaves, strict=True))
@@ -88,10 +95,10 @@ class Autograd:
         total: Gradient = (None,) * len(leaves)
         for batch in real:
             with torch.enable_grad():
-                loss = outer_loss(self._student, parameters, [batch]) * (len(batch["labels"]) / rows)
-                found = torch.autograd.grad(scale * loss, leaves, allow_unused=True)
+                part = outer_loss(self._student, parameters, [batch], loss) * (len(batch["labels"]) / rows)
+                found = torch.autograd.grad(scale * part, leaves, allow_unused=True)
             total = tuple(b if a is None else a if b is None else a + b for a, b in zip(total, found, strict=True))
-            losses.append(loss.detach())
+            losses.append(part.detach())
         return torch.stack(losses).sum(), tuple(
             torch.zeros_like(part) if g is None else g for part, g in zip(theta, total, strict=True)
         )

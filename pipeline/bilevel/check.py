@@ -12,6 +12,7 @@ from pipeline.bilevel.autograd import Autograd
 from pipeline.bilevel.descent import descend
 from pipeline.bilevel.hypergradient import Estimator, hypergradient
 from pipeline.bilevel.inner import InnerBatch, Parameters, RealBatch, Student, outer_loss
+from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss
 from pipeline.bilevel.optimisers import PLAIN, Optimiser
 
 DIRECTIONS = 3
@@ -48,6 +49,7 @@ def agreements(
     window: int | None = None,
     steep: bool = False,
     seed: int = 0,
+    loss: OuterLoss = CROSS_ENTROPY,
 ) -> list[Agreement]:
     """Compares ``estimator`` with the references, tensor by tensor.
 
@@ -67,12 +69,13 @@ def agreements(
         steep: one difference per learned tensor in place of three, half along the gradient: never along so flat a
             direction that the rounding of the loss decides.
         seed: of the random directions.
+        loss: of the real rows.
 
     """
 
     def gradients(kind: Estimator) -> dict[str, Tensor]:
         fresh = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items()}
-        hypergradient(kind, student, parameters, build(fresh), real, optimiser=optimiser, window=window)
+        hypergradient(kind, student, parameters, build(fresh), real, optimiser=optimiser, window=window, loss=loss)
         return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in fresh.items()}
 
     @torch.no_grad()
@@ -82,7 +85,7 @@ def agreements(
         batches = [*held[:first], *moved[first:]]
         derivatives = Autograd(student, parameters)
         theta_T = descend(student, parameters, batches, optimiser=optimiser, derivatives=derivatives)
-        return outer_loss(student, theta_T, real).double()
+        return outer_loss(student, theta_T, real, loss).double()
 
     ours, reference = gradients(estimator), gradients("unroll")
     found = []

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.bilevel.inner import InnerBatch, Parameters
 from pipeline.bilevel.inner import RealBatch as RealBatch
+from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss
 
 Vector = tuple[Tensor, ...]
 Gradient = tuple[Tensor | None, ...]
@@ -72,8 +73,14 @@ class Derivatives(Protocol):
         """Memory that keeping one step of this size from the forward sweep takes, or ``None``: it is not worth it."""
         ...
 
-    def outer(self, theta: Vector, real: Sequence[RealBatch], scale: float | Tensor = 1.0) -> tuple[Tensor, Vector]:
-        """The mean cross-entropy over all rows of the real batches, and ``scale`` times its gradient."""
+    def outer(
+        self,
+        theta: Vector,
+        real: Sequence[RealBatch],
+        scale: float | Tensor = 1.0,
+        loss: OuterLoss = CROSS_ENTROPY,
+    ) -> tuple[Tensor, Vector]:
+        """The mean of ``loss`` over all rows of the real batches, and ``scale`` times its gradient."""
         ...
 
 

@@ -11,6 +11,7 @@ from pipeline.bilevel.adjoint import adjoint
 from pipeline.bilevel.autograd import Autograd
 from pipeline.bilevel.descent import fused_passes
 from pipeline.bilevel.inner import Dropping, InnerBatch, Parameters, RealBatch, Student, no_dropping
+from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss
 from pipeline.bilevel.optimisers import PLAIN, Optimiser
 from pipeline.bilevel.snapshots import AUTO, Snapshots
 from pipeline.bilevel.unroll import unroll
@@ -31,10 +32,11 @@ def hypergradient(
     snapshots: Snapshots = AUTO,
     scale: float | Tensor = 1.0,
     dropping: Dropping = no_dropping,
+    loss: OuterLoss = CROSS_ENTROPY,
 ) -> Tensor:
     """Adds ``scale`` · d L(θ_T) / d(leaf) to ``.grad`` of every leaf that the batches were built from.
 
-    L is the mean cross-entropy over all rows of the real batches.
+    L is the mean of ``loss`` over all rows of the real batches.
 
     Args:
         estimator: ``unroll``, ``adjoint`` or ``fused``, equal up to rounding; ``auto`` as :func:`choose` says.
@@ -47,6 +49,7 @@ def hypergradient(
         snapshots: where ``adjoint`` and ``fused`` keep the θ_t.
         scale: factor of the gradient, applied before differentiation (loss scaling in fp16).
         dropping: context of step t's forward pass, for reproducible dropout.
+        loss: of real rows; plain cross-entropy by default.
 
     Returns:
         L, without graph and unscaled.
@@ -67,6 +70,7 @@ def hypergradient(
             window=window,
             scale=scale,
             dropping=dropping,
+            loss=loss,
         )
     fused = fused_passes(student) if chosen == "fused" else ""
     derivatives = Autograd(student, parameters, dropping) if isinstance(fused, str) else fused
@@ -79,6 +83,7 @@ def hypergradient(
         window=window,
         snapshots=snapshots,
         scale=scale,
+        loss=loss,
     )
 
 

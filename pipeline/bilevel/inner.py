@@ -10,9 +10,8 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from pipeline.bilevel.losses import attention_loss, soft_cross_entropy
+from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss, attention_loss, soft_cross_entropy
 
 Parameters = dict[str, Tensor]
 RealBatch = dict[str, Tensor]
@@ -95,8 +94,10 @@ def inner_loss(student: Student, parameters: Parameters, batch: InnerBatch) -> T
     )
 
 
-def outer_loss(student: Student, parameters: Parameters, real: Sequence[RealBatch]) -> Tensor:
-    """Mean cross-entropy over all rows of the real batches (DDAL, equation 3)."""
+def outer_loss(
+    student: Student, parameters: Parameters, real: Sequence[RealBatch], loss: OuterLoss = CROSS_ENTROPY
+) -> Tensor:
+    """Mean of ``loss``, by default cross-entropy, over all rows of the real batches (DDAL, equation 3)."""
     rows = sum(len(batch["labels"]) for batch in real)
-    means = [F.cross_entropy(student.logits(parameters, batch), batch["labels"]) for batch in real]
+    means = [loss.mean(student.logits(parameters, batch), batch["labels"]) for batch in real]
     return torch.stack([mean * (len(batch["labels"]) / rows) for mean, batch in zip(means, real, strict=True)]).sum()

@@ -1,6 +1,8 @@
-"""The two terms of the inner loss (DDAL, section 3)."""
+"""The two terms of the inner loss (DDAL, section 3), and the outer loss with its corrections for rare classes."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,3 +32,39 @@ def attention_loss(attention: Tensor, labels: Tensor) -> Tensor:
     """
     assert attention.shape == labels.shape
     return (torch.xlogy(labels, labels) - labels * (attention + TINY).log()).sum(dim=-1).mean()
+
+
+@dataclass(frozen=True)
+class OuterLoss:
+    """Mean over rows of w_y · −log softmax(z + a)_y: cross-entropy with class weights w and logit offsets a.
+
+    The mean divides by the number of rows, not by the sum of their weights, so that the parts of a batch add up to the
+    whole. Both may have any floating type and device; they are taken to the logits'.
+
+    Attributes:
+        weights: [C] w, or ``None``: all one.
+        offsets: [C] a, or ``None``: all zero.
+
+    """
+
+    weights: Tensor | None = None
+    offsets: Tensor | None = None
+
+    def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of rows [B, C] of the classes ``labels`` [B]; a scalar."""
+        if self.weights is None:
+            return F.cross_entropy(self.shifted(logits), labels)
+        total = F.cross_entropy(self.shifted(logits), labels, weight=self.weights.to(logits), reduction="sum")
+        return total / len(labels)
+
+    def shifted(self, logits: Tensor) -> Tensor:
+        """z + a."""
+        return logits if self.offsets is None else logits + self.offsets.to(logits)
+
+    def targets(self, labels: Tensor, classes: int) -> Tensor:
+        """[B, C] one-hot rows times the weight of their class: −Σ targets · log softmax(z + a) is the sum over rows."""
+        rows = F.one_hot(labels, classes)
+        return rows if self.weights is None else rows * self.weights.to(labels.device)
+
+
+CROSS_ENTROPY = OuterLoss()

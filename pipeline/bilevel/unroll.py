@@ -19,6 +19,7 @@ from pipeline.bilevel.inner import (
     no_dropping,
     outer_loss,
 )
+from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss
 from pipeline.bilevel.optimisers import Optimiser
 
 
@@ -32,6 +33,7 @@ def unroll(
     window: int | None = None,
     scale: float | Tensor = 1.0,
     dropping: Dropping = no_dropping,
+    loss: OuterLoss = CROSS_ENTROPY,
 ) -> Tensor:
     """See :func:`~pipeline.bilevel.hypergradient.hypergradient`."""
     names = list(parameters)
@@ -39,8 +41,8 @@ def unroll(
     def gradient(theta: Vector, batch: InnerBatch, t: int) -> Gradient:
         leaves = theta if t >= first else tuple(part.detach().requires_grad_() for part in theta)
         with torch.enable_grad(), dropping(t):
-            loss = inner_loss(student, dict(zip(names, leaves, strict=True)), batch)
-        return torch.autograd.grad(loss, leaves, create_graph=t >= first, allow_unused=True)
+            value = inner_loss(student, dict(zip(names, leaves, strict=True)), batch)
+        return torch.autograd.grad(value, leaves, create_graph=t >= first, allow_unused=True)
 
     first = 0 if window is None else max(0, len(batches) - window)
     theta = tuple(parameters[name].detach() for name in names)
@@ -50,12 +52,12 @@ def unroll(
         point = end_of(trajectory(gradient, optimiser, point, fixed, range(first)), point)
     point = Point(tuple(part.detach().requires_grad_() for part in point.theta), point.state)
     point = end_of(trajectory(gradient, optimiser, point, batches, range(first, len(batches))), point)
-    loss = outer_loss(student, dict(zip(names, point.theta, strict=True)), real)
+    value = outer_loss(student, dict(zip(names, point.theta, strict=True)), real, loss)
     ends = learned(batches[first:])
-    found = torch.autograd.grad(scale * loss, ends, allow_unused=True)
+    found = torch.autograd.grad(scale * value, ends, allow_unused=True)
     used = [(end, gradient) for end, gradient in zip(ends, found, strict=True) if gradient is not None]
     torch.autograd.backward([end for end, _ in used], [gradient for _, gradient in used])
-    return loss.detach()
+    return value.detach()
 
 
 def learned(batches: Sequence[InnerBatch]) -> list[Tensor]:

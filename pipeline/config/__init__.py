@@ -1,58 +1,92 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
-``schema`` what all share, ``data`` stage 1, ``methods`` stage 2, ``protocols`` stage 3, ``experiment`` YAML -> grid of
-cells, ``cluster`` another YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems``
-errors as sentences.
+``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``imbalance``
+what the outer loss does about rare classes), ``protocols`` stage 3, ``training`` AdamW in both, ``experiment`` YAML ->
+grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
+``where`` which cells), ``problems`` errors as sentences.
 """
 
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
 from pipeline.config.data import Model, Prepare, Task
 from pipeline.config.experiment import Experiment, Report, load
+from pipeline.config.imbalance import ClassWeights, CrossEntropy, LogitAdjustment, RealLoss, Selection
 from pipeline.config.methods import (
     DDAL,
     AdamSteps,
     Distill,
-    FullData,
     InnerOptimizer,
-    Majority,
+    Method,
     MomentumSteps,
     Outer,
     PlainSteps,
     Precision,
-    RandomReal,
     Runtime,
     Validation,
     on_real_text,
 )
-from pipeline.config.protocols import AlwaysMajority, Evaluate, FineTune, GradientSteps
+from pipeline.config.protocols import AlwaysMajority, BestEpoch, Evaluate, FineTune, GradientSteps, Protocol, Robust
+from pipeline.config.real import (
+    EL2N,
+    Budget,
+    ByScores,
+    ByVectors,
+    Coreset,
+    FullData,
+    Herding,
+    KCentres,
+    LossRank,
+    Majority,
+    Moderate,
+    RandomReal,
+)
 from pipeline.config.resources import Request
+from pipeline.config.training import Training
 
 __all__ = [
     "DDAL",
+    "EL2N",
     "AdamSteps",
     "AlwaysMajority",
+    "BestEpoch",
+    "Budget",
+    "ByScores",
+    "ByVectors",
+    "ClassWeights",
     "Cluster",
+    "Coreset",
+    "CrossEntropy",
     "Distill",
     "Evaluate",
     "Experiment",
     "FineTune",
     "FullData",
     "GradientSteps",
+    "Herding",
     "InnerOptimizer",
     "JobName",
+    "KCentres",
+    "LogitAdjustment",
+    "LossRank",
     "Majority",
+    "Method",
     "Model",
+    "Moderate",
     "MomentumSteps",
     "Outer",
     "PlainSteps",
     "Precision",
     "Prepare",
+    "Protocol",
     "RandomReal",
+    "RealLoss",
     "Report",
     "Request",
     "RetryReason",
+    "Robust",
     "Runtime",
+    "Selection",
     "Task",
+    "Training",
     "Validation",
     "load",
     "load_cluster",

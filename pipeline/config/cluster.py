@@ -17,12 +17,11 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from pipeline.config.experiment import _Loader
-from pipeline.config.methods import Count
+from pipeline.config.loader import Loader
 from pipeline.config.problems import nearest, sentences
 from pipeline.config.protocols import Evaluate
 from pipeline.config.resources import Request, Resources, Text
-from pipeline.config.schema import Frozen
+from pipeline.config.schema import Count, Frozen
 from pipeline.config.where import Rule
 from pipeline.errors import InputError
 
@@ -250,13 +249,13 @@ def load_cluster(path: str | Path | None = None) -> Cluster:
     return Cluster.model_validate(raw)
 
 
-class _PlainLoader(_Loader):
+class _PlainLoader(Loader):
     """Leaves ``12:30:00`` a text: YAML 1.1 reads a number in base 60."""
 
 
 _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
-    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+    for first, resolvers in Loader.yaml_implicit_resolvers.items()
 }
 _PlainLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d+$"), list("-+0123456789"))
 

@@ -4,6 +4,11 @@
 blocks; a block maps dotted keys to lists of values; a block is a product, the list a union. ``--set`` overrides a key
 in every block, and sweeps where it gives several values. A mapping given as a value is merged into what base has
 there, unless it names another ``name`` or ``kind``.
+
+``seeds``, at the top or in a block (which wins), distils every cell anew for each seed: a number counts up from the
+cell's own ``distill.seed``, so that ``seeds: 1`` is what it would be without; a list says which. Sets that do not
+depend on the seed (full data, majority, coresets without a draw) are made once. A block that lists ``distill.seed``
+itself is left as it is.
 """
 
 from __future__ import annotations
@@ -12,15 +17,15 @@ import copy
 import hashlib
 import itertools
 import json
-import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
 
+from pipeline.config.loader import Loader
 from pipeline.config.methods import Method
 from pipeline.config.problems import nearest, sentences, tag_of
 from pipeline.config.protocols import Evaluate, Protocol
@@ -28,7 +33,8 @@ from pipeline.config.schema import Frozen
 from pipeline.errors import InputError
 
 SECTIONS = ("prepare", "distill", "evaluate")
-_TOP = ("base", "grids", "report")
+_TOP = ("base", "grids", "seeds", "report")
+_SEED = "distill.seed"
 _KNOWN_AS = {"source.source": "prepare", "source": "distill", "": "evaluate"}
 
 
@@ -39,43 +45,33 @@ class Report(Frozen):
         table: ``table2`` (methods x tasks) or ``table3`` (steps and shots x tasks).
         compare: pairs of row labels whose difference is reported with its 95 % interval.
         paper: show the paper's own numbers beside ours, marked as the paper's.
+        search: the experiment whose dev scores settled the hyper-parameters of ``ddal`` rows; named with them.
 
     """
 
     table: Literal["table2", "table3"] = "table2"
     compare: tuple[Annotated[tuple[str, ...], Field(min_length=2, max_length=2)], ...] = ()
     paper: bool = True
+    search: Annotated[str | None, Field(min_length=1)] = None
 
 
 class Experiment(Frozen):
-    """A named grid of cells, in the order of the file; ``--index`` is a position in ``cells``."""
+    """A named grid of cells, in the order of the file; ``--index`` is a position in ``cells``.
+
+    Attributes:
+        only: positions of the cells that are to be computed, by default all. Tables are always of the whole grid.
+
+    """
 
     name: str
     cells: tuple[Evaluate, ...]
     report: Report = Report()
+    only: tuple[int, ...] | None = None
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers (``1e-2`` is a number) and no key given twice."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key.value for key, _ in node.value if key.value != "<<"]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if twice:
-        raise InputError(f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; keep one")
-    loader.flatten_mapping(node)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+    @property
+    def computed(self) -> dict[int, Evaluate]:
+        """The cells that are to be computed, by their positions."""
+        return {index: self.cells[index] for index in (range(len(self.cells)) if self.only is None else self.only)}
 
 
 def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
@@ -94,7 +90,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
         near = nearest(path.name, (p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
         raise InputError(f"{path}: no such file{near}; give the path of an experiment, such as configs/quickstart.yaml")
     try:
-        raw = yaml.load(path.read_text(), _Loader)
+        raw = yaml.load(path.read_text(), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except InputError as error:
@@ -104,16 +100,17 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
     chosen = _chosen(settings)
     unused = set(chosen)
-    blocks = _overridden(raw.get("grids") or [{}], chosen)
+    blocks = _overridden(_seeded(raw), chosen)
     cells: dict[str, Evaluate] = {}
     found: dict[str, None] = {}
-    for assignment in itertools.chain.from_iterable(_product(block) for block in blocks):
+    for assignment, seeds in itertools.chain.from_iterable(_product(block) for block in blocks):
         try:
             given = _assigned(raw.get("base", {}), {k: v for k, v in assignment.items() if k not in chosen})
             fitting = {k: v for k, v in assignment.items() if k in chosen and _fits(given, k)}
-            unused -= set(fitting)
             cell = _cell(_assigned(given, fitting))
-            cells.setdefault(cell.model_dump_json(), cell)
+            unused -= {*fitting, *(["seeds"] if cell.source.is_drawn else [])}
+            for copy_of in _distilled_anew(cell, seeds):
+                cells.setdefault(copy_of.model_dump_json(), copy_of)
         except ValidationError as error:
             found.update(dict.fromkeys(sentences(error, Evaluate, _KNOWN_AS)))
         except InputError as error:
@@ -129,7 +126,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
     return Experiment(name=_name(path, chosen), cells=tuple(cells.values()), report=report)
 
 
-def _name(path: Path, chosen: dict[str, list[Any]]) -> str:
+def _name(path: Path, chosen: dict[str, Any]) -> str:
     """The file's stem; with ``--set`` another one, so that a variant does not overwrite the experiment's tables."""
     if not chosen:
         return path.stem
@@ -153,9 +150,18 @@ def _top_level(raw: Any) -> list[str]:
             if key not in SECTIONS
         ]
         found += [f"base.{key}: a mapping is needed" for key in SECTIONS if not isinstance(base.get(key, {}), dict)]
+    found += _wrong_seeds("seeds", raw.get("seeds", 1))
     grids = raw.get("grids") or []
     if not isinstance(grids, list) or not all(isinstance(block, dict) for block in grids):
         return [*found, "grids: a list of blocks is needed, each mapping dotted keys to lists of values"]
+    return found + _wrong_blocks(grids)
+
+
+def _wrong_blocks(grids: list[dict[str, Any]]) -> list[str]:
+    found = [problem for block in grids for problem in _wrong_seeds("grids: seeds", block.get("seeds", 1))]
+    if any("seeds" in block and _SEED in block for block in grids):
+        found.append(f"grids: seeds and {_SEED} in one block say the same; keep one")
+    grids = [{key: values for key, values in block.items() if key != "seeds"} for block in grids]
     for key in {key for block in grids for key in block}:
         found += _dotted(str(key))
     found += [
@@ -173,6 +179,13 @@ def _top_level(raw: Any) -> list[str]:
     return found
 
 
+def _wrong_seeds(name: str, seeds: Any) -> list[str]:
+    of_list = isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)
+    if (type(seeds) is int and seeds > 0) or (of_list and len(set(seeds)) == len(seeds)):
+        return []
+    return [f"{name}: a number of distillation seeds is needed, such as 5, or a list of different ones, not {seeds!r}"]
+
+
 def _dotted(key: str) -> list[str]:
     section, _, rest = key.partition(".")
     if section in SECTIONS and rest:
@@ -180,27 +193,69 @@ def _dotted(key: str) -> list[str]:
     return [f"{key}: not a dotted key{nearest(section, SECTIONS)}; allowed: {', '.join(s + '.…' for s in SECTIONS)}"]
 
 
-def _chosen(settings: Iterable[str]) -> dict[str, list[Any]]:
-    """The values of every ``--set``, by dotted key."""
+def assigned_values(settings: Iterable[str], option: str, others: Collection[str] = ()) -> dict[str, list[Any]]:
+    """The values of every ``dotted.key=value`` or ``dotted.key=v1,v2`` on a command line, by key.
+
+    Args:
+        settings: as typed.
+        option: after which they were typed.
+        others: keys that are allowed beside dotted ones.
+
+    Raises:
+        InputError: one of them is not of that form.
+
+    """
     chosen: dict[str, list[Any]] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        problems = _dotted(key)
+        problems = _dotted(key) if key not in others else []
         if not equals or problems:
-            raise InputError(f"--set {setting}: {problems[0] if problems else 'dotted.key=value is needed'}")
+            raise InputError(f"{option} {setting}: {problems[0] if problems else 'dotted.key=value is needed'}")
         try:
-            value = yaml.load(text, _Loader) if text else None
+            value = yaml.load(text, Loader) if text else None
             several = isinstance(value, str) and "," in value
-            chosen[key] = [yaml.load(part, _Loader) for part in text.split(",")] if several else [value]
+            chosen[key] = [yaml.load(part, Loader) for part in text.split(",")] if several else [value]
         except yaml.YAMLError as error:
-            raise InputError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
+            raise InputError(f"{option} {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
     return chosen
 
 
-def _overridden(grids: list[dict[str, list[Any]]], chosen: dict[str, list[Any]]) -> list[dict[str, list[Any]]]:
+def _chosen(settings: Iterable[str]) -> dict[str, Any]:
+    """The values of every ``--set``, by dotted key; those of ``seeds`` as a file has them."""
+    chosen: dict[str, Any] = assigned_values(settings, "--set", ["seeds"])
+    if "seeds" in chosen:
+        given = chosen["seeds"]
+        chosen["seeds"] = given if len(given) > 1 else given[0]
+        problems = _wrong_seeds("--set seeds", chosen["seeds"])
+        if _SEED in chosen:
+            problems.append(f"--set seeds and --set {_SEED} say the same; keep one")
+        if problems:
+            raise InputError("\n".join(problems))
+    return chosen
+
+
+def _seeded(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """The blocks, each with its ``seeds`` where it has some."""
+    top = {"seeds": raw["seeds"]} if "seeds" in raw else {}
+    return [({} if _SEED in block else top) | block for block in raw.get("grids") or [{}]]
+
+
+def _distilled_anew(cell: Evaluate, seeds: int | list[int] | None) -> Iterable[Evaluate]:
+    """The cell with each of its distillation seeds."""
+    if seeds is None or not cell.source.is_drawn:
+        return [cell]
+    first = cell.source.seed
+    found = range(first, first + seeds) if isinstance(seeds, int) else seeds
+    sources = [cell.source.model_copy(update={"seed": seed}) for seed in found]
+    return [cell.model_copy(update={"source": source}) for source in sources]
+
+
+def _overridden(grids: list[dict[str, Any]], chosen: dict[str, Any]) -> list[dict[str, Any]]:
     """The blocks with every chosen key in place of what they say about it or anything below it."""
+    twins = {"seeds": _SEED, _SEED: "seeds"}
+    gone = [*chosen, *(twins[key] for key in chosen if key in twins)]
     return [
-        {key: values for key, values in block.items() if not any(_within(key, new) for new in chosen)} | chosen
+        {key: values for key, values in block.items() if not any(_within(key, new) for new in gone)} | chosen
         for block in grids
     ]
 
@@ -225,9 +280,11 @@ def _within(key: str, other: str) -> bool:
     return key == other or key.startswith(other + ".")
 
 
-def _product(block: Mapping[str, list[Any]]) -> Iterable[dict[str, Any]]:
-    for values in itertools.product(*block.values()):
-        yield dict(zip(block, values, strict=True))
+def _product(block: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], Any]]:
+    """Every assignment of a block, and its seeds."""
+    lists = {key: values for key, values in block.items() if key != "seeds"}
+    for values in itertools.product(*lists.values()):
+        yield dict(zip(lists, values, strict=True)), block.get("seeds")
 
 
 def _assigned(base: Mapping[str, Any], assignment: Mapping[str, Any]) -> dict[str, Any]:

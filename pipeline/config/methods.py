@@ -7,12 +7,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.data import Prepare
-from pipeline.config.schema import Frozen, runtime
-
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
+from pipeline.config.imbalance import CrossEntropy, RealLoss, Selection
+from pipeline.config.real import (
+    EL2N,
+    Budget,
+    Coreset,
+    FullData,
+    Herding,
+    KCentres,
+    LossRank,
+    Majority,
+    Moderate,
+    RandomReal,
+)
+from pipeline.config.schema import Count, Frozen, Positive, Share, runtime
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -72,6 +80,11 @@ class Outer(Frozen):
             method's ``precision``.
         max_grad_norm: one joint norm over all learned tensors; ``null`` does not clip.
         bucket_by_length: sort by length inside blocks of 50 batches (faster; other batches than the paper's).
+        sampling: of the real batches: ``shuffled`` passes over the split (the paper), or ``balanced``: equally many
+            rows of every class, small classes passed over more often; an epoch has as many batches either way.
+        loss: of the real batches: ``cross_entropy`` (the paper), ``class_weights`` or ``logit_adjustment``, by name or
+            as a mapping with its options. What a student learns from the set is then for classes of equal share, as
+            with balanced sampling, and nothing is corrected at test: select by a balanced measure (``validation.by``).
 
     """
 
@@ -80,6 +93,8 @@ class Outer(Frozen):
     batch_size: Count = 32
     real_batches: Count = 1
     bucket_by_length: bool = False
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    loss: RealLoss = CrossEntropy(name="cross_entropy")
     precision: Literal["fp32", "bf16"] | None = None
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: Positive = 1e-2
@@ -88,8 +103,17 @@ class Outer(Frozen):
     lr_learning_rates: Positive | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     scheduler: Literal["linear", "constant"] = "linear"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup_ratio: Share = 0.1
     max_grad_norm: Positive | None = 1.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Outer:
+        if self.sampling == "balanced" and not isinstance(self.loss, CrossEntropy):
+            raise ValueError(
+                f"sampling: balanced and loss: {self.loss.name} both correct for the classes' shares, which would "
+                f"count rare classes twice; keep one: sampling: shuffled, or loss: cross_entropy"
+            )
+        return self
 
 
 class Validation(Frozen):
@@ -102,7 +126,9 @@ class Validation(Frozen):
         initialisations: fresh students per validation, each scored on all of ``examples``; the same ones every time,
             so that two checkpoints are compared on equal draws.
         examples: rows of the split that are scored, a fixed stratified draw; ``null`` scores all.
-        by: what is compared: mean cross-entropy (the paper) or accuracy.
+        by: what is compared, always of the plain logits: mean cross-entropy (``loss``, the paper) or ``accuracy``; for
+            tasks with rare classes ``balanced_loss`` (the mean over classes of their mean cross-entropy),
+            ``balanced_accuracy`` or ``mcc``.
 
     """
 
@@ -110,14 +136,21 @@ class Validation(Frozen):
     every: Count | None = None
     initialisations: Count = 20
     examples: Count | None = None
-    by: Literal["loss", "accuracy"] = "loss"
+    by: Selection = "loss"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Of what is compared."""
+        return self.by in ("loss", "balanced_loss")
 
 
 class DDAL(Frozen):
     """Dataset distillation with attention labels (ACL 2023). Defaults are the published repository's.
 
     Attributes:
-        shots: synthetic samples per class.
+        shots: synthetic samples per class; with another budget than ``uniform``, their mean over classes.
+        budget: how the classes x shots samples are divided, as for real sentences (``prior``, ``sqrt``: by the classes'
+            training rows); not uniform, every step needs all samples.
         sequence_length: input embeddings per sample (S); every position is attended.
         labels: ``hard`` one-hot and fixed; ``soft`` softmax of learned logits that start at one-hot; ``unrestricted``
             learned reals that start at one-hot (the paper's SL).
@@ -146,6 +179,7 @@ class DDAL(Frozen):
     name: Literal["ddal"]
     revision: int = 1
     shots: Count = 1
+    budget: Budget = "uniform"
     sequence_length: Count = 512
     labels: Literal["hard", "soft", "unrestricted"] = "hard"
     attention_labels: Literal["none", "cls", "all"] = "none"
@@ -174,6 +208,12 @@ class DDAL(Frozen):
                 f"batch_shots: {self.batch_shots} does not divide shots: {self.shots}; "
                 f"allowed: {', '.join(str(n) for n in range(1, self.shots + 1) if self.shots % n == 0)}"
             )
+        if self.budget != "uniform" and self.batch_shots != self.shots:
+            raise ValueError(
+                f"budget: {self.budget} gives classes different numbers of samples, so they cannot share batches of "
+                f"batch_shots: {self.batch_shots} equally; set batch_shots: {self.shots} (all samples in every step) "
+                f"or budget: uniform"
+            )
         learned = min(self.steps, self.window or self.steps)
         if self.order == "fixed" and learned * self.batch_shots < self.shots:
             raise ValueError(
@@ -193,47 +233,14 @@ class DDAL(Frozen):
     @property
     def slug(self) -> str:
         """Readable part of the address."""
-        return f"ddal-{self.labels}-{self.attention_labels}.{self.shots}shot.{self.steps}step"
+        slug = f"ddal-{self.labels}-{self.attention_labels}.{self.shots}shot.{self.steps}step"
+        return slug if self.budget == "uniform" else f"{slug}.{self.budget}"
 
 
-class RandomReal(Frozen):
-    """Real training sentences drawn at random, ``shots`` per class: the first baseline of every table."""
-
-    name: Literal["random"]
-    revision: int = 1
-    shots: Count = 1
-
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return f"random.{self.shots}shot"
-
-
-class FullData(Frozen):
-    """The whole training split: what a distilled set is measured against."""
-
-    name: Literal["full"]
-    revision: int = 1
-
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return "full"
-
-
-class Majority(Frozen):
-    """One real sample of the most frequent training class, for the protocol that always answers it."""
-
-    name: Literal["majority"]
-    revision: int = 1
-
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return "majority"
-
-
-Method = Annotated[DDAL | RandomReal | FullData | Majority, Field(discriminator="name")]
+Method = Annotated[
+    DDAL | RandomReal | Herding | KCentres | Moderate | LossRank | EL2N | FullData | Majority,
+    Field(discriminator="name"),
+]
 
 
 class Runtime(Frozen):
@@ -266,6 +273,12 @@ class Distill(Frozen):
     method: Method
     seed: int = 42
     runtime: Runtime = runtime(Runtime())
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether another seed gives another set."""
+        method = self.method
+        return method.is_drawn if isinstance(method, Coreset) else not isinstance(method, FullData | Majority)
 
     @property
     def slug(self) -> str:

@@ -2,42 +2,117 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.methods import Count, Distill, FullData, Majority, Positive, RandomReal, Runtime
-from pipeline.config.schema import Frozen, runtime
+from pipeline.config.methods import DDAL, Distill, Method, Runtime
+from pipeline.config.real import FullData, Majority
+from pipeline.config.schema import Count, Frozen, Positive, runtime
+from pipeline.config.training import OptimizerName, Training
 
 
 class GradientSteps(Frozen):
     """The recipe ``ddal``: T steps of the set's own optimiser with its step sizes, order and attention labels.
 
-    ``precision`` is that of scoring; ``null`` takes the set's own.
+    Revision 1 trained the same classifiers on all sets of an ``evaluate.seed``.
+
+    Attributes:
+        precision: of scoring; ``null`` takes the set's own.
+        step_sizes: of the T plain steps, each on all samples, for sets of real sentences, which have none of their own.
+
     """
 
     name: Literal["ddal"]
-    revision: int = 1
+    revision: int = 2
     precision: Literal["fp32", "bf16"] | None = None
+    step_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
 
 
-class FineTune(Frozen):
+class BestEpoch(Frozen):
+    """Which epoch of a training is kept.
+
+    Attributes:
+        split: that is scored after every epoch; never the one that is reported.
+        by: mean cross-entropy or accuracy; the earliest of equals.
+        examples: rows of the split that are scored, a fixed stratified draw; ``null`` scores all.
+
+    """
+
+    split: Literal["dev"] = "dev"
+    by: Literal["loss", "accuracy"] = "loss"
+    examples: Count | None = None
+
+
+def _selection_by_split(value: Any) -> Any:
+    return {"split": value} if isinstance(value, str) else value
+
+
+class FineTune(Training):
     """The recipe ``finetune``: AdamW, cosine schedule with warm-up, as DiLM evaluates (defaults are its own).
 
-    ``epochs``, where given, replaces ``steps`` by passes over the set.
+    Revision 1 trained the same classifiers, in the same order, on all sets of an ``evaluate.seed``.
+
+    Attributes:
+        select: the best of ``epochs`` is kept, such as ``dev`` or ``{by: accuracy, examples: 1000}``; ``null`` keeps
+            the last.
+
     """
 
     name: Literal["finetune"]
+    revision: int = 2
+    select: Annotated[BestEpoch | None, BeforeValidator(_selection_by_split)] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> FineTune:
+        if self.select is not None and self.epochs is None:
+            raise ValueError("select: the best epoch is kept, so say of how many: epochs: 10")
+        return self
+
+
+class Robust(Frozen):
+    """The protocol ``robust``: how much of a set's worth is left when it is not used as it was meant to be.
+
+    Every initialisation trains by the set's own recipe and by variants of it, each of which differs in one thing.
+    Variants that would train the very same student (the order of batches that all hold the whole set) are left out.
+
+    Attributes:
+        own: the recipe that is varied; ``null`` takes the T steps that the set was distilled for, or ``finetune`` for
+            real sentences.
+        orders: of the batches: backwards, a new permutation of the samples in every pass, or a draw per step.
+        batches: samples per step: one, half of the recipe's, all; with at least the recipe's steps and passes.
+        optimizers: plain gradient descent or SGD (``sgd``), with momentum 0.9, Adam; where both are SGD or both Adam,
+            the step sizes stay. ``adamw`` on a set with T steps is the whole recipe in ``adamw``.
+        sgd_lr, adam_lr: constant step sizes where SGD replaces Adam, or Adam SGD, whose own would mean nothing.
+        adamw: the usual way to fine-tune, which takes no notice of step sizes, batches and attention labels.
+        learning_rates: factors of all step sizes.
+        steps: factors of the number of steps, at least one; longer ones repeat batches and step sizes from the start.
+        dropout, attention_labels: whether to switch dropout on and attention labels off, where they are not.
+        precisions: of training and scoring.
+
+    """
+
+    name: Literal["robust"]
     revision: int = 1
-    steps: Count = 200
-    epochs: Count | None = None
-    batch_size: Count = 64
-    lr: Positive = 1e-4
-    scheduler: Literal["cosine", "linear"] = "cosine"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    max_grad_norm: Positive = 1.0
-    dropout: bool = False
+    own: FineTune | None = None
+    orders: tuple[Literal["reversed", "shuffled", "random"], ...] = ("reversed", "shuffled", "random")
+    batches: tuple[Literal["one", "half", "all"], ...] = ("one", "half", "all")
+    optimizers: tuple[OptimizerName, ...] = ("sgd", "momentum", "adam", "adamw")
+    sgd_lr: Positive = 1e-2
+    adam_lr: Positive = 1e-3
+    adamw: FineTune = FineTune(name="finetune")
+    learning_rates: tuple[Positive, ...] = (0.1, 0.3, 3.0, 10.0)
+    steps: tuple[Positive, ...] = (0.5, 2.0, 5.0, 10.0)
+    dropout: bool = True
+    attention_labels: bool = True
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+
+    @model_validator(mode="after")
+    def _check(self) -> Robust:
+        for name, recipe in (("own", self.own), ("adamw", self.adamw)):
+            if recipe is not None and recipe.select is not None:
+                raise ValueError(f"{name}.select: no variant selects an epoch; remove it and say how many steps")
+        return self
 
 
 class AlwaysMajority(Frozen):
@@ -47,12 +122,17 @@ class AlwaysMajority(Frozen):
     revision: int = 1
 
 
-Protocol = Annotated[GradientSteps | FineTune | AlwaysMajority, Field(discriminator="name")]
+Recipe = GradientSteps | FineTune | AlwaysMajority
+Protocol = Annotated[Recipe | Robust, Field(discriminator="name")]
 Split = Literal["dev", "test"]
 
 
 class Evaluate(Frozen):
-    """Stage 3. Input: a distilled set. Output: ``results.csv``, one row per (initialisation, split, metric)."""
+    """Stage 3. Input: a distilled set. Output: ``results.csv``, one row per (initialisation, split, metric).
+
+    Beside it ``predictions.h5``: what every initialisation answered on every row. The protocol ``robust`` writes both
+    for the recipe that it varies, and everything to ``robustness.csv``.
+    """
 
     revision: int = 1
     source: Distill
@@ -69,13 +149,37 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"protocol '{protocol.name}' cannot evaluate method '{method.name}'; 'majority' goes with 'majority'"
             )
-        if isinstance(method, RandomReal | FullData) and not isinstance(protocol, FineTune):
+        if isinstance(protocol, GradientSteps):
+            _check_steps(protocol, method)
+        if isinstance(protocol, Robust) and isinstance(method, FullData):
             raise ValueError(
-                f"method '{method.name}' has no step sizes for protocol '{protocol.name}'; use {{name: finetune}}"
+                "protocol 'robust' trains some 25 students per initialisation: on small sets, not on 'full'"
             )
         return self
+
+    @property
+    def recipe(self) -> Recipe:
+        """How students learn from the set; of the protocol ``robust`` the recipe that it varies."""
+        if not isinstance(self.protocol, Robust):
+            return self.protocol
+        of_method = GradientSteps(name="ddal") if isinstance(self.source.method, DDAL) else FineTune(name="finetune")
+        return self.protocol.own or of_method
 
     @property
     def slug(self) -> str:
         """Readable part of the address."""
         return f"{self.source.slug}.{self.protocol.name}"
+
+
+def _check_steps(protocol: GradientSteps, method: Method) -> None:
+    """Refuses gradient steps without step sizes, and with two kinds of them."""
+    if isinstance(method, DDAL):
+        if protocol.step_sizes is not None:
+            raise ValueError("method 'ddal' learns its step sizes; remove step_sizes from the protocol")
+    elif isinstance(method, FullData):
+        raise ValueError("method 'full' is too large for steps on all samples, protocol 'ddal'; use {name: finetune}")
+    elif protocol.step_sizes is None:
+        raise ValueError(
+            f"method '{method.name}' has no step sizes for protocol 'ddal'; give them, "
+            f"{{name: ddal, step_sizes: [0.1]}}, or use {{name: finetune}}"
+        )

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from pipeline.config.methods import Count
-from pipeline.config.schema import Frozen
+from pipeline.config.schema import Count, Frozen
 
 NOTICE = 90  # seconds between the warning and the time limit: an outer step and a save
 UNBOUNDED = 1_000_000  # submitit has no word for an array without a bound

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from pipeline.config.data import Prepare
-from pipeline.config.experiment import SECTIONS
+from pipeline.config.experiment import SECTIONS, Experiment, assigned_values
 from pipeline.config.methods import Distill
 from pipeline.config.problems import _models, nearest
 from pipeline.config.protocols import Evaluate
 from pipeline.config.resources import Resources
 from pipeline.config.schema import Frozen
+from pipeline.errors import InputError
 
 _CONFIGS: dict[str, type[BaseModel]] = {"prepare": Prepare, "distill": Distill, "evaluate": Evaluate}
 _NOTHING = object()  # fits nothing, not even null
@@ -50,15 +51,42 @@ class Rule(Frozen):
 
     def fits(self, cell: Evaluate) -> bool:
         """Whether a cell has all that ``where`` says."""
-        configs: dict[str, Any] = {"prepare": cell.source.source, "distill": cell.source, "evaluate": cell}
-        for key, wanted in self.where.items():
-            section, *names = key.split(".")
-            value = configs[section]
-            for name in names:
-                value = getattr(value, name, _NOTHING)  # another method or protocol may have no such key
-            if not _fits(value, wanted):
-                return False
-        return True
+        return fits(cell, self.where)
+
+
+def restricted(experiment: Experiment, settings: Iterable[str]) -> Experiment:
+    """The experiment of which only some cells are to be computed.
+
+    Args:
+        experiment: the whole grid.
+        settings: ``dotted.key=value`` or ``dotted.key=v1,v2``, as ``--only``; a cell has to have all of them.
+
+    Raises:
+        InputError: a key or value is none, or no cell has them.
+
+    """
+    where = assigned_values(settings, "--only")
+    if not where:
+        return experiment
+    if found := list(_problems(where, SECTIONS[-1])):
+        raise InputError("\n".join(f"--only {problem}" for problem in found))
+    only = tuple(index for index, cell in enumerate(experiment.cells) if fits(cell, where))
+    if not only:
+        raise InputError(f"--only: no cell of {experiment.name} has {' and '.join(settings)}")
+    return experiment.model_copy(update={"only": only})
+
+
+def fits(cell: Evaluate, where: Mapping[str, Any]) -> bool:
+    """Whether a cell has all that ``where`` says, which is as in :class:`Rule`."""
+    configs: dict[str, Any] = {"prepare": cell.source.source, "distill": cell.source, "evaluate": cell}
+    for key, wanted in where.items():
+        section, *names = key.split(".")
+        value = configs[section]
+        for name in names:
+            value = getattr(value, name, _NOTHING)  # another method or protocol may have no such key
+        if not _fits(value, wanted):
+            return False
+    return True
 
 
 def _fits(value: Any, wanted: Any) -> bool:

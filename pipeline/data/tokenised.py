@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,14 @@ class Split:
 
     def batches(self, device: torch.device | str = "cpu", size: int = 64) -> list[tuple[Tensor, Batch]]:
         """The whole split as (row positions, batch) in order of length, so that little is padded; every row once."""
+        return list(self.by_length(device, size))
+
+    def by_length(self, device: torch.device | str = "cpu", size: int = 64) -> Iterator[tuple[Tensor, Batch]]:
+        """The same batches one at a time, for splits that are read once and may be large."""
         order = np.argsort(self.lengths, kind="stable")
-        chunks = [order[start : start + size] for start in range(0, len(order), size)]
-        return [(torch.from_numpy(rows), self.batch(rows, device)) for rows in chunks]
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            yield torch.from_numpy(rows), self.batch(rows, device)
 
     def stratified(self, rows: int, seed: int, purpose: str) -> Split:
         """At most ``rows`` rows with the split's class shares, a fixed draw of (seed, purpose)."""

@@ -15,8 +15,9 @@ Datasets (N samples, C classes, S positions, E embedding width, T inner steps):
 
 Root attributes: ``format``; ``recipe`` and ``about``, both JSON texts. ``recipe`` is the student's recipe (name,
 attention_weight, order, dropout, precision, inner_optimizer; ``gd`` where the last is absent); ``about`` holds the full
-config, the model (name, revision, hash of its embedding matrix), data hashes and split sizes, class names, selection
-and dev scores, seed, git revision, versions and time.
+config, the model (name, revision, hash of its embedding matrix), data hashes and split sizes, what data and encoder
+counted as (``content``: digests of local files, revisions of the hub), class names, selection and dev scores, seed,
+git revision, versions and time.
 """
 
 from __future__ import annotations

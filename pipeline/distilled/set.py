@@ -194,9 +194,12 @@ class DistilledSet:
             The same model, trained and in eval mode.
 
         Raises:
-            InputError: another embedding matrix, another number of classes, or a set that nothing is trained on.
+            InputError: another embedding matrix, another number of classes, a set that nothing is trained on, or a
+                recipe that selects an epoch on dev, which the set does not have.
 
         """
+        if recipe is not None and recipe.select is not None:
+            raise InputError("a set has no dev rows to select an epoch with; remove select from the recipe")
         if self.recipe.name == "majority":
             raise InputError("a majority set is not trained on; its one sample only says which class is most frequent")
         self.check_model(model.get_input_embeddings().weight)

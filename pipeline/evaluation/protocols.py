@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline import stopping
 from pipeline.bilevel import descend
-from pipeline.config import AlwaysMajority, Evaluate, FineTune, GradientSteps, on_real_text
+from pipeline.config import AlwaysMajority, BestEpoch, Evaluate, FineTune, GradientSteps, on_real_text
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Batch
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError
 from pipeline.evaluation.metrics import decisions, measure, predicted_majority
-from pipeline.evaluation.results import Results
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import Epochs, Results
 from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters, Student
-from pipeline.students.finetune import finetune
+from pipeline.students.finetune import finetune, plain_steps
 from pipeline.students.scoring import score
 
 Batches = dict[str, list[tuple[Tensor, Batch]]]
+Watch = Callable[[int, int, float], None]
 
 
 def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out: Path) -> None:
     """Writes ``results.csv``: every initialisation trains on the set and is scored on every split.
 
-    Initialisation i draws its classifier from (seed, i) alone, so that a run that was stopped goes on with the next
-    one and ends with the same rows. Shared by all initialisations, exactly: the encoder's weights, the collated
+    ``predictions.h5`` gets what each of them answered, just before: an initialisation counts when it is in both.
+    Where the protocol selects an epoch, ``epochs.csv`` has what each scored on dev, and which one was kept.
+
+    Initialisation i draws its classifier from (seed, the set's seed, i) alone: other sets are learned from by other
+    classifiers, so that what varies between sets holds both. A run that was stopped goes on with the next one and ends
+    with the same rows. Shared by all initialisations, exactly: the encoder's weights, the collated
     batches of every split, the set on the device. Rows of a split are batched by length; padding is masked, so logits
     equal unbatched ones up to float rounding.
 
@@ -44,13 +52,17 @@ def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out:
     results = Results(out / "results.csv", config.splits)
     splits = {name: prepared.split(name) for name in config.splits}
     labels = {name: split.labels for name, split in splits.items()}
+    predictions = Predictions(out / "predictions.h5", labels, distilled.labels.shape[1])
+    results.keep(predictions.done)
+    predictions.keep(results.done)
     if isinstance(config.protocol, AlwaysMajority):
-        _majority(distilled, labels, results)
+        _majority(distilled, labels, results, predictions)
         return
     student = _student(config, prepared, distilled)
     distilled.check_model(student.embedding_matrix)
     batches = {name: split.batches(student.device) for name, split in splits.items()}
     distilled = distilled.to(student.device)
+    train = _Training(config, student, prepared, distilled, out)
     missing = [index for index in range(config.initialisations) if index not in results.done]
     accuracies: list[float] = []
     found = config.initialisations - len(missing)
@@ -63,9 +75,11 @@ def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out:
         for index in missing:
             with stopping.polled():
                 began = time.perf_counter()
-                trained = _train(config, student, distilled, index, watch)
+                theta_T = train(index, watch)
                 seconds = time.perf_counter() - began
-                scores = {name: measure(score(student, trained, batches[name]), labels[name]) for name in config.splits}
+                logits = {name: score(student, theta_T, batches[name]) for name in config.splits}
+                scores = {name: measure(found, labels[name]) for name, found in logits.items()}
+                predictions.add(index, {name: found.argmax(dim=-1) for name, found in logits.items()})
                 results.add(index, scores, seconds)
             stopping.check()
             accuracies.append(scores[config.splits[-1]]["accuracy"])
@@ -75,8 +89,11 @@ def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out:
 
 def _student(config: Evaluate, prepared: Prepared, distilled: DistilledSet) -> Student:
     protocol, recipe = config.protocol, distilled.recipe
-    if isinstance(protocol, GradientSteps) and not distilled.steps:
-        raise InputError("this set has no step sizes for protocol 'ddal'; evaluate it with {name: finetune}")
+    if isinstance(protocol, GradientSteps) and not (distilled.steps or protocol.step_sizes):
+        raise InputError(
+            "this set has no step sizes for protocol 'ddal'; give them, {name: ddal, step_sizes: [0.1]}, "
+            "or evaluate it with {name: finetune}"
+        )
     folder, fresh, device = prepared.model_folder, prepared.manifest["fresh_parameters"], pick_device(config.runtime)
     if not isinstance(protocol, GradientSteps):
         return Student.load(folder, fresh, device, dropout=isinstance(protocol, FineTune) and protocol.dropout)
@@ -90,28 +107,81 @@ def _student(config: Evaluate, prepared: Prepared, distilled: DistilledSet) -> S
     )
 
 
-def _train(
-    config: Evaluate, student: Student, distilled: DistilledSet, index: int, watch: Callable[[int, int, float], None]
+class _Training:
+    """How initialisation i becomes a trained student; i alone decides what it draws."""
+
+    def __init__(
+        self, config: Evaluate, student: Student, prepared: Prepared, distilled: DistilledSet, out: Path
+    ) -> None:
+        self.protocol, self.student, self.distilled = config.protocol, student, distilled
+        self.seed = derive(config.seed, "evaluation", config.source.seed)
+        self.judge = None
+        if isinstance(config.protocol, FineTune) and config.protocol.select is not None:
+            judged = derive(config.seed, "evaluation")  # the same rows for all sets
+            self.judge = _Judge(config.protocol.select, prepared, student, judged, Epochs(out / "epochs.csv"))
+
+    def __call__(self, index: int, watch: Watch) -> Parameters:
+        student, distilled, seed, protocol = self.student, self.distilled, self.seed, self.protocol
+        if isinstance(protocol, GradientSteps) and protocol.step_sizes is not None:
+            theta_0 = student.initial(seed, index)
+            return plain_steps(student, theta_0, len(distilled), distilled.examples, protocol.step_sizes)
+        recipe = protocol if isinstance(protocol, FineTune) else None
+        judge = None if self.judge is None else self.judge.of(index)
+        return trained(student, distilled, recipe, seed, index, watch, judge)
+
+
+def trained(
+    student: Student,
+    distilled: DistilledSet,
+    recipe: FineTune | None,
+    seed: int,
+    index: int,
+    watch: Watch,
+    judge: Callable[[Parameters], float] | None = None,
 ) -> Parameters:
-    seed = derive(config.seed, "evaluation")
+    """θ_T of initialisation ``index``, by ``recipe`` or else by the set's own steps; the last two as for finetune."""
     theta_0 = student.initial(seed, index)
-    if isinstance(config.protocol, GradientSteps):
-        batches = distilled.inner_batches(seed, index)
-        return descend(
-            student,
-            theta_0,
-            batches,
-            optimiser=distilled.recipe.optimiser,
-            dropping=lambda step: student.dropping(seed, index, step),
-        )
-    assert isinstance(config.protocol, FineTune)
-    return finetune(student, theta_0, len(distilled), distilled.examples, config.protocol, seed, index, watch)
+    if recipe is not None:
+        return finetune(student, theta_0, len(distilled), distilled.examples, recipe, seed, index, watch, judge)
+    return descend(
+        student,
+        theta_0,
+        distilled.inner_batches(seed, index),
+        optimiser=distilled.recipe.optimiser,
+        dropping=lambda step: student.dropping(seed, index, step),
+    )
 
 
-def _majority(distilled: DistilledSet, labels: Mapping[Any, Tensor], results: Results) -> None:
+class _Judge:
+    """Scores the epochs of a training on dev, on the same rows for all initialisations, and writes them down."""
+
+    def __init__(self, select: BestEpoch, prepared: Prepared, student: Student, seed: int, epochs: Epochs) -> None:
+        split = prepared.split(select.split)
+        split = split.stratified(select.examples or len(split), seed, "rows that select an epoch")
+        self.by, self.student, self.epochs = select.by, student, epochs
+        self.labels, self.batches = split.labels, split.batches(student.device)
+
+    def of(self, index: int) -> Callable[[Parameters], float]:
+        """Initialisation ``index``'s merit after each epoch; smaller is better."""
+        merits: list[float] = []
+
+        def judge(parameters: Parameters) -> float:
+            logits = score(self.student, parameters, self.batches)
+            loss = F.cross_entropy(logits, self.labels).item()
+            accuracy = (logits.argmax(dim=-1) == self.labels).double().mean().item()
+            merit = loss if self.by == "loss" else -accuracy
+            merits.append(math.inf if math.isnan(loss) else merit)
+            self.epochs.add(index, len(merits), loss, accuracy, kept=1 + merits.index(min(merits)))
+            return merits[-1]
+
+        return judge
+
+
+def _majority(
+    distilled: DistilledSet, labels: Mapping[Any, Tensor], results: Results, predictions: Predictions
+) -> None:
     if 0 not in results.done:
-        scores = {
-            name: decisions(predicted_majority(distilled.labels, len(true)), true, distilled.labels.shape[1])
-            for name, true in labels.items()
-        }
+        answers = {name: predicted_majority(distilled.labels, len(true)) for name, true in labels.items()}
+        scores = {name: decisions(answers[name], true, distilled.labels.shape[1]) for name, true in labels.items()}
+        predictions.add(0, answers)
         results.add(0, scores, 0.0)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from pipeline import stopping
-from pipeline.config import load
+from pipeline.config import Experiment, load
+from pipeline.config.where import restricted
 from pipeline.errors import InputError, StageError
 from pipeline.launch.stages import StageName, pin, stage_cells
 from pipeline.launch.submission import check_code
@@ -26,20 +27,20 @@ def stage_command(stage: StageName) -> None:
         config: Annotated[str, typer.Argument(help="the experiment's YAML file")],
         index: Annotated[int | None, typer.Option(help="run one cell: its position in the full grid")] = None,
         set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; several values sweep")] = None,
+        only: Annotated[list[str] | None, typer.Option("--only", help="dotted.key=value: no other cells")] = None,
         root: Annotated[str | None, typer.Option(help="folder of all artifacts (default: checkpoints)")] = None,
     ) -> None:
         """Run this stage for every cell of CONFIG, or for one of them; what is done is not done again."""
-        led(lambda ranks: work(ranks, config, index, set_ or [], root))
+        led(lambda ranks: work(ranks, restricted(load(config, set_ or []), only or []), index, root))
 
-    def work(ranks: Ranks, config: str, index: int | None, settings: list[str], root: str | None) -> None:
+    def work(ranks: Ranks, experiment: Experiment, index: int | None, root: str | None) -> None:
         store = Store(root)
-        experiment = load(config, settings)
         if job_id() is not None:
             check_code(store.root, experiment.name)
         if index is not None:
             if not 0 <= index < len(experiment.cells):
                 raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")
-            experiment = experiment.model_copy(update={"cells": (experiment.cells[index],)})
+            experiment = experiment.model_copy(update={"only": (index,)})
         outcome = run_stage(stage_cells(pin(experiment, store), store, stage), stage, store, ranks)
         print(f"{stage}: {outcome}", file=sys.stderr)
         if outcome.failed:

@@ -54,7 +54,11 @@ class Left:
 
 
 def estimate(experiment: Experiment, store: Store) -> dict[StageName, Left]:
-    """What is left of every stage, by the median time of done cells that differ in seeds only, else of the stage."""
+    """What is left of every stage.
+
+    By the median time of done cells that differ in seeds only, else by what ``python -m pipeline estimate`` predicted
+    of the cell, else by the median of the stage.
+    """
     return left(rows(experiment, store, {}, {}))
 
 
@@ -72,10 +76,19 @@ def left(rows: Sequence[Row]) -> dict[StageName, Left]:
         for row in open_rows:
             if row.seconds_left is not None:
                 seconds[row.name] = row.seconds_left
-            elif known := measured.get(row.kind) or measured.get(stage):
-                seconds[row.name] = statistics.median(known) * (1 - (row.progress or 0) / (row.total or 1))
+            elif (whole := _whole(row, measured)) is not None:
+                seconds[row.name] = whole * (1 - (row.progress or 0) / (row.total or 1))
         result[stage] = Left(seconds, len(open_rows))
     return result
+
+
+def _whole(row: Row, measured: Mapping[str, Sequence[float]]) -> float | None:
+    """Seconds of all of a cell."""
+    if row.kind in measured:
+        return statistics.median(measured[row.kind])
+    if row.predicted is not None:
+        return row.predicted
+    return statistics.median(measured[row.stage]) if row.stage in measured else None
 
 
 def to_json(rows: Sequence[Row]) -> str:

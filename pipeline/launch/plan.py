@@ -143,7 +143,7 @@ class _Maker:
         self._of: dict[str, Evaluate] = {}  # name of an artifact -> the first cell of the grid that has it
         self._cells: dict[StageName, dict[str, Cell]] = {stage: {} for stage in MODULES}
         self._before: dict[str, Cell] = {}  # name of an artifact -> what it reads
-        for whole in experiment.cells:
+        for whole in experiment.computed.values():
             before: Cell | None = None
             for stage in MODULES:
                 cell = store.cell(stage_config(whole, stage))

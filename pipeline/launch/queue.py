@@ -11,7 +11,8 @@ from pipeline.launch.scheduler import Scheduler, stuck
 from pipeline.launch.stages import MODULES, name_of, stage_cells
 from pipeline.launch.submission import Queued, Submission, submissions
 from pipeline.store import Store
-from pipeline.store.attempts import OUT_OF_MEMORY, Attempt, last_of, settle
+from pipeline.store.attempts import Attempt, last_of, settle
+from pipeline.store.failures import OUT_OF_MEMORY
 
 
 def startable(jobs: Iterable[Queued]) -> list[Queued]:

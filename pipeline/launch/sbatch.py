@@ -181,7 +181,7 @@ def left(experiment: Experiment, store: Store, stage: StageName, cluster: Cluste
 
     """
     cells: dict[Path, tuple[int, Cell]] = {}
-    for position, evaluate in enumerate(experiment.cells):
+    for position, evaluate in experiment.computed.items():
         cell = store.cell(stage_config(evaluate, stage))
         cells.setdefault(cell.folder, (position, cell))
     counts = {"left": 0, "done": 0, "running": 0, "given up": 0}

@@ -26,7 +26,7 @@ def stage_config(cell: Evaluate, stage: StageName) -> Prepare | Distill | Evalua
 
 def stage_cells(experiment: Experiment, store: Store, stage: StageName) -> list[Cell]:
     """The artifacts of one stage, each once, in the order of the grid."""
-    cells = [store.cell(stage_config(cell, stage)) for cell in experiment.cells]
+    cells = [store.cell(stage_config(cell, stage)) for cell in experiment.computed.values()]
     return list({cell.folder: cell for cell in cells}.values())
 
 

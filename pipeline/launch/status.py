@@ -22,7 +22,9 @@ from pipeline.launch.scheduler import JobState, stuck
 from pipeline.launch.stages import MODULES, StageName, name_of, stage_config
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import read_json
-from pipeline.store.attempts import NO_MEMORY, OUT_OF_MEMORY, Attempt, attempts_of
+from pipeline.store.attempts import Attempt, attempts_of
+from pipeline.store.failures import NO_MEMORY, OUT_OF_MEMORY
+from pipeline.store.predictions import predictions
 
 State = Literal["done", "running", "pending", "failed", "partial", "missing"]
 _BEFORE: dict[StageName, StageName] = {"distill": "prepare", "evaluate": "distill"}
@@ -55,6 +57,7 @@ class Row:
         node: where it runs or last ran.
         log: file of the last attempt's output.
         kind: equal for artifacts that differ in seeds only.
+        predicted: seconds that ``python -m pipeline estimate`` expects of it in all.
 
     """
 
@@ -75,6 +78,7 @@ class Row:
     node: str | None = None
     log: str | None = None
     kind: str = ""
+    predicted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def rows(
     """
     places: dict[StageName, dict[str, tuple[Cell, list[int]]]] = {stage: {} for stage in MODULES}
     sources: dict[str, str] = {}
-    for index, whole in enumerate(experiment.cells):
+    for index, whole in experiment.computed.items():
         source = ""
         for stage in MODULES:
             cell = store.cell(stage_config(whole, stage))
@@ -113,9 +117,10 @@ def rows(
     with ThreadPoolExecutor(8) as pool:  # a shared file system answers late, but many questions at once
         found = list(pool.map(look, (cell for _, _, cell, _ in everything)))
     made: dict[str, Row] = {}
+    expected = {name: one.seconds for name, one in predictions(store.root).items()}
     for (stage, name, cell, cells), what in zip(everything, found, strict=True):
         kind = zlib.crc32(cell.config.model_dump_json(exclude=_SEEDS).encode())
-        row = Row(stage, name, tuple(cells), kind=f"{kind:08x}", **what.facts)
+        row = Row(stage, name, tuple(cells), kind=f"{kind:08x}", predicted=expected.get(name), **what.facts)
         made[name] = _judged(row, what, jobs, tables.get(name, ()), made.get(sources[name]))
     return list(made.values())
 

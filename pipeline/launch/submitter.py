@@ -152,7 +152,7 @@ def described(experiment: Experiment, store: Store, cluster: Cluster, executor: 
     """What a run would do: cells and states, and for a cluster the arrays with what their elements ask for."""
     found = rows(experiment, store, {}, {})
     remaining = left(found)
-    lines = [f"{experiment.name}: {len(experiment.cells)} cells", text(found, everything=executor == "debug"), ""]
+    lines = [f"{experiment.name}: {len(experiment.computed)} cells", text(found, everything=executor == "debug"), ""]
     lines += [f"{stage}: {what}" for stage, what in remaining.items()]
     if executor == "debug":
         return "\n".join(lines)
@@ -165,7 +165,7 @@ def described(experiment: Experiment, store: Store, cluster: Cluster, executor: 
         gpus = {name_of(cell): array.request.gpus or 0 for array in planned.arrays for cell in array.cells}
         seconds = [one * gpus.get(name, 0) for what in remaining.values() for name, one in what.seconds.items()]
         hours = f"about {sum(seconds) / 3600:.1f}" if any(seconds) else "nothing measured yet"
-        lines.append(f"GPU-hours, from the cells done so far: {hours}")
+        lines.append(f"GPU-hours, from the cells done so far and what was estimated: {hours}")
     if executor == "slurm" and cluster.prepares_here:
         here = [array.name for array in planned.of("prepare")]
         planned.arrays = [array for array in planned.arrays if array.stage != "prepare"]

@@ -18,6 +18,7 @@ from pipeline.launch.submission import code_digest
 from pipeline.parallel import LostRanksError, Ranks, gathered
 from pipeline.progress import quiet_libraries
 from pipeline.store import Cell, Store
+from pipeline.store.aides import aiding
 from pipeline.store.atomic import read_json, write_json
 
 
@@ -165,8 +166,10 @@ def led(work: Callable[[Ranks], None]) -> None:
 def _follow(ranks: Ranks) -> None:
     stopped = None
     while (order := ranks.told()) is not None:
+        config, out = order
         try:
-            _take_part(ranks, *order)
+            with aiding(out, ranks.rank):
+                _take_part(ranks, config, out)
         except LostRanksError:
             raise
         except (InputError, StageError):

@@ -1,7 +1,8 @@
 """Ways to make a small set, one file each; all return a distilled set.
 
-``ddal`` attention labels (its outer loop), ``outer`` one step of it, ``learned`` what it learns, ``checkpoint`` how it
-resumes, ``gradient_check`` whether its hypergradient is right; ``real`` sets of real training sentences.
+``ddal`` attention labels (its outer loop), ``outer`` one step of it, ``imbalance`` what that does about rare classes,
+``learned`` what it learns, ``checkpoint`` how it resumes, ``gradient_check`` whether its hypergradient is right;
+``real`` sets of real training sentences, ``coresets`` those that a rule chooses, ``budgets`` how many of each class.
 """
 
 from __future__ import annotations

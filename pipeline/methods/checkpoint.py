@@ -19,6 +19,7 @@ FIELDS = (
     "learning_rate",
     "validation_loss",
     "validation_accuracy",
+    "validation_score",
     "seconds",
 )
 

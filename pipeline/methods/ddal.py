@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from pipeline import stopping
 from pipeline.bilevel import descend
@@ -23,7 +22,8 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError, StageError
 from pipeline.methods.checkpoint import Checkpoint
-from pipeline.methods.learned import LearnedSet, initial_tensors
+from pipeline.methods.imbalance import check_classes, measured
+from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
 from pipeline.methods.outer import Best, Estimation, OuterState
 from pipeline.parallel import Ranks
 from pipeline.progress import bar
@@ -38,9 +38,10 @@ def check(method: DDAL, manifest: dict[str, Any]) -> None:
 
     Raises:
         InputError: the sequence is longer than the encoder's usable positions, the classifier does not read the first
-            token, or dev has fewer rows than classes.
+            token, dev has fewer rows than classes, or see :func:`~pipeline.methods.imbalance.check_classes`.
 
     """
+    check_classes(method, manifest)
     positions = manifest["positions"]
     if positions is not None and method.sequence_length > positions:
         raise InputError(
@@ -87,7 +88,8 @@ def distill(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None 
     if method.precision == "tf32" and device.type != "cuda":
         raise InputError(f"precision: 'tf32' needs a CUDA device, not {device.type}; use fp32")
     student = load_student(method, prepared, device)
-    learned = LearnedSet(method, len(prepared.classes), initial_tensors(method, prepared, student, config.seed))
+    C, of_samples = len(prepared.classes), sample_classes(method, prepared.manifest)
+    learned = LearnedSet(method, C, initial_tensors(method, prepared, student, config.seed), of_samples)
     estimator = Estimation.of(method, config.runtime, student)
     ranks.say(f"hypergradient by {estimator.name}: {estimator.why}")
     run = OuterState(method, learned, student, prepared.split("train"), config.seed, estimator, ranks)
@@ -98,7 +100,7 @@ def distill(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None 
             "no validation had a finite loss, so there is nothing to select; "
             "try a smaller learning_rate or outer.lr, or precision: fp32"
         )
-    selected = LearnedSet(method, len(prepared.classes), run.best.tensors).view()
+    selected = LearnedSet(method, C, run.best.tensors, of_samples).view()
     return replace(selected.detached(), about={"selection": run.best.describe(method.validation)})
 
 
@@ -181,7 +183,7 @@ class _Validator:
             self.batches = self.split.batches(student.device)
 
     def __call__(self, run: OuterState) -> dict[str, float]:
-        """Mean loss and accuracy of the current set; replaces ``run.best`` where it is better.
+        """Mean loss, accuracy and what ``by`` compares of the current set; replaces ``run.best`` where it is better.
 
         Raises:
             Stopped: a signal came; nothing was changed.
@@ -191,22 +193,21 @@ class _Validator:
             run.best = Best(run.step, math.inf, None, None, run.learned.state())
             return {}
         distilled = run.learned.view().detached()
-        scores = torch.zeros(2, self.config.initialisations, dtype=torch.float64)
+        scores = torch.zeros(3, self.config.initialisations, dtype=torch.float64)
         for index in range(self.ranks.rank, self.config.initialisations, self.ranks.size):
             if stopping.requested() is not None:
                 break  # the sum tells the other ranks
             theta_T = self._trained(distilled, index)
             logits = score(self.student, theta_T, self.batches)
-            scores[0, index] = F.cross_entropy(logits, self.split.labels).item()
-            scores[1, index] = (logits.argmax(dim=-1) == self.split.labels).float().mean().item()
+            for row, by in enumerate(("loss", "accuracy", self.config.by)):
+                scores[row, index] = measured(by, logits, self.split.labels)
         self.ranks.sum_([scores])
         _leave_if_asked(self.ranks)
-        losses, accuracies = scores.tolist()
-        loss, accuracy = sum(losses) / len(losses), sum(accuracies) / len(accuracies)
-        merit = loss if self.config.by == "loss" else -accuracy
+        loss, accuracy, compared = (sum(values) / len(values) for values in scores.tolist())
+        merit = compared if self.config.lower_is_better else -compared
         if merit < run.best.score:
             run.best = Best(run.step, merit, loss, accuracy, run.learned.state())
-        return {"validation_loss": loss, "validation_accuracy": accuracy}
+        return {"validation_loss": loss, "validation_accuracy": accuracy, "validation_score": compared}
 
     def _trained(self, distilled: DistilledSet, index: int) -> Parameters:
         theta_0 = self.student.initial(self.seed, index)

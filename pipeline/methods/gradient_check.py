@@ -13,9 +13,9 @@ from pipeline.bilevel import Estimator, InnerBatch
 from pipeline.bilevel.check import Agreement, agreements
 from pipeline.config import DDAL, AdamSteps, Distill
 from pipeline.data.prepared import Prepared
-from pipeline.data.tokenised import TrainingOrder
 from pipeline.methods.ddal import check, load_student
-from pipeline.methods.learned import LearnedSet, initial_tensors
+from pipeline.methods.imbalance import counts_of, outer_loss, real_order
+from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
 from pipeline.methods.outer import Estimation
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
@@ -112,7 +112,7 @@ def check_gradient(config: Distill, prepared: Prepared, extent: Extent = SLICE) 
     exact = {"dropout": False, "precision": "fp32", "outer": method.outer.model_copy(update={"precision": None})}
     method = method.model_copy(update=exact | {"warm_start": None})
     if extent.samples is not None:
-        method = method.model_copy(update={"shots": 1, "batch_shots": 1})
+        method = method.model_copy(update={"shots": 1, "batch_shots": 1, "budget": "uniform"})
     length, steps = extent.positions or method.sequence_length, extent.steps or method.steps
     small = {"sequence_length": min(length, method.sequence_length), "steps": min(steps, method.steps)}
     method = method.model_copy(update=small)
@@ -147,13 +147,14 @@ def _agreements(
     student = Student.load(prepared.model_folder, fresh, pick_device(config.runtime), dtype=dtype)
     start = initial_tensors(method, prepared, student, config.seed)
     train = prepared.split("train")
-    order = TrainingOrder(train.lengths, method.outer.batch_size, config.seed)
-    classes, adam = len(prepared.classes), isinstance(method.inner_optimizer, AdamSteps)
+    classes, of_samples = len(prepared.classes), sample_classes(method, prepared.manifest)
+    order = real_order(train, classes, method.outer.model_copy(update={"bucket_by_length": False}), config.seed)
+    adam = isinstance(method.inner_optimizer, AdamSteps)
 
     def build(tensors: dict[str, Tensor]) -> list[InnerBatch]:
         return [
             _first(batch, extent.samples)
-            for batch in LearnedSet(method, classes, tensors).view().inner_batches(config.seed)
+            for batch in LearnedSet(method, classes, tensors, of_samples).view().inner_batches(config.seed)
         ]
 
     return agreements(
@@ -164,9 +165,10 @@ def _agreements(
         build,
         [train.batch(order.at(number)[: extent.rows], student.device) for number in range(method.outer.real_batches)],
         step=ADAM_STEP if adam and dtype == torch.float64 else DIFFERENCE_STEPS[dtype],
-        optimiser=LearnedSet(method, classes, start).view().recipe.optimiser,
+        optimiser=LearnedSet(method, classes, start, of_samples).view().recipe.optimiser,
         window=method.window,
         steep=extent.steep,
+        loss=outer_loss(method.outer.loss, counts_of(train, classes)),
     )
 
 

@@ -15,6 +15,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
 from pipeline.distilled import DistilledSet, Recipe, load
 from pipeline.errors import InputError
+from pipeline.methods.budgets import interleaved, per_class
 from pipeline.randomness import numpy_generator, torch_generator
 from pipeline.students.encoder import Student
 
@@ -22,7 +23,7 @@ from pipeline.students.encoder import Student
 class LearnedSet:
     """The learned tensors and the set that they parametrise.
 
-    ``tensors`` (N = C · shots, sample i is made for class i mod C, as published):
+    ``tensors`` (N = C · shots; sample i is made for ``of_samples[i]``, by default class i mod C, as published):
 
     * ``inputs_embeds`` [N, S, E];
     * ``labels`` [N, C]: logits of soft labels, or unrestricted labels; both start at one-hot; absent for hard labels;
@@ -30,13 +31,16 @@ class LearnedSet:
     * ``learning_rates`` [T] or [1]: the step sizes before softplus.
     """
 
-    def __init__(self, method: DDAL, classes: int, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, method: DDAL, classes: int, tensors: Mapping[str, Tensor], of_samples: Tensor | None = None
+    ) -> None:
         self.method = method
         self.classes = classes
         self.tensors = dict(tensors)
         inputs = self.tensors["inputs_embeds"]
         device = inputs.device
-        self._label_ids = torch.arange(classes * method.shots, device=device) % classes
+        turns = torch.arange(classes * method.shots) % classes
+        self._label_ids = (turns if of_samples is None else of_samples).to(device)
         self._one_hot = F.one_hot(self._label_ids, classes).to(inputs.dtype)
         self._order = batch_order(method, classes)
 
@@ -93,6 +97,20 @@ def batch_order(method: DDAL, classes: int) -> Tensor:
     return blocks[torch.arange(method.steps) % len(blocks)]
 
 
+def sample_classes(method: DDAL, manifest: Mapping[str, Any]) -> Tensor:
+    """[N] the class that each sample is made for: the classes take turns, while they have samples left.
+
+    Raises:
+        InputError: with another budget than ``uniform``, a class has fewer training rows than its share.
+
+    """
+    C = len(manifest["classes"])
+    shares = [method.shots] * C
+    if method.budget != "uniform":
+        shares = per_class(np.asarray(manifest["class_counts"]["train"]), method.shots, method.budget)
+    return torch.from_numpy(interleaved([np.full(share, label) for label, share in enumerate(shares)]))
+
+
 def initial_tensors(method: DDAL, prepared: Prepared, student: Student, seed: int) -> dict[str, Tensor]:
     """The leaves at outer step 0, with gradients.
 
@@ -100,14 +118,15 @@ def initial_tensors(method: DDAL, prepared: Prepared, student: Student, seed: in
         InputError: there are no training samples of a class to start from, or the warm start has other shapes.
 
     """
-    N, S = len(prepared.classes) * method.shots, method.sequence_length
+    of_samples = sample_classes(method, prepared.manifest)
+    N, S = len(of_samples), method.sequence_length
     if method.initialise == "real":
-        inputs = real_embeddings(method, prepared, student, seed)
+        inputs = real_embeddings(of_samples, S, prepared, student, seed)
     else:
         inputs = torch.randn(N, S, student.width, generator=torch_generator(seed, "initial embeddings"))
     tensors = {"inputs_embeds": inputs}
     if method.labels != "hard":
-        tensors["labels"] = torch.eye(len(prepared.classes)).repeat(method.shots, 1)
+        tensors["labels"] = torch.eye(len(prepared.classes))[of_samples]
     if method.attention_labels != "none":
         L, heads = prepared.manifest["attention_layers"], prepared.manifest["attention_heads"]
         shape = (N, L, heads, 1 if method.attention_labels == "cls" else S, S)
@@ -115,24 +134,23 @@ def initial_tensors(method: DDAL, prepared: Prepared, student: Student, seed: in
     steps = method.steps if method.learning_rate_per_step else 1
     tensors["learning_rates"] = _inverse_softplus(torch.full((steps,), method.learning_rate))
     if method.warm_start is not None:
-        tensors |= _warm(method.warm_start.path, method, student, tensors)
+        tensors |= _warm(method.warm_start.path, method, student, tensors, of_samples)
     return {name: tensor.to(student.device).requires_grad_() for name, tensor in tensors.items()}
 
 
-def real_embeddings(method: DDAL, prepared: Prepared, student: Student, seed: int) -> Tensor:
-    """[N, S, E] word embeddings of training samples drawn per class, padded with the padding token's.
+def real_embeddings(of_samples: Tensor, length: int, prepared: Prepared, student: Student, seed: int) -> Tensor:
+    """[N, S, E] word embeddings of training samples of given classes [N], padded with the padding token's.
 
     Every position is attended, so rows of at least S tokens are drawn where the class has them; otherwise its longest.
     """
-    train, S = prepared.split("train"), method.sequence_length
-    chosen = {label: _rows(train, label, method.shots, S, seed) for label in range(len(prepared.classes))}
+    train, shares = prepared.split("train"), of_samples.bincount().tolist()
+    chosen = {label: iter(_rows(train, label, share, length, seed)) for label, share in enumerate(shares)}
     matrix = student.embedding_matrix.cpu()
     samples = []
-    for shot in range(method.shots):
-        for label in range(len(prepared.classes)):
-            ids = train.rows[int(chosen[label][shot])]["input_ids"][:S]
-            ids = ids + [prepared.tokenizer.pad_token_id] * (S - len(ids))
-            samples.append(matrix[torch.tensor(ids)])
+    for label in of_samples.tolist():
+        ids = train.rows[int(next(chosen[label]))]["input_ids"][:length]
+        ids = ids + [prepared.tokenizer.pad_token_id] * (length - len(ids))
+        samples.append(matrix[torch.tensor(ids)])
     return torch.stack(samples).float()
 
 
@@ -152,7 +170,9 @@ def _inverse_softplus(value: Tensor) -> Tensor:
     return value + torch.log(-torch.expm1(-value))
 
 
-def _warm(path: str, method: DDAL, student: Student, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _warm(
+    path: str, method: DDAL, student: Student, tensors: Mapping[str, Tensor], of_samples: Tensor
+) -> dict[str, Tensor]:
     """The leaves of another set of the same shape and encoder.
 
     Raises:
@@ -178,6 +198,8 @@ def _warm(path: str, method: DDAL, student: Student, tensors: Mapping[str, Tenso
                 f"warm_start {path}: its {name} are {'absent' if other is None else list(other.shape)}, this config's "
                 f"{list(tensor.shape)}; use the same shots, sequence_length, steps and attention_labels"
             )
+    if not torch.equal(found.label_ids.cpu(), of_samples):
+        raise InputError(f"warm_start {path}: its samples are divided otherwise over the classes; use the same budget")
     return {name: tensor for name, tensor in given.items() if tensor is not None and name in tensors}
 
 

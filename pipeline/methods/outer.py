@@ -19,8 +19,9 @@ from transformers import get_scheduler
 
 from pipeline.bilevel import Estimator, Snapshots, choose, hypergradient
 from pipeline.config import DDAL, Outer, Runtime, Validation
-from pipeline.data.tokenised import Batch, Split, TrainingOrder
+from pipeline.data.tokenised import Batch, Split
 from pipeline.errors import InputError
+from pipeline.methods.imbalance import counts_of, outer_loss, real_order
 from pipeline.methods.learned import LearnedSet
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive
@@ -66,7 +67,7 @@ class Estimation:
 
 @dataclass
 class Best:
-    """The best state so far; without validation, the last one."""
+    """The best state so far; without validation, the last one. ``score`` is what was compared, lower is better."""
 
     step: int
     score: float
@@ -81,6 +82,7 @@ class Best:
             return facts
         return facts | {
             "by": validation.by,
+            validation.by: self.score if validation.lower_is_better else -self.score,
             "loss": self.loss,
             "accuracy": self.accuracy,
             "initialisations": validation.initialisations,
@@ -130,7 +132,8 @@ class OuterState:
         self.estimator = estimator
         self.ranks = ranks or Ranks()
         self.portion = Portion.of(method.draws, self.ranks)
-        self.order = TrainingOrder(train.lengths, outer.batch_size, seed, outer.bucket_by_length)
+        self.order = real_order(train, learned.classes, outer, seed)
+        self.loss = outer_loss(outer.loss, counts_of(train, learned.classes))
         self.epoch_steps = max(1, self.order.batches_per_epoch // outer.real_batches)
         self.steps = outer.steps or outer.epochs * self.epoch_steps
         self.optimizer = _optimizer(learned, outer)
@@ -210,6 +213,7 @@ class OuterState:
             snapshots=self.estimator.snapshots,
             scale=scale,
             dropping=lambda t: student.dropping(self.seed, step, t, *number),
+            loss=self.loss,
         )
 
     def state(self) -> dict[str, Any]:

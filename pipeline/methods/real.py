@@ -1,26 +1,29 @@
-"""Sets of real training sentences: a random draw, the whole split, the majority class."""
+"""Sets of real training sentences: a random draw, a coreset, the whole split, the majority class."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.config import Distill, FullData, Majority, RandomReal
+from pipeline.config import Coreset, Distill, FullData, Majority, RandomReal
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
 from pipeline.distilled import DistilledSet, Recipe
-from pipeline.errors import InputError
+from pipeline.methods.budgets import Integers, interleaved, per_class
 from pipeline.randomness import numpy_generator
 
 
 def choose(config: Distill, prepared: Prepared) -> DistilledSet:
     """The training rows that the method keeps, as token ids with hard labels.
 
+    ``about["chosen"]`` of a small set has their positions in the training split, and among how many they were chosen.
+
     Raises:
-        InputError: a class has fewer training rows than shots.
+        InputError: a class has fewer training rows than its budget, or see
+            :func:`~pipeline.methods.coresets.choose_coreset`.
 
     """
     method, train = config.method, prepared.split("train")
@@ -31,18 +34,28 @@ def choose(config: Distill, prepared: Prepared) -> DistilledSet:
     if isinstance(method, Majority):
         most = int(np.bincount(labels, minlength=C).argmax())
         return as_set(train, np.flatnonzero(labels == most)[:1], C, Recipe("majority"))
-    assert isinstance(method, RandomReal)
-    rows = []
-    for label in range(C):
-        of_class = np.flatnonzero(labels == label)
-        if len(of_class) < method.shots:
-            raise InputError(f"class {label} has {len(of_class)} training rows, too few for shots: {method.shots}")
-        rows.append(numpy_generator(config.seed, "random real", label).choice(of_class, method.shots, replace=False))
-    # Sample i is of class i mod C, as in every other set.
-    return as_set(train, np.stack(rows, axis=1).reshape(-1), C, Recipe("finetune"))
+    if isinstance(method, Coreset):
+        from pipeline.methods.coresets import choose_coreset
+
+        chosen, facts = choose_coreset(config, prepared, train)
+    else:
+        assert isinstance(method, RandomReal)
+        chosen, facts = drawn(labels, C, method, config.seed), {"candidates": len(labels)}
+    rows = interleaved(chosen)
+    made = as_set(train, rows, C, Recipe("finetune"))
+    return replace(made, about={"chosen": {"rows": rows.tolist(), **facts}})
 
 
-def as_set(train: Split, rows: np.ndarray[Any, np.dtype[np.int64]], classes: int, recipe: Recipe) -> DistilledSet:
+def drawn(labels: Integers, classes: int, method: RandomReal, seed: int) -> list[Integers]:
+    """Rows of every class, a draw of (seed, class) without replacement."""
+    shares = per_class(np.bincount(labels, minlength=classes), method.shots, method.budget)
+    return [
+        numpy_generator(seed, "random real", label).choice(np.flatnonzero(labels == label), share, replace=False)
+        for label, share in enumerate(shares)
+    ]
+
+
+def as_set(train: Split, rows: Integers, classes: int, recipe: Recipe) -> DistilledSet:
     """Training rows as a distilled set of token ids."""
     found = train.rows[rows]
     label_ids = torch.tensor(found["label"])

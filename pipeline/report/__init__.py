@@ -1,6 +1,8 @@
 """Tables and figures from finished cells.
 
-``layout`` cells -> rows and columns; ``collect`` store -> runs, hyper-parameters chosen on dev; ``intervals`` means and
-differences with 95 % intervals; ``paper`` the published numbers; ``tables`` and ``notes`` what is shown; ``render`` as
-CSV, Markdown, LaTeX; ``figure`` the plot.
+``layout`` cells -> rows and columns; ``words`` what a cell is, in words; ``finished`` and ``archive`` the runs of a
+cell, from the store or from the files that are committed; ``collect`` all of them, hyper-parameters chosen on dev;
+``intervals`` means with their variance components and 95 % intervals; ``statistics`` differences on the same rows,
+``comparisons`` which pairs, ``verdicts`` what is said of them; ``paper`` the published numbers; ``tables`` and
+``notes`` what is shown; ``render`` as CSV, Markdown, LaTeX; ``figure`` the plot.
 """

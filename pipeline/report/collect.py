@@ -7,14 +7,17 @@ to choose.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
 
-from pipeline.config import Evaluate, Experiment
+from pipeline.config import Evaluate, Experiment, Prepare
 from pipeline.errors import InputError
+from pipeline.report.archive import Archive
+from pipeline.report.finished import Finished, Problem, in_store
+from pipeline.report.intervals import Estimate, estimate
 from pipeline.report.layout import (
     Column,
     Layout,
@@ -23,42 +26,37 @@ from pipeline.report.layout import (
     check_choices,
     hyper_parameters,
     layout,
-    recipe,
     searched,
-    selection,
 )
-from pipeline.store import Cell, Store
+from pipeline.report.words import recipe, rule, selection
+from pipeline.store import Store
 from pipeline.store.atomic import read_json
-from pipeline.store.cells import STAGE_NAMES
 
 RUN = ["set", "draw", "initialisation"]
-RESULTS = ["initialisation", "split", "metric", "value", "seconds"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A cell without results: the stage that stopped it, that stage's state and, where it failed, the reason."""
-
-    slug: str
-    stage: str
-    state: str
-    reason: str | None
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The runs behind one number, ordered by seed; ``sets`` distilled sets, ``initialisations`` of each."""
+    """The runs behind one number: the values of every set's initialisations, ordered by seed."""
 
-    values: tuple[float, ...]
-    sets: int
-    initialisations: int
+    by_set: tuple[tuple[float, ...], ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """All of them."""
+        return tuple(value for of_set in self.by_set for value in of_set)
 
     @property
     def size(self) -> str:
         """``sets × initialisations``, or the number of runs where sets have unequally many."""
-        n = len(self.values)
-        even = n == self.sets * self.initialisations
-        return f"{self.sets} × {self.initialisations}" if even else f"{n} of {self.sets} sets"
+        numbers = {len(of_set) for of_set in self.by_set}
+        k = len(self.by_set)
+        return f"{k} × {numbers.pop()}" if len(numbers) == 1 else f"{len(self.values)} of {k} sets"
+
+    @property
+    def estimate(self) -> Estimate:
+        """Mean, variance components and interval."""
+        return estimate(self.by_set)
 
 
 @dataclass(frozen=True)
@@ -66,34 +64,49 @@ class Alternative:
     """The pooled runs of one choice of hyper-parameters.
 
     ``runs`` has the columns of ``results.csv`` and ``set``, ``draw`` (the seeds of ``Distill`` and ``Evaluate``).
-    ``distill_seconds`` is the mean over its distilled sets.
+    ``is_drawn``: whether another seed gives another set; otherwise all runs are of one set. ``set_seconds``: of each
+    set that was timed.
     """
 
     settings: dict[str, Any]
     selection: str
     recipe: str
+    rule: str | None
+    is_drawn: bool
     runs: pd.DataFrame
-    distill_seconds: float | None
+    cells: tuple[Finished, ...]
+    set_seconds: tuple[float, ...]
+
+    @property
+    def distill_seconds(self) -> float | None:
+        """The mean over its sets."""
+        return sum(self.set_seconds) / len(self.set_seconds) if self.set_seconds else None
 
     @property
     def train_seconds(self) -> float:
         """Mean training seconds of one initialisation."""
         return float(self.runs.drop_duplicates(RUN)["seconds"].mean())
 
+    @property
+    def seconds(self) -> float:
+        """What all of its sets and trainings took together."""
+        return sum(self.set_seconds) + float(self.runs.drop_duplicates(RUN)["seconds"].sum())
+
     def sample(self, metric: str, split: str) -> Sample | None:
         """The runs of one metric on one split, or None where it was not scored."""
         found = self.runs[(self.runs["metric"] == metric) & (self.runs["split"] == split)]
         if found.empty:
             return None
-        per_set = found.groupby("set").size()
-        return Sample(tuple(float(v) for v in found["value"]), len(per_set), int(per_set.max()))
+        sets = found["set"] if self.is_drawn else found["set"] * 0
+        return Sample(tuple(tuple(map(float, values)) for _, values in found["value"].groupby(sets)))
 
 
 @dataclass(frozen=True)
 class Entry:
     """What stands where a row and a column meet.
 
-    ``axes`` are the dotted hyper-parameters that were searched; ``chosen`` is None while nothing is finished.
+    ``axes`` are the dotted hyper-parameters that were searched; ``chosen`` is None while nothing is finished;
+    ``search`` names another experiment that settled the hyper-parameters.
     """
 
     row: Row
@@ -103,6 +116,7 @@ class Entry:
     finished: int
     chosen: Alternative | None
     problems: tuple[Problem, ...]
+    search: str | None = None
 
     def choice(self, short: bool = False) -> str:
         """The chosen hyper-parameters as ``dotted.key=value``, or by the keys' last parts where those differ."""
@@ -117,6 +131,8 @@ class Entry:
         words = "" if self.chosen is None else self.chosen.selection
         if self.planned > 1:
             words += f"; hyper-parameters: dev {self.column.metric}, best of {self.finished}"
+        elif self.search is not None:
+            words += f"; hyper-parameters: dev {self.column.metric}, in {self.search}"
         return words
 
     @property
@@ -133,11 +149,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Collected:
-    """All that the tables and figures show."""
+    """All that the tables and figures show; ``cells`` are the finished ones, with the split that is reported."""
 
     layout: Layout
     entries: dict[tuple[Row, Column], Entry]
     manifests: dict[Column, dict[str, Any]]
+    prepared: tuple[tuple[Prepare, dict[str, Any]], ...]
+    cells: tuple[tuple[Finished, str], ...]
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -164,34 +182,60 @@ class Collected:
         return int(sizes[split]) if split in sizes else None
 
 
-def collect(experiment: Experiment, store: Store) -> Collected:
-    """Reads all results of an experiment.
+def collect(experiment: Experiment, store: Store, archive: Archive | None = None) -> Collected:
+    """Reads all results of an experiment, from the archive where the store has none.
 
     Raises:
         InputError: hyper-parameters would have to be chosen without dev scores; a finished cell was made with another
-            default; a local file of the config does not exist.
+            default; a local file of the config does not exist, and the archive does not have the cell.
 
     """
     check_choices(experiment)
     plan = layout(experiment.cells, experiment.report.table)
     members = plan.members(experiment.cells)
     order = [(row, column) for column in plan.columns for row in plan.rows if (row, column) in members]
-    entries = {place: _entry(*place, members[place], store) for place in order}
-    manifests: dict[Column, dict[str, Any]] = {}
-    for column in plan.columns:
-        found = [read_json(store.cell(prepare).folder / "manifest.json") for prepare in column.prepares]
-        manifests[column] = next((manifest for manifest in found if manifest is not None), {})
-    return Collected(plan, entries, manifests)
+    found = [_read(cell, store, archive) for cell in experiment.cells]
+    read = {cell.model_dump_json(): each for cell, each in zip(experiment.cells, found, strict=True)}
+    entries = {place: _entry(*place, members[place], read, experiment.report.search) for place in order}
+    prepared = [(prepare, _manifest(prepare, store, archive)) for column in plan.columns for prepare in column.prepares]
+    manifests = {c: next((m for p, m in prepared if m and p in c.prepares), {}) for c in plan.columns}
+    cells = [(each, c.split) for each, (_, c) in zip(found, plan.places, strict=True) if isinstance(each, Finished)]
+    return Collected(plan, entries, manifests, tuple(prepared), tuple(cells))
 
 
-def _entry(row: Row, column: Column, cells: Sequence[Evaluate], store: Store) -> Entry:
+def _read(config: Evaluate, store: Store, archive: Archive | None) -> Finished | Problem:
+    archived = None if archive is None else archive.find(config)
+    try:
+        found = in_store(config, store)
+    except InputError:
+        if archived is None:
+            raise
+        return archived
+    return found if archived is None or isinstance(found, Finished) else archived
+
+
+def _manifest(prepare: Prepare, store: Store, archive: Archive | None) -> dict[str, Any]:
+    archived = {} if archive is None else archive.manifest(prepare)
+    try:
+        return read_json(store.cell(prepare).folder / "manifest.json") or archived
+    except InputError:
+        if not archived:
+            raise
+        return archived
+
+
+def _entry(
+    row: Row, column: Column, cells: Sequence[Evaluate], read: Mapping[str, Finished | Problem], search: str | None
+) -> Entry:
     groups = alternatives(cells)
     axes = searched([group[0] for group in groups])
-    problems: list[Problem] = []
-    pooled = [_alternative(group, store, problems) for group in groups]
+    found = [[read[cell.model_dump_json()] for cell in group] for group in groups]
+    pooled = [_alternative([each for each in group if isinstance(each, Finished)]) for group in found]
     finished = [alternative for alternative in pooled if alternative is not None]
     best = _best(finished, column, "test" if row.on_test else "dev")
-    return Entry(row, column, axes, len(groups), len(finished), best, tuple(problems))
+    problems = tuple(each for group in found for each in group if isinstance(each, Problem))
+    elsewhere = search if row.kind == "ddal" and not axes else None
+    return Entry(row, column, axes, len(groups), len(finished), best, problems, elsewhere)
 
 
 def _best(finished: Sequence[Alternative], column: Column, split: str) -> Alternative | None:
@@ -199,59 +243,30 @@ def _best(finished: Sequence[Alternative], column: Column, split: str) -> Altern
     if len(finished) < 2:
         return finished[0] if finished else None
     samples = [alternative.sample(column.metric, split) for alternative in finished]
-    scores = [sum(found.values) / len(found.values) for found in samples if found is not None]
+    scores = [found.estimate.mean for found in samples if found is not None]
     if len(scores) < len(finished):
         raise InputError(f"{column.title}: finished alternatives have no {split} scores; evaluate them on {split} too")
     return finished[scores.index(max(scores))]
 
 
-def _alternative(cells: Sequence[Evaluate], store: Store, problems: list[Problem]) -> Alternative | None:
-    frames = []
-    seconds: dict[str, float] = {}
-    for config in cells:
-        read = _runs(config, store)
-        if isinstance(read, Problem):
-            problems.append(read)
-            continue
-        frames.append(read)
-        source = store.cell(config.source)
-        spent = source.seconds()
-        seconds |= {} if spent is None else {source.digest: spent}
-    if not frames:
+def _alternative(cells: Sequence[Finished]) -> Alternative | None:
+    if not cells:
         return None
+    frames = [cell.runs.assign(set=cell.config.source.seed, draw=cell.config.seed) for cell in cells]
     # The same draw may have been scored by two cells that differ only in how many draws or splits they ask for.
     runs = pd.concat(frames).drop_duplicates([*RUN, "split", "metric"]).sort_values([*RUN, "split", "metric"])
-    mean = sum(seconds.values()) / len(seconds) if seconds else None
+    seconds = {cell.config.source.seed: cell.distill_seconds for cell in cells if cell.distill_seconds is not None}
+    first = cells[0].config
     return Alternative(
-        hyper_parameters(cells[0]), selection(cells[0]), recipe(cells[0]), runs.reset_index(drop=True), mean
+        settings=hyper_parameters(first),
+        selection=selection(first),
+        recipe=recipe(first),
+        rule=rule(first),
+        is_drawn=first.source.is_drawn,
+        runs=runs.reset_index(drop=True),
+        cells=tuple(cells),
+        set_seconds=tuple(seconds.values()),
     )
-
-
-def _runs(config: Evaluate, store: Store) -> pd.DataFrame | Problem:
-    cell = store.cell(config)
-    if cell.state != "done":
-        blamed = _blamed(cell, config, store)
-        return Problem(config.slug, STAGE_NAMES[type(blamed.config)], blamed.state, blamed.failure())
-    cell.check()
-    try:
-        frame = pd.read_csv(cell.folder / "results.csv")[RESULTS]
-    except (OSError, ValueError, KeyError) as error:
-        reason = f"{cell.folder / 'results.csv'}: {error}; remove the folder and run stage 3 again"
-        return Problem(config.slug, "evaluate", "unreadable", reason)
-    metric = config.source.source.task.metric
-    if metric not in set(frame["metric"]):
-        return Problem(config.slug, "evaluate", "unreadable", f"{cell.folder / 'results.csv'} has no rows of {metric}")
-    return frame.assign(set=config.source.seed, draw=config.seed)
-
-
-def _blamed(cell: Cell, config: Evaluate, store: Store) -> Cell:
-    """The earliest stage that holds the cell up: the one after the last finished one."""
-    for source in (config.source, config.source.source):
-        earlier = store.cell(source)
-        if earlier.state == "done":
-            break
-        cell = earlier
-    return cell
 
 
 def _plain(value: Any) -> str:

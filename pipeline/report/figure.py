@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.report.collect import Collected, Sample
-from pipeline.report.intervals import estimate
 from pipeline.report.layout import Column, Row
-from pipeline.report.tables import METRIC_NAMES
+from pipeline.report.tables import METRIC_NAMES, spread
 from pipeline.store.atomic import replacing
 
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++", "--")
@@ -71,7 +70,7 @@ def _panel(panel: Any, collected: Collected, column: Column, rows: Sequence[Row]
 
 
 def _bar(panel: Any, at: int, sample: Sample, hatch: str) -> None:
-    mean, std, _, low, high = estimate(sample.values)
+    mean, low, high = sample.estimate.mean, sample.estimate.low, sample.estimate.high
     look = {"color": "0.88", "edgecolor": "0.35", "hatch": hatch, "linewidth": 0.8, "zorder": 1}
     panel.barh(at, 100 * mean, height=0.7, label="mean (text: ± std, n = sets × initialisations)", **look)
     if low is not None and high is not None:
@@ -83,8 +82,7 @@ def _bar(panel: Any, at: int, sample: Sample, hatch: str) -> None:
         [100 * value for value in sample.values], heights, s=13, facecolors="white", edgecolors="black",
         linewidths=0.7, zorder=3, label="one run",
     )  # fmt: skip
-    spread = "" if std is None else f" ± {100 * std:.1f}"
-    _write(panel, at, f"{100 * mean:.1f}{spread}  (n = {sample.size})")
+    _write(panel, at, f"{100 * mean:.1f}{spread(sample)}  (n = {sample.size})")
 
 
 def _offset(position: int) -> float:
@@ -108,7 +106,7 @@ def _references(panel: Any, collected: Collected, column: Column) -> None:
         sample, classes = collected.reference(kind, column), collected.classes(column)
         line = {"color": "black", "linestyle": style, "linewidth": 1.2, "zorder": 2}
         if sample is not None:
-            panel.axvline(100 * estimate(sample.values).mean, label=label, **line)
+            panel.axvline(100 * sample.estimate.mean, label=label, **line)
         elif kind == "majority" and classes and column.metric in _CHANCE:
             panel.axvline(100 / classes, label="chance", **line)
 

@@ -1,59 +1,101 @@
-"""Means and differences of means with 95 % intervals."""
+"""Means of runs that are nested in sets: variance components and 95 % intervals.
+
+Runs of one set differ by their initialisation, sets by their seed. y_ij = μ + a_i + e_ij, a one-way random-effects
+model (Searle, Casella and McCulloch, *Variance Components*, 1992, chapter 3): the component between sets is what two
+distillations would differ by with infinitely many initialisations each.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 LEVEL = 0.95
+Source = Literal["sets", "initialisations"]
 
 
 class Estimate(NamedTuple):
-    """A mean of n runs; ``std`` is the sample standard deviation (ddof 1); what needs two runs is None for one."""
+    """A mean of runs, in the units of the values; what the runs cannot tell is None.
+
+    Attributes:
+        mean: over sets of the means over their initialisations.
+        std: sample standard deviation of all n runs, whatever they differ in.
+        std_init: of initialisations within a set, pooled over sets (ddof 1 in each).
+        std_seed: between sets, without what initialisations contribute; 0 where the estimate is negative.
+        negative: whether it is.
+        n, n_init, n_seed: runs, initialisations of a set (the most there are), sets.
+        low, high: bounds of the 95 % interval of the mean, by Student's t.
+        source: what the interval's variance was taken from: sets (n_seed − 1 degrees of freedom) or initialisations.
+
+    """
 
     mean: float
     std: float | None
+    std_init: float | None
+    std_seed: float | None
+    negative: bool
     n: int
+    n_init: int
+    n_seed: int
     low: float | None
     high: float | None
+    source: Source | None
 
 
-class Difference(NamedTuple):
-    """A difference of two means with its interval, None where one side has a single run."""
+def estimate(sets: Sequence[Sequence[float]]) -> Estimate:
+    """The mean of nested runs and where its variance comes from.
 
-    difference: float
-    low: float | None
-    high: float | None
+    Args:
+        sets: the values of the initialisations of every set; at least one each.
+
+    """
+    values = [value for of_set in sets for value in of_set]
+    means = [_mean(of_set) for of_set in sets]
+    n, k = len(values), len(sets)
+    between = _between(sets, means)
+    within = _within(sets)
+    units, source = (means, "sets") if k > 1 else (values, "initialisations")
+    mean, half = _mean(units), None
+    if len(units) > 1:
+        half = _quantile(len(units) - 1) * math.sqrt(_variance(units) / len(units))
+    return Estimate(
+        mean=mean,
+        std=math.sqrt(_variance(values)) if n > 1 else None,
+        std_init=None if within is None else math.sqrt(within),
+        std_seed=None if between is None else math.sqrt(max(0.0, between)),
+        negative=between is not None and between < 0,
+        n=n,
+        n_init=max(map(len, sets)),
+        n_seed=k,
+        low=None if half is None else mean - half,
+        high=None if half is None else mean + half,
+        source=None if half is None else source,  # type: ignore[arg-type]
+    )
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean, sample standard deviation and Student's t interval of the mean, in the units of ``values`` (n ≥ 1)."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Estimate(mean, None, 1, None, None)
-    std = math.sqrt(_variance(values))
-    half = _quantile(n - 1) * std / math.sqrt(n)
-    return Estimate(mean, std, n, mean - half, mean + half)
+def _within(sets: Sequence[Sequence[float]]) -> float | None:
+    """Mean square within sets, None where no set has two runs."""
+    freedom = sum(len(of_set) - 1 for of_set in sets)
+    return sum(_variance(s) * (len(s) - 1) for s in sets if len(s) > 1) / freedom if freedom else None
 
 
-def welch(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Mean of ``first`` minus mean of ``second`` with Welch's interval (unequal variances, Welch 1947)."""
-    difference = math.fsum(first) / len(first) - math.fsum(second) / len(second)
-    if min(len(first), len(second)) < 2:
-        return Difference(difference, None, None)
-    squares = [_variance(values) / len(values) for values in (first, second)]
-    total = sum(squares)
-    if total == 0:
-        return Difference(difference, difference, difference)
-    freedom = total**2 / sum(s**2 / (len(v) - 1) for s, v in zip(squares, (first, second), strict=True))
-    half = _quantile(freedom) * math.sqrt(total)
-    return Difference(difference, difference - half, difference + half)
+def _between(sets: Sequence[Sequence[float]], means: Sequence[float]) -> float | None:
+    """The component between sets by analysis of variance, also of unequally many runs; may be negative."""
+    within, n, k = _within(sets), sum(map(len, sets)), len(sets)
+    if k < 2 or within is None:
+        return None
+    grand = _mean([value for of_set in sets for value in of_set])
+    square = math.fsum(len(s) * (m - grand) ** 2 for s, m in zip(sets, means, strict=True)) / (k - 1)
+    return (square - within) / ((n - sum(len(s) ** 2 for s in sets) / n) / (k - 1))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _variance(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
+    mean = _mean(values)
     return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 

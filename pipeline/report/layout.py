@@ -12,9 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pipeline.config import DDAL, Distill, Evaluate, Experiment, FineTune, FullData, Majority, Prepare, RandomReal
+from pipeline.config import (
+    Coreset,
+    Distill,
+    Evaluate,
+    Experiment,
+    FineTune,
+    FullData,
+    GradientSteps,
+    Majority,
+    Prepare,
+    Protocol,
+    RandomReal,
+)
+from pipeline.config.problems import nearest
 from pipeline.config.schema import Frozen, is_runtime
 from pipeline.errors import InputError
+from pipeline.report.words import BUDGETS, REAL, correction, real_name
 
 LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
 ATTENTION = {"none": "", "cls": " + AL", "all": " + AL (all)"}
@@ -32,7 +46,7 @@ class Row(NamedTuple):
 
     order: tuple[int, ...]
     method: str
-    kind: Literal["majority", "random", "ddal", "full"]
+    kind: Literal["majority", "random", "coreset", "ddal", "full"]
     steps: int | None
     shots: int | None
     data: str
@@ -41,7 +55,7 @@ class Row(NamedTuple):
     @property
     def competes(self) -> bool:
         """Whether it is a small set; full data and majority are references."""
-        return self.kind in ("random", "ddal")
+        return self.kind in ("random", "coreset", "ddal")
 
     @property
     def budget(self) -> str:
@@ -95,8 +109,8 @@ def row_of(cell: Evaluate) -> Row:
     method = cell.source.method
     if isinstance(method, Majority):
         return Row((0,), "majority", "majority", None, None, "", False)
-    if isinstance(method, RandomReal):
-        return Row((1, method.shots), "random real", "random", None, method.shots, "", False)
+    if isinstance(method, RandomReal | Coreset):
+        return _real_row(method, cell.recipe)
     if isinstance(method, FullData):
         return Row((3,), "full data", "full", None, None, "", False)
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
@@ -105,10 +119,21 @@ def row_of(cell: Evaluate) -> Row:
     on_test = method.validation.split == "test"
     ranks = list(ATTENTION).index(method.attention_labels), list(LABELS).index(method.labels), _DATA.index(data)
     order: tuple[int, ...] = (2, *ranks, method.steps, method.shots, int(on_test))
-    label = LABELS[method.labels] + ATTENTION[method.attention_labels]
-    if isinstance(cell.protocol, FineTune):
+    label = LABELS[method.labels] + ATTENTION[method.attention_labels] + correction(method)
+    if isinstance(cell.recipe, FineTune):
         order, label = (*order, 1), f"{label}, fine-tuned"
     return Row(order, label, "ddal", method.steps, method.shots, data, on_test)
+
+
+def _real_row(method: RandomReal | Coreset, protocol: Protocol) -> Row:
+    name = real_name(method)
+    label = name + BUDGETS[method.budget]
+    steps = len(protocol.step_sizes or ()) if isinstance(protocol, GradientSteps) else None
+    order = (1, REAL.index(name), list(BUDGETS).index(method.budget), steps or 0, method.shots)
+    kind: Literal["random", "coreset"] = "random" if isinstance(method, RandomReal) else "coreset"
+    if steps is None:
+        return Row(order, label, kind, None, method.shots, "", False)
+    return Row(order, f"{label}, gradient steps", kind, steps, method.shots, "-" if steps == 1 else "same", False)
 
 
 def alternatives(cells: Sequence[Evaluate]) -> list[list[Evaluate]]:
@@ -130,10 +155,12 @@ def check_choices(experiment: Experiment) -> None:
     """Refuses a grid whose hyper-parameters could not be chosen, before anything of it is computed.
 
     Raises:
-        InputError: alternatives for one place of the table are not scored on the split that selects.
+        InputError: alternatives for one place of the table are not scored on the split that selects, or
+            ``report.compare`` names what is not there (see :func:`asked_pairs`).
 
     """
     plan = layout(experiment.cells, experiment.report.table)
+    asked_pairs(experiment.report.compare, plan)
     for (row, column), cells in plan.members(experiment.cells).items():
         groups = alternatives(cells)
         split = "test" if row.on_test else "dev"
@@ -145,34 +172,49 @@ def check_choices(experiment: Experiment) -> None:
             )
 
 
+def asked_pairs(asked: Sequence[tuple[str, ...]], plan: Layout) -> list[tuple[Row, Row]]:
+    """The rows that pairs of labels mean, each pair once.
+
+    A label without a budget stands for all rows of that method; rows of equal budgets are then paired.
+
+    Raises:
+        InputError: no row has such a label, or no two rows of a pair have the same budget.
+
+    """
+    pairs: dict[frozenset[Row], tuple[Row, Row]] = {}
+    for names in asked:
+        ours, theirs = (_labelled(name, plan) for name in names)
+        found = [(a, b) for a in ours for b in theirs if len(ours) * len(theirs) == 1 or same_budget(a, b)]
+        if not found:
+            raise InputError(
+                f"report.compare: no row of '{names[0]}' has the budget of one of '{names[1]}'; name two rows in full: "
+                f"{'; '.join(plan.labels.values())}"
+            )
+        for pair in found:
+            pairs.setdefault(frozenset(pair), pair)
+    return list(pairs.values())
+
+
+def same_budget(a: Row, b: Row) -> bool:
+    """Whether two rows have equally many samples, and equally many steps where both count them."""
+    pairs = ((a.shots, b.shots), (a.steps, b.steps), (a.data or None, b.data or None))
+    return all(x is None or y is None or x == y for x, y in pairs)
+
+
+def _labelled(label: str, plan: Layout) -> list[Row]:
+    labels = plan.labels
+    found = [row for row in labels if labels[row] == label] or [row for row in labels if row.method == label]
+    if not found:
+        allowed = list(dict.fromkeys([*labels.values(), *(row.method for row in labels)]))
+        near = nearest(label, allowed)
+        raise InputError(f"report.compare: no row is called '{label}'{near}; allowed: {'; '.join(allowed)}")
+    return found
+
+
 def hyper_parameters(cell: Evaluate) -> dict[str, Any]:
     """Dotted key -> value of everything in a cell that is not a seed or a number of runs."""
     found = _flat(cell.source.source, "prepare") | _flat(cell.source, "distill") | _flat(cell, "evaluate")
     return {key: value for key, value in found.items() if key not in RUNS_ONLY}
-
-
-def selection(cell: Evaluate) -> str:
-    """How the distilled set's checkpoint was selected."""
-    method = cell.source.method
-    if not isinstance(method, DDAL):
-        return "none"
-    where, by = method.validation.split, method.validation.by
-    return {"none": "last step", "test": f"TEST {by} (as published)", "dev": f"dev {by}"}[where]
-
-
-def recipe(cell: Evaluate) -> str:
-    """How a student learns from the set, in a few words."""
-    protocol, method = cell.protocol, cell.source.method
-    if isinstance(protocol, FineTune):
-        amount = f"{protocol.steps} steps" if protocol.epochs is None else _counted(protocol.epochs, "epoch")
-        return f"AdamW, step size {protocol.lr:g}, batch {protocol.batch_size} at most, {amount}"
-    if isinstance(method, DDAL):
-        return f"{_counted(method.steps, 'gradient step')} with learned step sizes"
-    return "nothing is trained"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def published_split(prepare: Prepare, split: Literal["dev", "test"]) -> str | None:
@@ -192,13 +234,9 @@ def _flat(config: Frozen, path: str) -> dict[str, Any]:
     return found
 
 
-def _splits(prepare: Prepare) -> dict[str, Any]:
-    flat = _flat(prepare, "prepare")
-    return {key: value for key, value in flat.items() if not key.startswith(_NOT_A_SPLIT)}
-
-
 def _splits_key(prepare: Prepare) -> str:
-    return json.dumps([_splits(prepare), prepare.model.model_dump()], default=str, sort_keys=True)
+    splits = {key: value for key, value in _flat(prepare, "prepare").items() if not key.startswith(_NOT_A_SPLIT)}
+    return json.dumps([splits, prepare.model.model_dump()], default=str, sort_keys=True)
 
 
 def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
@@ -221,7 +259,7 @@ def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
             metric=prepare.task.metric,
             classes=len(prepare.task.labels) if prepare.task.labels else None,
             split="test" if any("test" in cell.splits for cell in found) else "dev",
-            prepares=_distinct(found),
+            prepares=tuple({cell.source.source.model_dump_json(): cell.source.source for cell in found}.values()),
         )
     return columns
 
@@ -230,10 +268,6 @@ def _names(prepare: Prepare) -> tuple[str, str]:
     where, _, rest = prepare.model.name.partition(":")
     model = rest.split("/")[0] if where == "package" else Path(prepare.model.name).name
     return prepare.task.name, model if prepare.model.pretrained else f"{model} (random weights)"
-
-
-def _distinct(cells: Sequence[Evaluate]) -> tuple[Prepare, ...]:
-    return tuple({cell.source.source.model_dump_json(): cell.source.source for cell in cells}.values())
 
 
 def _apart(prepare: Prepare, twins: Sequence[Prepare]) -> str:
@@ -249,7 +283,8 @@ def _apart(prepare: Prepare, twins: Sequence[Prepare]) -> str:
 def _labels(rows: Sequence[Row], table: str) -> dict[Row, str]:
     ddal = [row for row in rows if row.kind == "ddal"]
     methods = {row.method for row in ddal}
-    budgets = len({row.budget for row in ddal}) > 1 or len({row.shots for row in rows if row.competes}) > 1
+    stepped = {row.budget for row in rows if row.kind in ("random", "coreset") and row.steps}
+    budgets = max(len({row.budget for row in ddal}), len({row.shots for row in rows if row.competes}), len(stepped)) > 1
     mixed = len({row.on_test for row in ddal}) > 1
     labels = {}
     for row in rows:

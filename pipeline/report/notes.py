@@ -1,19 +1,29 @@
-"""The sentences around a table: how to read it, what was selected on which split, differences, unfinished cells."""
+"""The sentences around a table: how to read it, what was selected on which split, unfinished cells."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from pipeline.config.problems import nearest
-from pipeline.errors import InputError
-from pipeline.report.collect import Collected, Entry, Problem, Sample
-from pipeline.report.intervals import welch
+from pipeline.report.collect import Alternative, Collected
+from pipeline.report.finished import Problem
 from pipeline.report.layout import Column, Row
 from pipeline.report.paper import HEADING
 
 RUNS = (
-    "Entries: mean ± sample standard deviation over n runs, in percent; n = sets × initialisations of each; "
-    "without ± it is a single run."
+    "Entries: mean ± sample standard deviation, in percent; n = sets × initialisations of each; without ± it is a "
+    "single run. Each set is learned from by initialisations of its own, so that what varies between sets holds both."
+)
+ONE_SET = "±, intervals and marks are over initialisations of one set, and do not hold what another set would give: {}."
+MIXED = "± holds sets and initialisations together, one initialisation per set: {}."
+NESTED = (
+    "a / b after ±: over initialisations within a set (pooled) / between distillation seeds (the variance component of "
+    "a one-way random-effects model, without what initialisations contribute): {}."
+)
+NEGATIVE = "The component between seeds was estimated negative, and is shown as 0: {}."
+INTERVALS = (
+    "95 % intervals of the means are in the figure and the CSV: Student's t over set means where there are two sets or "
+    "more, which holds both sources of variance, otherwise over initialisations alone; test rows, and the choice of "
+    "hyper-parameters, are taken as given."
 )
 PAPER = (
     f"Columns headed '{HEADING}' are the numbers printed by Maekawa et al. (ACL 2023), not ours: BERT-base, population "
@@ -22,20 +32,19 @@ PAPER = (
 )
 SECONDS = "Distillation s: wall seconds of one set, all attempts together; training s: of one initialisation."
 LABELS = "HL: hard labels; SL: soft (unrestricted) labels; AL: attention labels."
-NOUNS = {"ddal": "distilled set", "random": "draw of real samples"}
 
 
-def caption(collected: Collected, shows_paper: bool, marks_best: bool) -> tuple[str, ...]:
+def caption(collected: Collected, shows_paper: bool) -> tuple[str, ...]:
     """How to read the table and what was chosen on which split."""
     models = dict.fromkeys(column.model for column in collected.layout.columns)
-    best = "Bold: the best small set of a column; full data and majority are references." if marks_best else ""
     sentences = [
         *_selected(collected),
         RUNS,
+        *_spreads(collected),
         LABELS if any(row.kind == "ddal" for row in collected.layout.rows) else "",
-        best,
         *_searched(collected),
-        _recipes(collected),
+        _grouped("Students", collected, lambda chosen: chosen.recipe),
+        _grouped("Coresets are real sentences chosen by", collected, lambda chosen: chosen.rule),
         *(_on_dev(column) for column in collected.layout.columns if column.split == "dev"),
         f"Encoder of our runs: {', '.join(models)}.",
         SECONDS,
@@ -44,23 +53,28 @@ def caption(collected: Collected, shows_paper: bool, marks_best: bool) -> tuple[
     return tuple(sentence for sentence in sentences if sentence)
 
 
-def differences(compare: Sequence[tuple[str, ...]], collected: Collected) -> tuple[str, ...]:
-    """One line per asked pair and column: difference in percent points, Welch interval, what it covers.
-
-    A label without a budget stands for all rows of that method; rows of equal budgets are then paired.
-
-    Raises:
-        InputError: no row has such a label.
-
-    """
-    lines = []
-    for first, second in compare:
-        ours, theirs = (_rows(label, collected) for label in (first, second))
-        pairs = [(a, b) for a in ours for b in theirs if len(ours) * len(theirs) == 1 or _same_budget(a, b)]
-        lines += [_difference(a, b, column, collected) for column in collected.layout.columns for a, b in pairs]
-        if not pairs:
-            lines.append(f"{first} − {second}: no two rows have the same budget; name them in full in report.compare.")
-    return tuple(lines)
+def _spreads(collected: Collected) -> list[str]:
+    """What the ± of each entry is over, and what the intervals hold."""
+    kinds: dict[str, dict[Row, list[str]]] = {ONE_SET: {}, MIXED: {}, NESTED: {}, NEGATIVE: {}}
+    shown: dict[Row, list[str]] = {}
+    for (row, column), entry in collected.entries.items():
+        if entry.headline is None or entry.chosen is None:
+            continue
+        shown.setdefault(row, []).append(column.title)
+        found, one = entry.headline.estimate, entry.headline.estimate.n_seed == 1
+        kind = ONE_SET if one else MIXED if found.std_seed is None else NESTED
+        if entry.chosen.is_drawn or not one:
+            kinds[kind].setdefault(row, []).append(column.title)
+        if found.negative:
+            kinds[NEGATIVE].setdefault(row, []).append(column.title)
+    sentences = []
+    for sentence, rows in kinds.items():
+        names = [
+            collected.layout.labels[row] + ("" if titles == shown[row] else f" ({', '.join(titles)})")
+            for row, titles in sorted(rows.items())
+        ]
+        sentences += [sentence.format(", ".join(names))] if names else []
+    return [*sentences, *([INTERVALS] if shown else [])]
 
 
 def unfinished(problems: Sequence[Problem]) -> tuple[str, ...]:
@@ -96,84 +110,28 @@ def _searched(collected: Collected) -> list[str]:
             outcome = f"{entry.choice(short=True)} ({counts})" if entry.chosen else "none finished"
             found.setdefault((row, entry.axes), []).append(f"{column.title} {outcome}")
     labels = collected.layout.labels
-    return [
+    settled = dict.fromkeys(entry.search for entry in collected.entries.values() if entry.search is not None)
+    elsewhere = [f"Hyper-parameters of distilled sets: chosen on dev in the experiment {name}." for name in settled]
+    return elsewhere + [
         f"{labels[row]}: searched {', '.join(axes)}; chosen by the column's metric on "
         f"{'TEST' if row.on_test else 'dev'}: {'; '.join(outcomes)}."
         for (row, axes), outcomes in found.items()
     ]
 
 
-def _recipes(collected: Collected) -> str:
-    """How the students of each row learn; rows with equal recipes together."""
+def _grouped(title: str, collected: Collected, words: Callable[[Alternative], str | None]) -> str:
+    """What is to be said of each row, those of which the same is said together."""
     rows: dict[str, list[str]] = {}
     for (row, _), entry in collected.entries.items():
-        if entry.chosen is not None:
-            rows.setdefault(entry.chosen.recipe, []).append(collected.layout.labels[row])
-    parts = [f"{', '.join(dict.fromkeys(labels))}: {recipe}" for recipe, labels in rows.items()]
-    return f"Students: {'; '.join(parts)}." if parts else ""
+        said = None if entry.chosen is None else words(entry.chosen)
+        if said is not None:
+            rows.setdefault(said, []).append(collected.layout.labels[row])
+    parts = [f"{', '.join(dict.fromkeys(labels))}: {said}" for said, labels in rows.items()]
+    return f"{title}: {'; '.join(parts)}." if parts else ""
 
 
 def _on_dev(column: Column) -> str:
     return (
         f"{column.title} is scored on DEV: no cell asks for the test split; "
         "write evaluate.splits: [dev, test] to report test. What was also chosen on dev is optimistic."
-    )
-
-
-def _rows(label: str, collected: Collected) -> list[Row]:
-    labels = collected.layout.labels
-    found = [row for row in labels if labels[row] == label] or [row for row in labels if row.method == label]
-    if not found:
-        allowed = list(dict.fromkeys([*labels.values(), *(row.method for row in labels)]))
-        near = nearest(label, allowed)
-        raise InputError(f"report.compare: no row is called '{label}'{near}; allowed: {'; '.join(allowed)}")
-    return found
-
-
-def _same_budget(a: Row, b: Row) -> bool:
-    pairs = ((a.shots, b.shots), (a.steps, b.steps), (a.data or None, b.data or None))
-    return all(x is None or y is None or x == y for x, y in pairs)
-
-
-def _difference(a: Row, b: Row, column: Column, collected: Collected) -> str:
-    names = [collected.layout.labels[row] for row in (a, b)]
-    entries = [collected.entries.get((row, column)) for row in (a, b)]
-    samples = [entry.headline if entry is not None else None for entry in entries]
-    start = f"{column.title}: {names[0]} − {names[1]}"
-    first, second = samples
-    if first is None or second is None:
-        absent = [f"{name} is {_state(e)}" for name, s, e in zip(names, samples, entries, strict=True) if s is None]
-        return f"{start}: not computed, {' and '.join(absent)}."
-    difference, low, high = welch(first.values, second.values)
-    start += f" = {100 * difference:+.1f} points"
-    ns = f"n = {len(first.values)} and {len(second.values)}"
-    if low is None or high is None:
-        single = [name for name, sample in zip(names, (first, second), strict=True) if len(sample.values) == 1]
-        return f"{start} ({ns}); no interval: a single run of {' and of '.join(single)}."
-    return (
-        f"{start}, 95 % interval [{100 * low:.1f}, {100 * high:.1f}] (Welch, {ns}). It covers, "
-        f"for {names[0]}, {_covers(a, first)}; for {names[1]}, {_covers(b, second)}."
-    )
-
-
-def _state(entry: Entry | None) -> str:
-    if entry is None:
-        return "not in the grid"
-    return entry.state if entry.chosen is None else f"without {entry.column.split} scores"
-
-
-def _covers(row: Row, sample: Sample) -> str:
-    """What varies between the runs of a sample, so what an interval over them can speak of."""
-    runs = len(sample.values)
-    if not row.competes:
-        return f"{runs} training runs"
-    noun = NOUNS[row.kind]
-    if sample.sets == 1:
-        return f"{runs} initialisations of one {noun}, not what another {noun} would give"
-    nouns = noun.replace("set", "sets").replace("draw", "draws")
-    if runs == sample.sets:
-        return f"{runs} {nouns}, each with one initialisation, the same for all"
-    return (
-        f"{runs} initialisations of {sample.sets} {nouns}, counted as independent runs "
-        f"(too narrow where the {nouns} differ)"
     )

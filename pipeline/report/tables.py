@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.config import Experiment, Prepare
-from pipeline.report import notes, paper
+from pipeline.report import imbalance, notes, paper
 from pipeline.report.collect import Collected, Entry, Sample
-from pipeline.report.intervals import estimate
+from pipeline.report.comparisons import compare
 from pipeline.report.layout import Column, Row, published_split
+from pipeline.report.verdicts import Verdicts
 
 METRIC_NAMES = {
     "accuracy": "accuracy %",
@@ -29,7 +30,10 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Table:
-    """What is shown: a frame of text, the positions (row, column) of the best entries, sentences below."""
+    """What is shown: a frame of text, the positions (row, column) of entries that are best by test, sentences below.
+
+    ``tests`` has one line per comparison, where the table has any.
+    """
 
     name: str
     title: str
@@ -38,6 +42,7 @@ class Table:
     caption: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
+    tests: pd.DataFrame | None = None
 
 
 def task_table(experiment: Experiment, collected: Collected) -> Table:
@@ -60,22 +65,27 @@ def task_table(experiment: Experiment, collected: Collected) -> Table:
 
 
 def results_table(experiment: Experiment, collected: Collected) -> Table:
-    """Table 2 or 3, as ``report.table`` says.
+    """Table 2 or 3, as ``report.table`` says, with the tests between its rows.
 
     Raises:
         InputError: ``report.compare`` names a row that is not there.
 
     """
     rows, columns, name = collected.layout.rows, collected.layout.columns, experiment.report.table
+    verdicts = Verdicts(collected, compare(experiment.report.compare, collected))
     published = paper.read(name) if experiment.report.paper else None
     first = "method" if name == "table2" else "setting"
     shown: dict[str, list[str]] = {first: [collected.layout.labels[row] for row in rows]}
     best: set[tuple[int, int]] = set()
     for column in columns:
-        best |= {(index, len(shown)) for index in _best(collected, column)}
-        shown[_heading(collected, column)] = [_entry(collected, row, column) for row in rows]
+        best |= {(rows.index(row), len(shown)) for row in [verdicts.best(column)] if row is not None}
+        entries = [_entry(collected, row, column) for row in rows]
+        marks = [verdicts.mark(row, column) for row in rows]
+        shown[_heading(collected, column)] = [f"{e} {m}" if m else e for e, m in zip(entries, marks, strict=True)]
         if published is not None and published.has(column):
             shown[f"{column.title}: {paper.HEADING}"] = [published.entry(row, column) for row in rows]
+        for metric in imbalance.beside(collected, column):
+            shown[f"{column.title}: {METRIC_NAMES[metric]}"] = [_entry(collected, r, column, metric) for r in rows]
     titles = " / ".join(column.title for column in columns)
     where = f" ({titles})" if len(columns) > 1 else ""
     shown["n (sets × initialisations)"] = [_sizes(collected, row) for row in rows]
@@ -88,14 +98,27 @@ def results_table(experiment: Experiment, collected: Collected) -> Table:
         title=f"{experiment.name}: {TITLES[name]}",
         frame=pd.DataFrame(shown),
         best=frozenset(best),
-        caption=notes.caption(collected, shows_paper, bool(best)),
-        differences=notes.differences(experiment.report.compare, collected),
+        caption=(*notes.caption(collected, shows_paper), *imbalance.caption(collected), *verdicts.caption()),
+        differences=verdicts.sentences(),
         unfinished=notes.unfinished(collected.problems),
+        tests=verdicts.frame(),
     )
 
 
+def spread(sample: Sample) -> str:
+    """What stands after the mean: the deviation of all runs, or of initialisations and of sets where both are known."""
+    found = sample.estimate
+    if found.std_seed is None or found.std_init is None:
+        return "" if found.std is None else f" ± {100 * found.std:.1f}"
+    return f" ± {100 * found.std_init:.1f} / {100 * found.std_seed:.1f}"
+
+
 def long_form(collected: Collected) -> pd.DataFrame:
-    """One row per (task, model, row, metric, split) of what was chosen; fractions, nats and seconds as measured."""
+    """One row per (task, model, row, metric, split) of what was chosen; fractions, nats and seconds as measured.
+
+    ``std`` is over all runs; ``std_init`` and ``std_seed`` are its components, where they can be told apart; the
+    interval's variance is that of ``ci_over``. ``seconds`` are those of all sets and trainings together.
+    """
     records = []
     for (row, column), entry in collected.entries.items():
         if entry.chosen is None:
@@ -110,22 +133,24 @@ def long_form(collected: Collected) -> pd.DataFrame:
                 | {"n_split": collected.size(column, split), "shots": row.shots, "steps": row.steps, "data": row.data}
                 | {"selection": entry.selection, "chosen": entry.choice(), "alternatives": entry.planned}
                 | {"distill_seconds": entry.chosen.distill_seconds, "train_seconds": entry.chosen.train_seconds}
+                | {"seconds": entry.chosen.seconds}
             )
     return pd.DataFrame(records, columns=_LONG).astype(dict.fromkeys(_COUNTS, "Int64"))
 
 
 _LONG = [
-    *("task", "model", "row", "metric", "split", "mean", "std", "n", "n_seeds", "n_init", "ci_low", "ci_high"),
-    *("n_split", "shots", "steps", "data", "selection", "chosen", "alternatives"),
-    *("distill_seconds", "train_seconds"),
+    *("task", "model", "row", "metric", "split", "mean", "std", "std_init", "std_seed", "n", "n_init", "n_seed"),
+    *("ci_low", "ci_high", "ci_over", "n_split", "shots", "steps", "data", "selection", "chosen", "alternatives"),
+    *("distill_seconds", "train_seconds", "seconds"),
 ]
-_COUNTS = ("n", "n_seeds", "n_init", "n_split", "shots", "steps", "alternatives")
+_COUNTS = ("n", "n_init", "n_seed", "n_split", "shots", "steps", "alternatives")
 
 
-def _numbers(sample: Sample) -> dict[str, float | None]:
-    mean, std, n, low, high = estimate(sample.values)
-    runs = {"n": n, "n_seeds": sample.sets, "n_init": sample.initialisations}
-    return {"mean": mean, "std": std, **runs, "ci_low": low, "ci_high": high}
+def _numbers(sample: Sample) -> dict[str, float | str | None]:
+    found = sample.estimate
+    stds = {"std": found.std, "std_init": found.std_init, "std_seed": found.std_seed}
+    runs = {"n": found.n, "n_init": found.n_init, "n_seed": found.n_seed}
+    return {"mean": found.mean, **stds, **runs, "ci_low": found.low, "ci_high": found.high, "ci_over": found.source}
 
 
 def _heading(collected: Collected, column: Column) -> str:
@@ -133,30 +158,16 @@ def _heading(collected: Collected, column: Column) -> str:
     return f"{column.title}: {METRIC_NAMES[column.metric]}, {size} {column.split} rows"
 
 
-def _entry(collected: Collected, row: Row, column: Column) -> str:
+def _entry(collected: Collected, row: Row, column: Column, metric: str | None = None) -> str:
+    """By the task's own metric, or another one."""
     entry = collected.entries.get((row, column))
     if entry is None:
         return "–"
-    sample = entry.headline
+    sample = None if entry.chosen is None else entry.chosen.sample(metric or column.metric, column.split)
     if sample is None:
         return entry.state if entry.chosen is None else f"no {column.split} scores"
-    mean, std, *_ = estimate(sample.values)
-    text = f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
+    text = f"{100 * sample.estimate.mean:.1f}{spread(sample)}"
     return text if len(_distinct_sizes(collected, row)) == 1 else f"{text} (n = {sample.size})"
-
-
-def _best(collected: Collected, column: Column) -> list[int]:
-    """Positions of the small sets whose mean is highest at the precision that is shown.
-
-    Beside rows selected on dev, those selected on test do not compete.
-    """
-    fair = any(row.kind == "ddal" and not row.on_test for row in collected.layout.rows)
-    means = {}
-    for index, row in enumerate(collected.layout.rows):
-        sample = collected.sample(row, column)
-        if row.competes and sample is not None and not (fair and row.on_test):
-            means[index] = round(100 * estimate(sample.values).mean, 1)
-    return [index for index, mean in means.items() if mean == max(means.values())]
 
 
 def _distinct_sizes(collected: Collected, row: Row) -> list[str]:
@@ -177,8 +188,8 @@ def _joined(collected: Collected, row: Row, text: Callable[[Entry], str]) -> str
 
 def _share(collected: Collected, entry: Entry) -> str:
     full, sample = collected.reference("full", entry.column), entry.headline
-    whole = 0.0 if full is None else estimate(full.values).mean
-    return f"{100 * estimate(sample.values).mean / whole:.1f}" if sample is not None and whole > 0 else "–"
+    whole = 0.0 if full is None else full.estimate.mean
+    return f"{100 * sample.estimate.mean / whole:.1f}" if sample is not None and whole > 0 else "–"
 
 
 def _distill_seconds(entry: Entry) -> str:

@@ -1,7 +1,8 @@
 """Addresses, atomic writes, provenance, leases.
 
-``cells`` config -> folder, who works on it; ``attempts`` what became of those who did; ``places`` what references count
-as; ``atomic`` whole files or none; ``provenance`` what an artifact records.
+``cells`` config -> folder, who works on it; ``attempts`` what became of those who did, ``failures`` why; ``usage`` what
+this process uses, ``aides`` what other ranks do, ``cost`` all of it together; ``predictions`` what was expected;
+``places`` what references count as; ``atomic`` whole files or none; ``provenance`` what an artifact records.
 """
 
 from pipeline.store.attempts import Attempt, attempts_of

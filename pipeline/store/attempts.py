@@ -1,37 +1,31 @@
 """What became of every attempt at a cell: a record beside the artifact, written when it begins and when it ends.
 
+While it runs, what it has used so far is written down every few seconds (:mod:`~pipeline.store.usage`), so that the
+cost of a cell counts the attempts that were killed, too.
+
 ``attempts/007.json``. They are the only account of who is at a cell, why it failed and how long it took; the holder of
 the cell's lease writes them. An attempt without an end whose process is gone was killed.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import resource
-import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pipeline.errors import InputError, StageError
-from pipeline.stopping import Stopped
-from pipeline.store.atomic import is_full, read_json, write_json
+from pipeline.errors import StageError
+from pipeline.store.atomic import read_json, write_json
+from pipeline.store.failures import NO_MEMORY, Outcome, describe
+from pipeline.store.usage import Beat, Meter
 
-Outcome = Literal["done", "failed", "stopped", "killed"]
 LEASE_SECONDS = 120.0
-OUT_OF_MEMORY = "out of memory"
-OUT_OF_GPU_MEMORY = f"{OUT_OF_MEMORY} on the GPU"  # which more memory of the node does not help
-NO_MEMORY = (OUT_OF_MEMORY, OUT_OF_GPU_MEMORY)
-_NO_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")
-_NO_GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 _CLEARED = "attempts/cleared.json"
-_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -48,11 +42,17 @@ class Attempt:
         restarts: how often SLURM had started the job before.
         log: file that its output went to (``$TEXTDD_LOG``).
         rows: how many rows of results or of the log were saved when it began.
-        gpu: name of the GPU that it used; known at the end.
+        gpu: name of the GPU that it used.
         ended: time, ISO 8601; of one that was killed, the last sign of life. ``None`` while it runs.
-        seconds: how long it took.
-        peak_mb: the most main memory (MiB) that its process ever held, cells before this one included.
-        gpu_peak_mb: the most GPU memory (MiB) that torch reserved for this attempt.
+        seconds: how long it took; of one that was killed, until its last sign of life.
+        cpu_seconds: this and the next six as :class:`~pipeline.store.usage.Usage` has them; of an attempt that was
+            killed or still runs, as of its last reading.
+        gpu_seconds: wall seconds on a GPU.
+        peak_mb: main memory.
+        gpu_peak_mb: GPU memory that was reserved.
+        gpu_allocated_mb: GPU memory that tensors had.
+        threads: of torch.
+        cpu: model of the processor.
         outcome: ``None`` while it runs.
         reason: of a failure ``out of memory``, a sentence for the user, or ``exception``; ``signal SIGTERM``;
             ``killed``; of one that was killed also ``out of memory``.
@@ -72,8 +72,13 @@ class Attempt:
     gpu: str | None = None
     ended: str | None = None
     seconds: float | None = None
+    cpu_seconds: float | None = None
+    gpu_seconds: float | None = None
     peak_mb: float | None = None
     gpu_peak_mb: float | None = None
+    gpu_allocated_mb: float | None = None
+    threads: int | None = None
+    cpu: str | None = None
     outcome: Outcome | None = None
     reason: str | None = None
     exception: str | None = None
@@ -142,7 +147,29 @@ def last_write(folder: Path) -> float | None:
     return seen
 
 
-def begin(folder: Path, seen: float | None) -> Attempt:
+class Running:
+    """An attempt of this process that is under way: what it uses is written down until :func:`end`."""
+
+    def __init__(self, folder: Path, attempt: Attempt) -> None:
+        self.folder, self.attempt, self._meter = folder, attempt, Meter()
+        _write(folder, self.now())
+        self._beat = Beat(self._note)
+
+    def now(self) -> Attempt:
+        """The record, with what was used so far."""
+        return replace(self.attempt, **asdict(self._meter.read()))
+
+    def stop(self) -> Attempt:
+        """The last reading; from here on nothing is written by itself."""
+        self._beat.stop()
+        return self.now()
+
+    def _note(self) -> None:
+        with suppress(OSError, StageError):  # a full disk is for the cell itself to find
+            _write(self.folder, self.now())
+
+
+def begin(folder: Path, seen: float | None) -> Running:
     """Records a new attempt by this process, which holds the lease; ends the record of one that was killed.
 
     Args:
@@ -169,14 +196,10 @@ def begin(folder: Path, seen: float | None) -> Attempt:
         log=os.environ.get("TEXTDD_LOG"),
         rows=rows_of(folder),
     )
-    _write(folder, attempt)
-    with suppress(RuntimeError):  # of a device that was lost
-        if (cuda := _cuda()) is not None:
-            cuda.reset_peak_memory_stats()
-    return attempt
+    return Running(folder, attempt)
 
 
-def end(folder: Path, attempt: Attempt, error: BaseException | None = None) -> None:
+def end(running: Running, error: BaseException | None = None) -> None:
     """Records how an attempt of this process ended: well, or by ``error``.
 
     Raises:
@@ -187,48 +210,23 @@ def end(folder: Path, attempt: Attempt, error: BaseException | None = None) -> N
     reason = exception = None
     if error is not None:
         outcome, reason, exception = describe(error)
-    gpu = gpu_peak = None
-    with suppress(RuntimeError):
-        if (cuda := _cuda()) is not None:
-            gpu, gpu_peak = cuda.get_device_name(), round(cuda.max_memory_reserved() / _MIB, 1)
-    now, unit = time.time(), 1 if sys.platform == "darwin" else 1024
-    ended = replace(
-        attempt,
-        gpu=gpu,
-        ended=_iso(now),
-        seconds=_between(attempt, now),
-        peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB, 1),
-        gpu_peak_mb=gpu_peak,
-        outcome=outcome,
-        reason=reason,
-        exception=exception,
+    attempt, now = running.stop(), time.time()
+    _write(
+        running.folder,
+        replace(
+            attempt,
+            ended=_iso(now),
+            seconds=_between(attempt, now),
+            outcome=outcome,
+            reason=reason,
+            exception=exception,
+        ),
     )
-    _write(folder, ended)
 
 
 def settle(folder: Path, attempt: Attempt, reason: str) -> None:
     """Records why an attempt was killed, which the process could not know."""
     _write(folder, replace(attempt, outcome="killed", reason=reason))
-
-
-def describe(error: BaseException) -> tuple[Outcome, str, str | None]:
-    """Outcome, reason and exception of an attempt that ``error`` ended, as in :class:`Attempt`."""
-    if isinstance(error, Stopped):
-        return "stopped", f"signal {error.signal}", None
-    if isinstance(error, KeyboardInterrupt | GeneratorExit):  # the latter: interrupted on the way into the block
-        return "stopped", "signal SIGINT", None
-    lines = str(error).strip().splitlines()
-    exception = type(error).__name__ + (f": {lines[-1].strip()}" if lines else "")
-    if type(error).__name__ == "OutOfMemoryError" or _NO_GPU_MEMORY.search(str(error)):
-        return "failed", OUT_OF_GPU_MEMORY, exception
-    named = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
-    if named or _NO_MEMORY.search(str(error)):
-        return "failed", OUT_OF_MEMORY, exception
-    if isinstance(error, InputError | StageError):
-        return "failed", str(error), exception
-    if isinstance(error, OSError) and is_full(error):
-        return "failed", "no space left on the disk", exception
-    return "failed", "exception", exception
 
 
 def job_id() -> str | None:
@@ -243,8 +241,8 @@ def is_earlier_start(attempt: Attempt) -> bool:
 
 
 def rows_of(folder: Path) -> int:
-    """Rows that are in the cell's ``log.csv`` and ``results.csv``: how far it has got."""
-    found = [path for path in (folder / "log.csv", folder / "results.csv") if path.exists()]
+    """Rows that are in the cell's logs and results: how far it has got."""
+    found = [path for name in ("log.csv", "results.csv", "robustness.csv") if (path := folder / name).exists()]
     return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in found)
 
 
@@ -310,10 +308,3 @@ def _is_dead(attempt: Attempt) -> bool:
     with suppress(OSError, IndexError):
         return Path(f"/proc/{attempt.pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     return False
-
-
-def _cuda() -> Any:
-    """``torch.cuda`` where this process computes on a GPU; imports nothing."""
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    initialised = getattr(cuda, "is_initialized", None)  # torch may be half imported when a signal comes
-    return cuda if initialised is not None and initialised() else None

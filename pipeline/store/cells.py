@@ -28,7 +28,9 @@ from pipeline.config.schema import Frozen, canonical, introduced_value, is_runti
 from pipeline.errors import InputError, StageError
 from pipeline.store import attempts as records
 from pipeline.store import history
+from pipeline.store.aides import aides_of
 from pipeline.store.atomic import is_full, read_json, write_json
+from pipeline.store.cost import Cost, cost_of
 from pipeline.store.places import Places
 from pipeline.store.provenance import provenance
 
@@ -133,6 +135,10 @@ class Cell:
         record = read_json(self.folder / "done.json")
         return None if record is None else float(record["seconds"])
 
+    def cost(self) -> Cost | None:
+        """What its attempts have used so far, those that were killed included; ``None`` where there was none."""
+        return cost_of(self.attempts(), aides_of(self.folder))
+
     def check(self) -> None:
         """Compares the stored full config with this one.
 
@@ -224,23 +230,23 @@ class Cell:
                 f"{self.folder}: held by {self.holder() or 'another process'}; wait for it or stop it, then run again"
             ) from None
 
-    def _begin(self, seen: float | None) -> records.Attempt:
+    def _begin(self, seen: float | None) -> records.Running:
         for path in self.folder.iterdir():
             if _ASIDE.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
         return records.begin(self.folder, seen)
 
-    def _finish(self, attempt: records.Attempt) -> None:
-        records.end(self.folder, attempt)
+    def _finish(self, attempt: records.Running) -> None:
+        records.end(attempt)
         seconds = round(sum(ended.seconds or 0.0 for ended in self.attempts()), 3)
         write_json(self.folder / "done.json", {"identity": self.digest, "seconds": seconds, **provenance()})
 
-    def _give_up(self, attempt: records.Attempt | None, error: BaseException) -> None:
+    def _give_up(self, attempt: records.Running | None, error: BaseException) -> None:
         # The disk may be full: the error that is on its way says so.
         with stopping.polled(), suppress(OSError, StageError):
             if attempt is not None:
-                records.end(self.folder, attempt, error)
+                records.end(attempt, error)
 
     def _lost(self, compromise: Any) -> None:
         # Runs on the heartbeat thread, where an exception would be swallowed. Whoever took over writes from now on.

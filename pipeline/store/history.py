@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Literal
 
 from pipeline.stopping import REQUEUE
-from pipeline.store.attempts import OUT_OF_MEMORY, Attempt
+from pipeline.store.attempts import Attempt
+from pipeline.store.failures import OUT_OF_MEMORY
 
 SLOTS = 3  # time slots of one job that save nothing, after which it is not put back into the queue
 TOO_SHORT = (

@@ -159,6 +159,26 @@ class Student:
         with self._autocast(self._precision if learning else self._outer_precision):
             return _full(functional_call(self._scorer, parameters, kwargs=inputs).logits)
 
+    @torch.no_grad()
+    def vectors(self, parameters: Parameters, batch: Mapping[str, Tensor], pooling: Literal["first", "mean"]) -> Tensor:
+        """[rows, hidden] vectors of real text: the last hidden state of the first token, or the mean over tokens.
+
+        Args:
+            parameters: θ by name; the classifier's are not read.
+            batch: token ids and mask, padded on the right for ``first``.
+            pooling: which of both.
+
+        """
+        prefix = f"{self._scorer.base_model_prefix}."
+        of_body = {n.removeprefix(prefix): tensor for n, tensor in parameters.items() if n.startswith(prefix)}
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        with self._autocast(self._outer_precision):
+            hidden = _full(functional_call(self._scorer.base_model, of_body, kwargs=inputs).last_hidden_state)
+        if pooling == "first":
+            return hidden[:, 0]
+        mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+
     def dropping(self, seed: int, *steps: int) -> contextlib.AbstractContextManager[None]:
         """Dropout masks drawn by (seed, steps) inside the block; nothing to draw where dropout is off."""
         return seeded(seed, "dropout", *steps) if self._dropout else contextlib.nullcontext()

@@ -1,9 +1,13 @@
-"""The recipe ``finetune``: AdamW on a set of samples, as DiLM evaluates (Maekawa et al., NAACL Findings 2024)."""
+"""Students trained on token ids or vectors, without second derivatives.
+
+:func:`finetune` is AdamW, as DiLM evaluates (Maekawa et al., NAACL Findings 2024), :func:`plain_steps` what DDAL does.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +19,7 @@ from pipeline import stopping
 from pipeline.bilevel.fused import FlatParameters, PostNorm
 from pipeline.bilevel.fused.encoder import Encoder
 from pipeline.bilevel.fused.real import RealPasses
-from pipeline.config import FineTune
+from pipeline.config import Training
 from pipeline.randomness import seeded, torch_generator
 from pipeline.students.encoder import Parameters, Student
 
@@ -28,12 +32,13 @@ def finetune(
     parameters: Parameters,
     size: int,
     examples: Examples,
-    recipe: FineTune,
+    recipe: Training,
     seed: int,
     index: int = 0,
     watch: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    judge: Callable[[Parameters], float] | None = None,
 ) -> Parameters:
-    """θ after AdamW with warm-up on the samples.
+    """θ after AdamW, or the recipe's other optimiser, with warm-up on the samples.
 
     Args:
         student: the model as a function.
@@ -44,6 +49,8 @@ def finetune(
         seed: with ``index``, decides the order of samples and the dropout masks.
         index: number of the initialisation.
         watch: called after every step with (step, steps, loss).
+        judge: what is compared between epochs, such as a loss on dev; never NaN. The θ for which it was smallest is
+            returned, the earliest of equals; by default the last one is.
 
     Raises:
         Stopped: a signal came; what was learned is lost, which may be minutes of work, and the grace is less.
@@ -53,10 +60,11 @@ def finetune(
     per_epoch = max(1, size // batch_size)
     steps = recipe.steps if recipe.epochs is None else recipe.epochs * per_epoch
     # Samples that fit one batch are trained on as they are; more come in a new order every epoch.
-    learner = _learner(student, parameters, size, examples, recipe)
-    optimizer = torch.optim.AdamW(learner.tensors, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    learner = _learner(student, parameters, size, examples, recipe.dropout)
+    optimizer = _optimizer(learner.tensors, recipe)
     scheduler = get_scheduler(recipe.scheduler, optimizer, int(recipe.warmup_ratio * steps), steps)
     decay = 1.0
+    best: tuple[float, Parameters | None] = (math.inf, None)
     student.training(recipe.dropout)
     for step, rows in zip(range(steps), _batches(size, batch_size, seed, index), strict=False):
         stopping.check()
@@ -64,12 +72,51 @@ def finetune(
         with seeded(seed, "dropout", index, step) if recipe.dropout else contextlib.nullcontext():
             loss = learner.backward(batch)
         torch.nn.utils.clip_grad_norm_(learner.tensors, recipe.max_grad_norm)
-        decay *= 1 - optimizer.param_groups[0]["lr"] * recipe.weight_decay
+        if recipe.optimizer == "adamw":
+            decay *= 1 - optimizer.param_groups[0]["lr"] * recipe.weight_decay
         optimizer.step()
         scheduler.step()
         watch(step + 1, steps, loss.item())
+        if judge is not None and (step + 1) % per_epoch == 0:
+            student.training(False)
+            found = learner.parameters(decay)
+            merit = judge(found)
+            if best[1] is None or merit < best[0]:
+                best = merit, {name: tensor.clone() for name, tensor in found.items()}
+            student.training(recipe.dropout)
     student.training(False)
-    return learner.parameters(decay)
+    return best[1] or learner.parameters(decay)
+
+
+def plain_steps(
+    student: Student, parameters: Parameters, size: int, examples: Examples, step_sizes: Sequence[float]
+) -> Parameters:
+    """θ after one plain gradient step per step size, each on all samples (DDAL, equation 2).
+
+    For real sentences: their padding is masked, and the word embeddings are trained with the rest. The inner loop,
+    :func:`~pipeline.bilevel.descend`, attends to every position of input embeddings.
+
+    Args:
+        student: the model as a function.
+        parameters: θ_0; not changed.
+        size: N, the number of samples.
+        examples: rows -> batch with ``labels`` [rows, C].
+        step_sizes: η_t.
+
+    """
+    learner, batch = _learner(student, parameters, size, examples, dropout=False), examples(torch.arange(size))
+    for step_size in step_sizes:
+        learner.backward(batch)
+        torch.optim.SGD(learner.tensors, lr=step_size).step()
+    return learner.parameters(1.0)
+
+
+def _optimizer(tensors: list[Tensor], recipe: Training) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(tensors, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(tensors, lr=recipe.lr, fused=True)
+    return torch.optim.SGD(tensors, lr=recipe.lr, momentum=0.9 if recipe.optimizer == "momentum" else 0.0)
 
 
 def _batches(size: int, batch_size: int, seed: int, index: int) -> Iterator[Tensor]:
@@ -81,7 +128,7 @@ def _batches(size: int, batch_size: int, seed: int, index: int) -> Iterator[Tens
 
 
 class _Learner(Protocol):
-    """θ as AdamW updates it."""
+    """θ as the optimiser updates it."""
 
     tensors: list[Tensor]
 
@@ -94,8 +141,8 @@ class _Learner(Protocol):
         ...
 
 
-def _learner(student: Student, parameters: Parameters, size: int, examples: Examples, recipe: FineTune) -> _Learner:
-    passes = "dropout" if recipe.dropout else student.fused()
+def _learner(student: Student, parameters: Parameters, size: int, examples: Examples, dropout: bool) -> _Learner:
+    passes = "dropout" if dropout else student.fused()
     if isinstance(passes, str) or "input_ids" not in examples(torch.arange(1)):
         return _ByAutograd(student, parameters)
     seen = [examples(rows)["input_ids"].unique() for rows in torch.arange(size).split(_ROWS)]

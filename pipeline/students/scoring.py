@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from pipeline.students.encoder import Parameters, Student
 
 
 @torch.no_grad()
-def score(student: Student, parameters: Parameters, batches: list[tuple[Tensor, Batch]]) -> Tensor:
+def score(student: Student, parameters: Parameters, batches: Iterable[tuple[Tensor, Batch]]) -> Tensor:
     """[rows, C] logits on the CPU, in the split's own order, in the student's outer precision.
 
     By the hand-derived passes, without padding, where the student has them.
@@ -20,8 +20,8 @@ def score(student: Student, parameters: Parameters, batches: list[tuple[Tensor, 
     Args:
         student: the model as a function.
         parameters: θ.
-        batches: the whole split as (row positions, batch), made once for many θ. Padding is masked, so that up to
-            rounding the result does not depend on how rows are batched.
+        batches: the whole split as (row positions, batch), made once where there are many θ. Padding is masked, so that
+            up to rounding the result does not depend on how rows are batched.
 
     """
     found = list(_logits(student, parameters, batches))
@@ -31,7 +31,7 @@ def score(student: Student, parameters: Parameters, batches: list[tuple[Tensor, 
 
 
 def _logits(
-    student: Student, parameters: Parameters, batches: list[tuple[Tensor, Batch]]
+    student: Student, parameters: Parameters, batches: Iterable[tuple[Tensor, Batch]]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Row positions and logits of all rows, chunk by chunk."""
     passes = student.passes()

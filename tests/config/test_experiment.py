@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import DDAL, Evaluate, FineTune, load
 from pipeline.config.data import known_tasks
-from pipeline.config.experiment import _Loader
+from pipeline.config.loader import Loader
 from pipeline.errors import InputError
 
 TASK = {"name": "mine", "source": {"kind": "files", "train": "x.csv"}, "text": ["text"]}
@@ -64,7 +64,9 @@ def test_a_config_is_what_was_written_and_frozen(write: Write) -> None:
 
 def test_quickstart_is_valid() -> None:
     experiment = load(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
-    assert {cell.source.method.name for cell in experiment.cells} == {"majority", "random", "ddal", "full"}
+    assert {cell.source.method.name for cell in experiment.cells} == {
+        "majority", "random", "k_centres", "ddal", "full",
+    }  # fmt: skip
 
 
 def test_every_known_task_is_valid(write: Write) -> None:
@@ -132,6 +134,83 @@ def test_later_keys_of_a_block_win(write: Write) -> None:
         assert methods(path)[0].steps == steps
 
 
+# --- seeds ---------------------------------------------------------------------------------------------------------
+
+RANDOM = {"distill.method": [{"name": "random"}], "evaluate.protocol": [{"name": "finetune"}]}
+FULL = {"distill.method": [{"name": "full"}], "evaluate.protocol": [{"name": "finetune"}]}
+MAJORITY = {"distill.method": [{"name": "majority"}], "evaluate.protocol": [{"name": "majority"}]}
+
+
+def seeds(path: Path, *settings: str) -> list[int]:
+    return [cell.source.seed for cell in load(path, settings).cells]
+
+
+def test_a_number_of_seeds_counts_from_the_cells_own(write: Write) -> None:
+    assert seeds(write(seeds=3)) == [42, 43, 44]
+    assert seeds(write(changed("distill", seed=0), seeds=3)) == [0, 1, 2]
+    assert seeds(write(seeds=[7, 3])) == [7, 3]
+    assert seeds(write(grids=[{"seeds": 2, "distill.method.steps": [1, 2]}])) == [42, 43, 42, 43]
+
+
+def test_seeds_of_a_block_win_and_listed_ones_stay(write: Write) -> None:
+    grids = [{}, {"seeds": [9]}, {"distill.seed": [1, 2]}]
+    assert seeds(write(seeds=2, grids=grids)) == [42, 43, 9, 1, 2]
+
+
+def test_seeds_move_no_address_of_what_was_there(write: Write) -> None:
+    """The first of several is the cell without them; the others are what ``distill.seed`` says."""
+    grids = [{"distill.method.shots": [1, 2], "distill.method.steps": [2]}]
+    plain, one, several = (load(write(grids=grids, **more)).cells for more in ({}, {"seeds": 1}, {"seeds": 3}))
+    assert plain == one
+    assert several[::3] == plain
+    written = load(write(grids=[grids[0] | {"distill.seed": [42, 43, 44]}])).cells
+    assert several == written
+
+
+def test_sets_that_no_seed_changes_are_made_once(write: Write) -> None:
+    drawn = {"distill.method": [{"name": "herding", "candidates": 50}], "evaluate.protocol": [{"name": "finetune"}]}
+    found = drawn | {"distill.method": [{"name": "herding"}]}
+    path = write(seeds=3, grids=[MAJORITY, FULL, found, drawn, RANDOM])
+    numbers: dict[str, int] = {}
+    for cell in load(path).cells:
+        name = f"{cell.source.method.name} {getattr(cell.source.method, 'candidates', '')}"
+        numbers[name] = numbers.get(name, 0) + 1
+    assert numbers == {"majority ": 1, "full ": 1, "herding None": 1, "herding 50": 3, "random ": 3}
+
+
+def test_seeds_can_be_set(write: Write) -> None:
+    path = write(seeds=2, grids=[{}, {"seeds": [5], "distill.method.steps": [2]}, {"distill.seed": [8], **RANDOM}])
+    assert seeds(path) == [42, 43, 5, 8]
+    assert seeds(path, "seeds=3") == [42, 43, 44] * 3
+    assert seeds(path, "seeds=4,6") == [4, 6] * 3
+    assert seeds(path, "seeds=[4]") == [4] * 3
+    assert seeds(path, "distill.seed=1") == [1, 1, 1]
+    assert seeds(path, "distill.seed=1,2") == [1, 2, 1, 2, 1, 2]
+    assert load(path, ["seeds=3"]).name != load(path, ["seeds=4"]).name != load(path).name
+
+
+def test_an_index_is_a_position_among_all_seeds(write: Write) -> None:
+    path = write(seeds=2, grids=[{"distill.method.steps": [1, 2]}])
+    cell = load(path).cells[3]
+    assert (cell.source.method.steps, cell.source.seed) == (2, 43)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "three", 1.5, True, [], [1, 1], [1, "x"], None, {"a": 1}])
+@pytest.mark.parametrize("where", ["seeds", "grids: seeds"])
+def test_wrong_seeds(write: Write, wrong: Any, where: str) -> None:
+    path = write(seeds=wrong) if where == "seeds" else write(grids=[{"seeds": wrong}])
+    said = refusal(path)
+    assert f"{where}: a number of distillation seeds is needed, such as 5, or a list of different ones, not " in said
+    assert "\n" not in said
+
+
+def test_seeds_given_twice(write: Write) -> None:
+    assert "seeds and distill.seed in one block" in refusal(write(grids=[{"seeds": 2, "distill.seed": [1]}]))
+    assert "--set seeds and --set distill.seed say the same" in refusal(write(), "seeds=2", "distill.seed=1")
+    assert "--set seeds: a number" in refusal(write(), "seeds=x")
+    assert "--set seeds: no cell of this experiment has that key" in refusal(write(grids=[FULL]), "seeds=2")
+
+
 # --- --set ---------------------------------------------------------------------------------------------------------
 
 
@@ -186,7 +265,7 @@ def test_wrong_settings(write: Write, setting: str, words: list[str]) -> None:
     [("1e-2", 0.01), ("1E3", 1000.0), ("1.5e+1", 15.0), (".5e1", 5.0), ("0.25", 0.25), ("3", 3.0), ("+2e0", 2.0)],
 )
 def test_yaml_numbers(write: Write, text: str, number: float) -> None:
-    value = yaml.load(text, _Loader)
+    value = yaml.load(text, Loader)
     assert isinstance(value, int | float), "a number before any typed field is asked"
     path = write(text=yaml.safe_dump({"base": BASE}) + f"grids:\n- distill.method.learning_rate: [{text}]\n")
     assert math.isclose(methods(path)[0].learning_rate, number)
@@ -216,8 +295,8 @@ grids:
     ("text", "words"),
     [
         ("base: {a: 1\n", ["not YAML", "line"]),
-        ("- 1\n- 2\n", ["an experiment is a mapping with the keys base, grids, report"]),
-        ("", ["an experiment is a mapping with the keys base, grids, report"]),
+        ("- 1\n- 2\n", ["an experiment is a mapping with the keys base, grids, seeds, report"]),
+        ("", ["an experiment is a mapping with the keys base, grids, seeds, report"]),
         ("base:\n  distill:\n    seed: 1\n    seed: 2\n", ["line 3", "key given twice: seed", "keep one"]),
         ("bases: {}\nbase: {}\n", ["bases: unknown key", "did you mean 'base'"]),
         ("base: {distil: {}}\n", ["base.distil: unknown key", "did you mean 'distill'"]),
@@ -296,7 +375,7 @@ def test_mistakes_of_several_cells_are_told_once(write: Write) -> None:
             [
                 "distill.method.name: 'dal' is not allowed",
                 "did you mean 'ddal'",
-                "allowed: ddal, random, full, majority",
+                "allowed: ddal, random, herding",
             ],
         ),
         (changed("distill", method={"shots": 1}), ["distill.method.name: required, but not given"]),

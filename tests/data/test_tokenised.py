@@ -73,6 +73,23 @@ def test_batches_cover_every_row_once_in_order_of_length(split: Split, size: int
     assert (labels == split.labels[positions]).all()
 
 
+def test_batches_are_also_made_one_at_a_time(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a large split is never in memory as a whole."""
+    made, true = [], Split.batch
+
+    def batch(self: Split, *arguments: object) -> object:
+        made.append(1)
+        return true(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Split, "batch", batch)
+    one_by_one = split.by_length(size=16)
+    first = next(one_by_one)
+    assert len(made) == 1
+    for found, wanted in zip([first, *one_by_one], split.batches(size=16), strict=True):
+        assert torch.equal(found[0], wanted[0])
+        assert torch.equal(found[1]["input_ids"], wanted[1]["input_ids"])
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     counts=st.lists(st.integers(1, 80), min_size=2, max_size=5),

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from pipeline import distilled
 from pipeline.bilevel import Momentum
-from pipeline.config import AdamSteps, FineTune, InnerOptimizer, PlainSteps
+from pipeline.config import AdamSteps, BestEpoch, FineTune, InnerOptimizer, PlainSteps
 from pipeline.config import load as load_experiment
 from pipeline.distilled import DistilledSet, Recipe
 from pipeline.errors import InputError
@@ -152,6 +152,12 @@ def test_sets_of_real_text_are_fine_tuned(encoder_folder: Callable[[str], Path])
     model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
     trained = real_text().fine_tune(model, recipe=FineTune(name="finetune", steps=60, lr=3e-3))
     assert real_text().predict(trained, ["dull", "good word0"]) == ["no", "yes"]
+
+
+def test_an_epoch_cannot_be_selected_without_dev(encoder_folder: Callable[[str], Path]) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
+    with pytest.raises(InputError, match="no dev rows to select an epoch with; remove select"):
+        real_text().fine_tune(model, recipe=FineTune(name="finetune", epochs=2, select=BestEpoch()))
 
 
 def test_token_ids_beyond_the_vocabulary_are_refused(encoder_folder: Callable[[str], Path]) -> None:

@@ -71,7 +71,7 @@ def test_students_learn_by_the_sets_own_optimiser(experiment: Write, tmp_path: P
     prepared = Prepared(store.cell(cell.source.source).folder)
     made = load(store.cell(cell.source).folder / "distilled.h5")
     student = Student.load(prepared.model_folder, prepared.manifest["fresh_parameters"], "cpu")
-    seed, split = derive(cell.seed, "evaluation"), prepared.split("test")
+    seed, split = derive(cell.seed, "evaluation", cell.source.seed), prepared.split("test")
     losses = {}
     for name, rule in {"gd": GradientDescent(), "adam": Adam()}.items():
         trained = descend(student, student.initial(seed, 0), made.inner_batches(seed, 0), optimiser=rule)

@@ -122,7 +122,7 @@ def test_a_log_that_is_ahead_of_the_state_is_cut_back(experiment: Write, tmp_pat
     checkpoint.log(step=1, loss=0.5, seconds=0.1)
     checkpoint.save({"step": 1})
     with open(tmp_path / "log.csv", "a") as file:
-        file.write("2,0,0.4,,,,,0.1\n3,0,0.")  # written, then killed in mid-line before the state followed
+        file.write("2,0,0.4,,,,,,0.1\n3,0,0.")  # written, then killed in mid-line before the state followed
     assert Checkpoint(tmp_path, 0).load() == {"step": 1}
     assert [row["step"] for row in rows(tmp_path)] == ["1"]
 

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from report_fabric import RANDOM, Fabric
+from report_fabric import FULL, RANDOM, Fabric
 
 from pipeline.errors import InputError
 from pipeline.report.collect import collect
@@ -75,8 +75,18 @@ def test_distillation_seeds_are_pooled(fabric: Fabric):
     fabric.fill(experiment, lambda cell: {"test": [cell.source.seed / 10, cell.source.seed / 10 + 0.05]})
     entry = only(collect(experiment, fabric.store))
     assert entry.headline.values == pytest.approx((0.1, 0.15, 0.2, 0.25, 0.3, 0.35))
-    assert (entry.headline.sets, entry.headline.initialisations, entry.headline.size) == (3, 2, "3 × 2")
+    assert entry.headline.by_set == (pytest.approx((0.1, 0.15)), pytest.approx((0.2, 0.25)), pytest.approx((0.3, 0.35)))
+    assert entry.headline.size == "3 × 2"
     assert (entry.planned, entry.axes, entry.choice()) == (1, (), "")
+
+
+def test_sets_that_no_seed_changes_are_one_set(fabric: Fabric):
+    """Full data with two distillation seeds: the same sentences, other initialisations."""
+    experiment = fabric.experiment(FULL | {"distill.seed": [1, 2]})
+    fabric.fill(experiment, lambda cell: {"test": [cell.source.seed / 10, cell.source.seed / 10 + 0.05]})
+    entry = only(collect(experiment, fabric.store))
+    assert entry.headline.by_set == (pytest.approx((0.1, 0.15, 0.2, 0.25)),)
+    assert entry.headline.estimate.std_seed is None
 
 
 def test_seconds_are_means_over_sets_and_over_initialisations(fabric: Fabric):
@@ -86,6 +96,7 @@ def test_seconds_are_means_over_sets_and_over_initialisations(fabric: Fabric):
     entry = only(collect(experiment, fabric.store))
     assert entry.chosen.distill_seconds == 20.0
     assert entry.chosen.train_seconds == 2.0  # runs of 1, 2 and 3 seconds
+    assert entry.chosen.seconds == 10 + 30 + 2 * (1 + 2 + 3), "all there was to do for the entry"
 
 
 def test_the_same_draws_asked_for_twice_count_once(fabric: Fabric):

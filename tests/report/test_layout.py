@@ -1,7 +1,8 @@
 import pytest
 from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
-from pipeline.report.layout import hyper_parameters, layout, published_split, recipe, row_of, selection
+from pipeline.report.layout import hyper_parameters, layout, published_split, row_of
+from pipeline.report.words import selection
 
 TABLE3 = [  # steps, shots, batch_shots, label
     (1, 1, 1, "1 step, 1 shot"),
@@ -130,18 +131,3 @@ def test_published_split(fabric: Fabric):
 def test_only_small_sets_compete(fabric: Fabric, block, competes):
     (cell,) = fabric.experiment(block).cells
     assert row_of(cell).competes is competes
-
-
-@pytest.mark.parametrize(
-    ("block", "words"),
-    [
-        (MAJORITY, "nothing is trained"),
-        (RANDOM, "AdamW, step size 0.0001, batch 64 at most, 200 steps"),
-        (FULL | {"evaluate.protocol.epochs": [1]}, "AdamW, step size 0.0001, batch 64 at most, 1 epoch"),
-        ({}, "1 gradient step with learned step sizes"),
-        ({"distill.method.steps": [3]}, "3 gradient steps with learned step sizes"),
-    ],
-)
-def test_recipes_in_words(fabric: Fabric, block, words):
-    (cell,) = fabric.experiment(block).cells
-    assert recipe(cell) == words

@@ -1,23 +1,11 @@
-import pytest
 from report_fabric import FULL, RANDOM, Fabric
 
-from pipeline.errors import InputError
 from pipeline.report.collect import collect
-from pipeline.report.tables import results_table
+from pipeline.report.tables import long_form, results_table
 
 
 def notes(fabric, experiment):
     return results_table(experiment, collect(experiment, fabric.store))
-
-
-def compared(fabric, pair, *grids, scores, **more):
-    experiment = fabric.experiment(*grids, report={"compare": [pair]}, **more)
-    fabric.fill(experiment, scores)
-    return notes(fabric, experiment).differences
-
-
-def by_method(**scores):
-    return lambda cell: {"test": scores[cell.source.method.name]}
 
 
 def test_selection_on_test_is_said_loudly(fabric: Fabric):
@@ -48,6 +36,19 @@ def test_the_search_and_its_outcome_are_named(fabric: Fabric):
     ) in notes(fabric, experiment).caption
 
 
+def test_a_search_elsewhere_is_named(fabric: Fabric):
+    experiment = fabric.experiment({"distill.method.labels": ["hard"]}, RANDOM)
+    report = experiment.report.model_copy(update={"search": "search_minilm"})
+    experiment = experiment.model_copy(update={"report": report})
+    fabric.fill(experiment, lambda cell: {"test": [0.5]})
+    assert "Hyper-parameters of distilled sets: chosen on dev in the experiment search_minilm." in (
+        notes(fabric, experiment).caption
+    )
+    found = long_form(collect(experiment, fabric.store)).groupby("row")["selection"].first()
+    assert found["HL"] == "dev loss; hyper-parameters: dev accuracy, in search_minilm"
+    assert "search" not in found["random real"]
+
+
 def test_scores_on_dev_are_said(fabric: Fabric):
     experiment = fabric.experiment(splits=["dev"])
     fabric.fill(experiment, lambda cell: {"dev": [0.5]})
@@ -56,58 +57,34 @@ def test_scores_on_dev_are_said(fabric: Fabric):
     assert "10 dev rows" in table.frame.columns[1]
 
 
-def test_a_difference_by_hand(fabric: Fabric):
-    # means 0.8, 0.5; variances 0.01, n 3: se = sqrt(0.02/3), 4 degrees of freedom, t = 2.776445: ± 0.2267
-    (line,) = compared(
-        fabric, ["HL", "random real"], {}, RANDOM | {"distill.seed": [0, 1, 2], "evaluate.initialisations": [1]},
-        scores=lambda c: {"test": [0.7, 0.8, 0.9] if c.source.method.name == "ddal" else [0.4 + c.source.seed / 10]},
+def test_what_each_deviation_is_over(fabric: Fabric):
+    experiment = fabric.experiment(
+        {"distill.method.labels": ["hard"], "distill.seed": [0, 1]}, {"distill.method.labels": ["unrestricted"]},
+        {"distill.method.labels": ["soft"], "distill.seed": [0, 1]},
+        RANDOM | {"distill.seed": [0, 1, 2]}, FULL,
     )  # fmt: skip
-    assert line == (
-        "sst2: HL − random real = +30.0 points, 95 % interval [7.3, 52.7] (Welch, n = 3 and 3). It covers, for HL, "
-        "3 initialisations of one distilled set, not what another distilled set would give; for random real, 3 draws "
-        "of real samples, each with one initialisation, the same for all."
+    values = {"hard": [0.5, 0.52], "unrestricted": [0.6, 0.7], "soft": [0.1, 0.9]}
+    fabric.fill(
+        experiment,
+        lambda c: {"test": [v + c.source.seed / 20 for v in values.get(getattr(c.source.method, "labels", ""), [0.5])]},
     )
+    caption = notes(fabric, experiment).caption
+    assert (
+        "±, intervals and marks are over initialisations of one set, and do not hold what another set would give: SL."
+    ) in caption
+    assert "± holds sets and initialisations together, one initialisation per set: random real." in caption
+    (nested,) = [sentence for sentence in caption if sentence.startswith("a / b after ±")]
+    assert nested.endswith(": HL, SL (softmax).")
+    assert "The component between seeds was estimated negative, and is shown as 0: SL (softmax)." in caption
+    assert sum("Student's t over set means where there are two sets or more" in sentence for sentence in caption) == 1
 
 
-def test_what_an_interval_over_sets_and_initialisations_covers(fabric: Fabric):
-    (line,) = compared(
-        fabric,
-        ["HL", "full data"],
-        {"distill.seed": [0, 1]},
-        FULL,
-        scores=by_method(ddal=[0.5, 0.6], full=[0.8, 0.9, 0.7]),
+def test_rows_that_differ_between_tasks_are_named_with_their_tasks(fabric: Fabric):
+    experiment = fabric.experiment({"distill.seed": [0, 1]}, tasks=[fabric.task("one"), fabric.task("two")])
+    fabric.fill(
+        experiment,
+        lambda c: None if c.source.source.task.name == "one" and c.source.seed else {"test": [0.5, 0.6]},
     )
-    assert "for HL, 4 initialisations of 2 distilled sets, counted as independent runs" in line
-    assert "for full data, 3 training runs." in line
-
-
-def test_one_run_gives_no_interval(fabric: Fabric):
-    (line,) = compared(fabric, ["HL", "full data"], {}, FULL, scores=by_method(ddal=[0.5, 0.6], full=[0.8]))
-    assert line == "sst2: HL − full data = -25.0 points (n = 2 and 1); no interval: a single run of full data."
-
-
-def test_a_difference_that_cannot_be_computed_says_why(fabric: Fabric):
-    (line,) = compared(
-        fabric,
-        ["HL", "full data"],
-        {},
-        FULL,
-        scores=lambda c: {"test": [0.5]} if c.source.method.name == "ddal" else None,
-    )
-    assert line == "sst2: HL − full data: not computed, full data is missing."
-
-
-def test_rows_of_equal_budgets_are_paired(fabric: Fabric):
-    lines = compared(
-        fabric, ["HL", "random real"], {"distill.method": [{}, {"shots": 3, "batch_shots": 3}]},
-        RANDOM | {"distill.method.shots": [1, 3]}, scores=by_method(ddal=[0.5, 0.6], random=[0.3, 0.4]),
-    )  # fmt: skip
-    assert [line.split(" = ")[0] for line in lines] == [
-        "sst2: HL, 1 step, 1 shot − random real, 1 shot",
-        "sst2: HL, 1 step, 3 shots − random real, 3 shots",
-    ]
-
-
-def test_an_unknown_row_is_an_error_with_the_nearest_name(fabric: Fabric):
-    with pytest.raises(InputError, match=r"'random reel'.*did you mean 'random real'.*allowed: .*HL"):
-        compared(fabric, ["HL", "random reel"], {}, RANDOM, scores=by_method(ddal=[0.5], random=[0.5]))
+    caption = notes(fabric, experiment).caption
+    assert any(sentence.endswith("another set would give: HL (one).") for sentence in caption)
+    assert any(sentence.startswith("a / b") and sentence.endswith(": HL (two).") for sentence in caption)

@@ -23,25 +23,12 @@ from tests.slurm.rig import Slurm, running
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-_left_out = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("slurm")
-
-
-def pytest_deselected(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.config.stash[_left_out] = item.config.stash.get(_left_out, 0) + 1
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if count := config.stash.get(_left_out, 0):
-        terminalreporter.section("left out", yellow=True)
-        terminalreporter.line(f"{count} tests against a real SLURM (tests/slurm); they run with: make test-slurm")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ import os
 import random
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +22,9 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from pipeline.config import load
+from pipeline.launch import stage_cells
+from pipeline.store import Store
 from tests.slurm.conftest import REPOSITORY, Tiny, made
 from tests.slurm.rig import Slurm
 
@@ -61,6 +66,7 @@ if "KILLER" in os.environ:
     atexit.register(most)
     import sys; sys.addaudithook(hook)
 """
+PATIENCE = 300  # seconds, for a machine that has other things to do
 STAGES = ("prepare", "distill", "evaluate", "aggregate")
 Executor = Literal["local", "slurm", "debug"]
 
@@ -107,18 +113,22 @@ class Victim:
         words = ["--cluster", executor, "--cluster-file", self.folder / "cluster.yaml", "--no-check", *places]
         return self.tiny.start("run", self.tiny.config, *words, stdout=subprocess.DEVNULL)
 
-    def kill(self, executor: Executor, moment: Moment) -> None:
-        """A run with a death on the way."""
+    def kill(self, executor: Executor, moment: Moment, times: int = 1) -> None:
+        """A run with a death on the way; typed again where orphans of an earlier one have to end first."""
         (self.home / "killed").unlink(missing_ok=True)
         (self.home / "next").write_text(json.dumps([moment.stage, moment.number, moment.delay, moment.victim]))
-        process = self.start(executor)
-        while process.poll() is None:
-            if moment.victim == "all" and (self.home / "killed").exists():
-                self.kill_all()
-            time.sleep(0.02)
-        _, said = process.communicate()
-        self.slurm.wait_gone()
-        assert (self.home / "killed").exists(), f"{moment} did not come: {said}"
+        for _ in range(times):
+            process = self.start(executor)
+            while process.poll() is None:
+                if moment.victim == "all" and (self.home / "killed").exists():
+                    self.kill_all()
+                time.sleep(0.02)
+            _, said = process.communicate()
+            self.slurm.wait_gone(seconds=PATIENCE)
+            if (self.home / "killed").exists():
+                return
+            time.sleep(3)
+        raise AssertionError(f"{moment} did not come: {said}")
 
     def kill_all(self) -> None:
         """Every process of the run that is left."""
@@ -130,16 +140,12 @@ class Victim:
             except OSError:
                 continue
 
-    def finish(self, executor: Executor, times: int = 1) -> None:
-        """Types the same command, and again where an orphan has to end first."""
-        for _ in range(times):
-            process = self.start(executor)
-            _, said = process.communicate()
-            self.slurm.wait_gone()
-            if process.returncode == 0:
-                return
-            time.sleep(3)
-        raise AssertionError(said)
+    def finish(self, executor: Executor) -> None:
+        """The same command to its end."""
+        process = self.start(executor)
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+        self.slurm.wait_gone(seconds=PATIENCE)
 
     def made(self) -> dict[str, Any]:
         return made(self.folder / "artifacts", self.folder / "results")
@@ -187,6 +193,32 @@ def test_slurm_jobs(victim: Make) -> None:
     assert killed.made() == expected.made()
 
 
+def test_a_killed_process_whose_end_nobody_has_asked_for(victim: Make) -> None:
+    """In many containers process 1 does not, or late: the dead keep their numbers."""
+    tiny = victim(1).tiny
+    (cell,) = stage_cells(load(tiny.config), Store(tiny.root), "prepare")
+    program = (
+        "import sys, time\nfrom pipeline.config import load\nfrom pipeline.launch import stage_cells\n"
+        "from pipeline.store import Store\n(cell,) = stage_cells(load(sys.argv[1]), Store(sys.argv[2]), 'prepare')\n"
+        "with cell.claim(): print('held', flush=True); time.sleep(100)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", program, str(tiny.config), str(tiny.root)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert cell.state == "running"
+        holder.kill()
+        stat = Path(f"/proc/{holder.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        assert cell.state == "partial"
+        threading.Timer(2, holder.wait).start()
+        with cell.claim() as out:
+            assert out is not None
+    assert [attempt.outcome for attempt in cell.attempts()] == ["killed", "done"]
+
+
 @pytest.fixture(scope="module")
 def known() -> dict[int, tuple[dict[str, Any], dict[str, int]]]:
     return {}
@@ -221,8 +253,8 @@ def test_many_local_processes(victim: Make, undisturbed: Any, seed: int) -> None
     expected, counts = undisturbed(2)
     draw, killed = random.Random(seed), victim(2)
     for stage in ("submit", *STAGES):
-        killed.kill("local", drawn(draw, stage, counts.get(stage, 100)))
-    killed.finish("local", times=6)
+        killed.kill("local", drawn(draw, stage, counts.get(stage, 100)), times=6)
+    killed.finish("local")
     assert killed.made() == expected
 
 

@@ -23,7 +23,7 @@ from pipeline.config import Distill
 from pipeline.errors import InputError, StageError
 from pipeline.parallel import PeerFailedError
 from pipeline.stopping import Stopped
-from pipeline.store import Attempt, Cell, Store, attempts, attempts_of
+from pipeline.store import Attempt, Cell, Store, attempts, attempts_of, usage
 
 TASK = {"name": "t", "source": {"kind": "hub", "id": "a/b"}, "text": ["x"]}
 RAW = {"source": {"task": TASK, "model": "c/d"}, "method": {"name": "ddal"}}
@@ -32,11 +32,13 @@ HOLD = """
 import json, os, signal, sys, time
 from pipeline import stopping
 from pipeline.config import Distill
-from pipeline.store import Store, attempts
-attempts.LEASE_SECONDS = float(sys.argv[3])
+from pipeline.store import Store, attempts, usage
+attempts.LEASE_SECONDS, busy, usage.BEAT_SECONDS = map(float, sys.argv[3:])
 cell = Store(sys.argv[1]).cell(Distill.model_validate(json.loads(sys.argv[2])))
 with stopping.listen(), cell.claim() as out:
     print("held", flush=True)
+    while time.process_time() < busy:
+        pass
     time.sleep(60)
 """
 
@@ -68,10 +70,12 @@ def attempt(cell: Cell, error: BaseException | str | None = None, rows: int | No
         path.write_text(json.dumps(record | {"ended": None, "outcome": None, "seconds": None, "reason": None}))
 
 
-def hold(cell: Cell, lease: float = 120.0, **environment: str) -> subprocess.Popen[str]:
-    """A process that is at the cell."""
+def hold(
+    cell: Cell, lease: float = 120.0, busy: float = 0.0, beat: float = 15.0, **environment: str
+) -> subprocess.Popen[str]:
+    """A process that is at the cell, busy until it has used so many seconds."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(cell.folder.parents[1]), json.dumps(RAW), str(lease)],
+        [sys.executable, "-c", HOLD, str(cell.folder.parents[1]), json.dumps(RAW), str(lease), str(busy), str(beat)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -142,6 +146,9 @@ class Card:
     def max_memory_reserved(self) -> int:
         return self.peak
 
+    def max_memory_allocated(self) -> int:
+        return self.peak // 2
+
 
 def test_what_a_gpu_was_asked_for(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card()
@@ -152,7 +159,8 @@ def test_what_a_gpu_was_asked_for(cell: Cell, monkeypatch: pytest.MonkeyPatch) -
     card.lost = True
     attempt(cell, BOOM)
     first, second = cell.attempts()
-    assert (first.gpu, first.gpu_peak_mb) == ("NVIDIA H200", 1536.0)
+    assert (first.gpu, first.gpu_peak_mb, first.gpu_allocated_mb) == ("NVIDIA H200", 1536.0, 768.0)
+    assert (first.gpu_seconds, second.gpu_seconds) == (pytest.approx(first.seconds, abs=0.05), 0)
     assert (second.gpu, second.gpu_peak_mb, second.exception) == (None, None, "RuntimeError: boom")
 
 
@@ -293,6 +301,44 @@ def test_seconds_are_those_of_all_attempts(cell: Cell) -> None:
         attempt(cell, error)
     assert [a.outcome for a in cell.attempts()] == ["failed", "stopped", "killed", "done"]
     assert cell.seconds() == round(sum(a.seconds or 0 for a in cell.attempts()), 3)
+
+
+def test_what_a_killed_attempt_had_used_is_kept(cell: Cell) -> None:
+    """A busy process says every 0.1 s what it has used; after kill -9 the cell's cost is that of both attempts."""
+    process = hold(cell, busy=5.0, beat=0.1)
+    until = time.monotonic() + 60
+    while (cell.attempts()[0].cpu_seconds or 0) < 0.3 and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (found,) = cell.attempts()
+    assert (found.outcome, found.gpu_seconds, found.cpu) == ("killed", 0, usage.cpu_model())
+    assert found.cpu_seconds is not None
+    assert 0.3 <= found.cpu_seconds < 5, "what it had used when it was killed, not what it was about to"
+    attempt(cell)
+    first, second = cell.attempts()
+    assert (first.outcome, first.cpu_seconds) == ("killed", found.cpu_seconds)
+    cost = cell.cost()
+    assert cost is not None
+    assert second.cpu_seconds is not None
+    assert second.seconds is not None
+    assert first.seconds is not None
+    assert cost.cpu_seconds == pytest.approx(found.cpu_seconds + second.cpu_seconds)
+    assert cost.seconds == pytest.approx(first.seconds + second.seconds)
+    assert cost.peak_mb == max(first.peak_mb or 0, second.peak_mb or 0)
+    assert (cost.attempts, cost.gpu_seconds, cost.gpus, cost.cpus) == (2, 0, (), (usage.cpu_model(),))
+
+
+def test_the_cost_of_nothing_and_of_records_from_before(cell: Cell) -> None:
+    assert cell.cost() is None
+    attempt(cell)
+    path = cell.folder / "attempts" / "001.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: record[key] for key in record if key not in ("cpu_seconds", "threads", "cpu")}))
+    cost = cell.cost()
+    assert cost is not None
+    assert cost.cpu_seconds is None, "not known is not nothing"
+    assert cost.seconds == record["seconds"]
 
 
 def test_records_that_cannot_be_read_are_left_out(cell: Cell) -> None:

@@ -62,14 +62,14 @@ def test_an_address_is_stage_slug_and_eight_hex_digits(store: Store, make: Make)
 def test_revisions_and_names_are_always_part_of_it(store: Store, make: Make) -> None:
     whole = store.identity(make())["config"]
     assert whole["revision"] == whole["source"]["revision"] == whole["source"]["source"]["revision"] == 1
-    assert whole["protocol"] == {"name": "ddal", "revision": 1}
+    assert whole["protocol"] == {"name": "ddal", "revision": 2}
     assert whole["source"]["method"] == {"name": "ddal", "revision": 1}
 
 
 def test_writing_a_default_out_moves_nothing(store: Store, make: Make) -> None:
     written = make(
         {"dev": 0.1, "seed": 42, "max_length": None},
-        {"shots": 1, "outer": {"lr": 0.01, "epochs": 30}, "validation": {}},
+        {"shots": 1, "outer": {"lr": 0.01, "epochs": 30, "loss": "cross_entropy"}, "validation": {}},
         {"seed": 42},
         {"initialisations": 100, "splits": ["dev", "test"]},
     )
@@ -95,6 +95,12 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("method", {"steps": 2}),
     ("method", {"outer": {"lr": 0.5}}),
     ("method", {"outer": {"bucket_by_length": True}}),
+    ("method", {"outer": {"sampling": "balanced"}}),
+    ("method", {"outer": {"loss": "class_weights"}}),
+    ("method", {"outer": {"loss": {"name": "class_weights", "beta": 0.9}}}),
+    ("method", {"outer": {"loss": "logit_adjustment"}}),
+    ("method", {"validation": {"by": "mcc"}}),
+    ("method", {"budget": "prior"}),
     ("method", {"validation": {"split": "test"}}),
     ("method", {"revision": 2}),
     ("distill", {"seed": 1}),
@@ -103,7 +109,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("evaluate", {"initialisations": 3}),
     ("evaluate", {"splits": ["test"]}),
     ("evaluate", {"protocol": {"name": "finetune"}}),
-    ("evaluate", {"protocol": {"name": "ddal", "revision": 2}}),
+    ("evaluate", {"protocol": {"name": "ddal", "revision": 1}}),
 ]
 
 

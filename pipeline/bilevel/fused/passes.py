@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.bilevel.derivatives import Along, Gradient, RealBatch, Vector
 from pipeline.bilevel.fused.attention import AttentionLabels
@@ -23,6 +22,7 @@ from pipeline.bilevel.fused.real import RealPasses
 from pipeline.bilevel.fused.structure import PostNorm
 from pipeline.bilevel.fused.sums import GradientSums
 from pipeline.bilevel.inner import InnerBatch, Parameters
+from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss
 
 _CHUNK = {"cpu": 512, "cuda": 16384}  # tokens
 
@@ -126,17 +126,23 @@ class Fused:
         return batch.inputs.element_size() * m * S * structure.layers * (width + maps)
 
     @torch.no_grad()
-    def outer(self, theta: Vector, real: Sequence[RealBatch], scale: float | Tensor = 1.0) -> tuple[Tensor, Vector]:
-        """The mean cross-entropy over all rows of the real batches, and its gradient times ``scale``."""
+    def outer(
+        self,
+        theta: Vector,
+        real: Sequence[RealBatch],
+        scale: float | Tensor = 1.0,
+        loss: OuterLoss = CROSS_ENTROPY,
+    ) -> tuple[Tensor, Vector]:
+        """The mean of ``loss`` over all rows of the real batches, and its gradient times ``scale``."""
         passes, v = self.at(theta), torch.empty_like(theta[0])
         sums = self._flat.sums(v)
         rows = sum(len(batch["labels"]) for batch in real)
-        loss = theta[0].new_zeros(())
+        total = theta[0].new_zeros(())
         for batch in real:
-            y = F.one_hot(batch["labels"], self.structure.shapes["logits.weight"][0]).to(v.dtype)
+            y = loss.targets(batch["labels"], self.structure.shapes["logits.weight"][0]).to(v.dtype)
             for packed in self._pack(batch):
-                loss += passes.cross_entropy(packed, y[packed.order], 1 / rows, sums, scale)[0]
-        return loss, (v,)
+                total += passes.cross_entropy(packed, y[packed.order], 1 / rows, sums, scale, loss)[0]
+        return total, (v,)
 
     def at(self, theta: Vector) -> RealPasses:
         """The first-order passes over real sequences at θ, in the outer precision."""

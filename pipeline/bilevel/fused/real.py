@@ -12,6 +12,7 @@ from pipeline.bilevel.fused.flat import Views
 from pipeline.bilevel.fused.grid import Grid
 from pipeline.bilevel.fused.packed import Packed
 from pipeline.bilevel.fused.sums import GradientSums
+from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,13 @@ class RealPasses:
         return self.encoder.logits(self.theta, packed.vectors, _grid(packed), packed.segments)
 
     def cross_entropy(
-        self, packed: Packed, y: Tensor, weight: float | Tensor, sums: GradientSums, scale: float | Tensor = 1.0
+        self,
+        packed: Packed,
+        y: Tensor,
+        weight: float | Tensor,
+        sums: GradientSums,
+        scale: float | Tensor = 1.0,
+        loss: OuterLoss = CROSS_ENTROPY,
     ) -> tuple[Tensor, Tensor]:
         """``weight`` · −Σ y log softmax(logits) over a chunk, and ``scale`` times its gradient.
 
@@ -42,17 +49,18 @@ class RealPasses:
             weight: of every row, such as 1 / rows of all chunks for their mean.
             sums: gets the parameters' gradient.
             scale: of the gradient alone.
+            loss: shifts the logits; its class weights are in ``y`` already.
 
         Returns:
             The loss, and the gradient of the word vectors [n, E].
 
         """
         trace = self.encoder.forward(self.theta, packed.vectors, _grid(packed), packed.segments)
-        logits = trace.classified.logits
-        loss = F.cross_entropy(logits, y, reduction="sum") * weight
+        logits = loss.shifted(trace.classified.logits)
+        value = F.cross_entropy(logits, y, reduction="sum") * weight
         d_logits = (logits.softmax(-1) * y.sum(-1, keepdim=True) - y).mul_(weight * scale)
         no_labels = [None] * self.encoder.structure.layers
-        return loss, self.encoder.backward(self.theta, trace, d_logits, no_labels, sums, keep=False)
+        return value, self.encoder.backward(self.theta, trace, d_logits, no_labels, sums, keep=False)
 
 
 def _grid(packed: Packed) -> Grid:

@@ -1,0 +1,36 @@
+"""Ordinary training: of students on a set (stage 3), and of those whose scores choose real sentences."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.config.schema import Count, Frozen, Positive, Share
+
+OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
+
+
+class Training(Frozen):
+    """AdamW with warm-up; the defaults are those by which DiLM evaluates.
+
+    ``epochs``, where given, replaces ``steps`` by passes over the samples. Another ``optimizer`` (``momentum`` is SGD
+    with 0.9) has no weight decay.
+    """
+
+    steps: Count = 200
+    epochs: Count | None = None
+    batch_size: Count = 64
+    lr: Positive = 1e-4
+    scheduler: Literal["cosine", "linear"] = "cosine"
+    warmup_ratio: Share = 0.5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Positive = 1.0
+    dropout: bool = False
+    optimizer: OptimizerName = "adamw"
+
+    @property
+    def amount(self) -> str:
+        """How long it is, such as ``200 steps`` or ``1 epoch``."""
+        number, noun = (self.steps, "step") if self.epochs is None else (self.epochs, "epoch")
+        return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,239 @@
+"""Finished evaluations of a store, or of a committed archive, as the scores and the history of one set."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from pipeline.config import DDAL, Coreset, Distill, Evaluate, Prepare
+from pipeline.config.schema import canonical
+from pipeline.errors import InputError
+from pipeline.report.archive import Archive
+from pipeline.report.card.facts import Evaluation, Reads, Score
+from pipeline.report.layout import hyper_parameters, row_of, searched
+from pipeline.report.words import recipe
+from pipeline.store import Store
+from pipeline.store.atomic import read_json
+
+SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "mcc")
+
+
+class Run(NamedTuple):
+    """One number: of an initialisation, on a split."""
+
+    initialisation: int
+    split: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished evaluation of any set."""
+
+    config: Evaluate
+    runs: tuple[Run, ...]
+
+
+def read_runs(path: Path) -> tuple[Run, ...]:
+    """The numbers of a ``results.csv``."""
+    with open(path, newline="") as file:
+        rows = csv.DictReader(file)
+        return tuple(Run(int(r["initialisation"]), r["split"], r["metric"], float(r["value"])) for r in rows)
+
+
+def in_store(store: Store) -> list[Scored]:
+    """Every finished evaluation of a store, in the order of its folders; those of other versions are left out."""
+    found = []
+    for done in sorted((store.root / "evaluate").glob("*/done.json")):
+        try:
+            config = Evaluate.model_validate(read_json(done.with_name("config.json")))
+        except ValidationError:
+            continue
+        if done.with_name("results.csv").is_file():
+            found.append(Scored(config, read_runs(done.with_name("results.csv"))))
+    return found
+
+
+def from_archive(archive: Archive) -> list[Scored]:
+    """Every evaluation of a committed experiment.
+
+    Raises:
+        InputError: there is none.
+
+    """
+    if not archive.runs.is_file():
+        raise InputError(f"{archive.runs}: no such results; give their path without .runs.csv")
+    return [
+        Scored(config, tuple(Run(*row) for row in zip(*(frame[name].tolist() for name in Run._fields), strict=True)))
+        for config, frame in archive.evaluations()
+    ]
+
+
+def distinct(known: Iterable[Scored]) -> list[Scored]:
+    """Each evaluation once, as it was first found: the committed ones may also be in the store."""
+    found: dict[str, Scored] = {}
+    for each in known:
+        found.setdefault(repr(canonical(each.config)), each)
+    return list(found.values())
+
+
+def evaluations_of(distill: Distill, known: Iterable[Scored]) -> tuple[Evaluation, ...]:
+    """The scores of one set, pooled over the evaluations that differ in seeds and splits only.
+
+    Standard deviations are of the sample (n − 1).
+    """
+    mine = [each for each in known if _same(each.config.source, distill)]
+    protocols = {repr(canonical(each.config.protocol)): each.config for each in mine}
+    found = []
+    for name, config in protocols.items():
+        members = [each for each in mine if repr(canonical(each.config.protocol)) == name]
+        values = {
+            (run.split, run.metric, each.config.seed, run.initialisation): run.value
+            for each in members
+            for run in each.runs
+        }
+        wanted = dict.fromkeys((distill.source.task.metric, *SHOWN))
+        scores = [
+            score
+            for split in ("dev", "test")
+            for metric in wanted
+            if (score := _score(split, metric, [v for (s, m, *_), v in values.items() if (s, m) == (split, metric)]))
+        ]
+        seeds = tuple(sorted({each.config.seed for each in members}))
+        found.append(Evaluation(protocol=config.protocol, how=recipe(config), seeds=seeds, scores=tuple(scores)))
+    return tuple(found)
+
+
+def _score(split: Any, metric: str, values: Sequence[float]) -> Score | None:
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Score(split=split, metric=metric, mean=statistics.fmean(values), std=std, n=len(values))
+
+
+def reads_of_test(prepare: Prepare, known: Iterable[Scored]) -> Reads:
+    """How often these finished evaluations scored the test split of a task, whatever the set."""
+    reading = [each for each in known if _same(each.config.source.source, prepare) and "test" in each.config.splits]
+    students = sum(len({run.initialisation for run in each.runs}) for each in reading)
+    return Reads(evaluations=len(reading), students=students)
+
+
+def beside(distill: Distill, known: Iterable[Scored]) -> tuple[str, ...]:
+    """What majority, real sentences and full data score on the same splits and encoder, in sentences.
+
+    Runs of all seeds are pooled; ± is their sample standard deviation.
+    """
+    metric = distill.source.task.metric
+    values: dict[str, list[float]] = {}
+    sets: dict[str, set[int]] = {}
+    for each in known:
+        row, source = row_of(each.config), each.config.source
+        if row.kind == "ddal" or _same(source, distill) or not _same(source.source, distill.source):
+            continue
+        name = ", ".join(part for part in (row.method, row.budget, recipe(each.config)) if part)
+        found = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
+        values.setdefault(name, []).extend(found)
+        sets.setdefault(name, set()).add(source.seed if source.is_drawn else 0)
+    return tuple(
+        f"{name}: {_percent(statistics.fmean(found))}"
+        + (f" ± {_percent(statistics.stdev(found))}" if len(found) > 1 else "")
+        + f" (n {len(found)}, of {len(sets[name])} set{'' if len(sets[name]) == 1 else 's'})"
+        for name, found in values.items()
+        if found
+    )
+
+
+def history(distill: Distill, about: dict[str, Any], known: Sequence[Scored]) -> tuple[str, ...]:
+    """How the set came to be the one that is released, in sentences: checkpoint, settings, seeds."""
+    return (*_checkpoint(distill, about), *_settings(distill, known), *_seeds(distill, known))
+
+
+def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
+    method, found = distill.method, about.get("selection", {})
+    if not isinstance(method, DDAL):
+        return ["No score on dev or test selected anything: the rows follow from the method, train and the seed."]
+    if found.get("split", "none") == "none":
+        return ["Checkpoint: the last outer step, selected by nothing."]
+    students, rows = found["initialisations"], found["examples"] or "all"
+    words = (
+        f"Checkpoint: outer step {found['step']}, by {found['split']} {found['by']} (loss {found['loss']:.4f}, "
+        f"accuracy {100 * found['accuracy']:.1f} %) of {students} fresh students on {rows} {found['split']} rows."
+    )
+    if found["split"] == "test":
+        words += " THE TEST SPLIT SELECTED, as in the published protocol: its scores are optimistic."
+    return [words]
+
+
+def _settings(distill: Distill, known: Sequence[Scored]) -> list[str]:
+    """Other settings of the same method and budget that were tried where the card was written."""
+    if not isinstance(distill.method, DDAL | Coreset):
+        return []
+    mine = [each.config for each in known if _same(each.config.source, distill)]
+    if not mine:
+        return ["Hyper-parameters: how they were chosen is not recorded with the set."]
+    own = _of_set(mine[0])
+    row = row_of(mine[0])
+    tried = {
+        repr(_of_set(each.config)): each.config
+        for each in known
+        if _same(each.config.source.source, distill.source) and row_of(each.config) == row
+    }
+    others = [config for name, config in tried.items() if name != repr(own)]
+    if not others:
+        return [
+            "Hyper-parameters: no other setting of this method and budget was evaluated where the card was written; "
+            "whether others were tried elsewhere is not recorded with the set."
+        ]
+    axes = [key for key in searched([mine[0], *others]) if not key.startswith("evaluate.")]
+    on_dev = sum("dev" in config.splits for config in tried.values())
+    return [
+        f"Hyper-parameters: one of {len(tried)} settings that were evaluated where the card was written, which differ "
+        f"in {', '.join(axes)}; {on_dev} of them have dev scores to choose by."
+    ]
+
+
+def _seeds(distill: Distill, known: Sequence[Scored]) -> list[str]:
+    """What sets of other seeds scored, by the same settings and protocols: a released seed may be a chosen one."""
+    if not distill.is_drawn:
+        return ["The set does not depend on a seed."]
+    metric = distill.source.task.metric
+    means: dict[str, dict[int, float]] = {}
+    for each in known:
+        source = each.config.source
+        if _same(source.model_copy(update={"seed": distill.seed}), distill):
+            values = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
+            if values:
+                means.setdefault(recipe(each.config), {})[source.seed] = statistics.fmean(values)
+    found = []
+    for how, by_seed in means.items():
+        if len(by_seed) > 1 and distill.seed in by_seed:
+            rank = 1 + sum(mean > by_seed[distill.seed] for mean in by_seed.values())
+            found.append(
+                f"Seeds: {len(by_seed)} sets by the same settings have a mean test {metric} of "
+                f"{_percent(statistics.fmean(by_seed.values()))} ± {_percent(statistics.stdev(by_seed.values()))} "
+                f"(sample standard deviation between sets; {how}); this one, seed {distill.seed}, is number {rank}."
+            )
+    return found or [
+        f"Seeds: the only set by these settings that was evaluated where the card was written is this one, "
+        f"seed {distill.seed}: what another distillation would give is not known."
+    ]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _of_set(config: Evaluate) -> dict[str, Any]:
+    """The hyper-parameters that the set depends on."""
+    return {key: value for key, value in hyper_parameters(config).items() if not key.startswith("evaluate.")}
+
+
+def _same(a: Distill | Prepare, b: Distill | Prepare) -> bool:
+    return bool(canonical(a) == canonical(b))

@@ -1,0 +1,240 @@
+"""The card as a file: front matter for the hub and for ``verify``, then what a reader wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.config import (
+    DDAL,
+    AdamSteps,
+    Coreset,
+    Distill,
+    Evaluate,
+    FineTune,
+    Majority,
+    MomentumSteps,
+    RandomReal,
+)
+from pipeline.config.data import HubSource
+from pipeline.distilled import DistilledSet
+from pipeline.report.card.facts import Facts
+from pipeline.report.card.front import metadata, scores_table, title
+from pipeline.report.layout import LABELS, published_split
+from pipeline.report.words import rule
+
+_ARRAYS = ("inputs_embeds", "token_ids", "labels", "attention_labels", "learning_rates", "batch_order")
+
+
+def card_text(distilled: DistilledSet, facts: Facts) -> str:
+    """The whole card of a set."""
+    from huggingface_hub import DatasetCardData
+
+    config = Distill.model_validate(distilled.about["config"])
+    head = DatasetCardData(**metadata(distilled, config, facts)).to_yaml()
+    sections = [
+        f"# {title(config)}",
+        _what(distilled, config, facts),
+        "## Use\n\n" + _use(distilled, config, facts),
+        "## Scores\n\n" + "\n".join([*scores_table(distilled, facts), *_beside(config, facts)]),
+        "## Made from\n\n" + _bullets(_origin(distilled, config, facts)),
+        "## How it was selected\n\n" + _bullets([*facts.selection, *_reads(facts)]),
+        "## Recipe\n\n" + _bullets(_recipe(distilled, config)),
+        "## Audit\n\n" + _audit(facts),
+        "## Limits\n\n" + _bullets(_limits(distilled, config, facts)),
+    ]
+    return f"---\n{head}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _what(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
+    about = distilled.about
+    N, C = distilled.labels.shape
+    if distilled.inputs_embeds is not None:
+        S, E = distilled.inputs_embeds.shape[1:]
+        kind = f"{N} synthetic samples of {S} input embeddings (width {E}): vectors, no text"
+    else:
+        kind = f"{N} real training sentences as token ids"
+    lines = [
+        f"{kind}, in place of the {about['data']['sizes']['train']:,} training rows of "
+        f"{config.source.task.name} ({C} classes: {', '.join(about['classes'])}). An encoder with a fresh classifier "
+        f"that learns from them as below classifies the task's text.",
+        "",
+        f"`{facts.file}` is HDF5, format `textdd/1`, without pickle; sha256 `{facts.sha256}`:",
+        "",
+        "| dataset | shape |",
+        "| --- | --- |",
+    ]
+    arrays = {name: getattr(distilled, name) for name in _ARRAYS}
+    lines += [f"| `{name}` | {list(tensor.shape)} |" for name, tensor in arrays.items() if tensor is not None]
+    return "\n".join(lines)
+
+
+def _use(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
+    if distilled.recipe.name == "majority":
+        return "Nothing is trained on it: its one sample says which class is most frequent."
+    model, C = config.source.model, distilled.labels.shape[1]
+    name = model.name if model.revision else "ENCODER"
+    revision = f', revision="{model.revision}"' if model.revision else ""
+    text = '("one text", "its other")' if len(config.source.task.text) == 2 else '"a text"'
+    encoder = f'AutoModelForSequenceClassification.from_pretrained("{name}"{revision}, num_labels={C})'
+    code = [
+        f'found = distilled.load("{facts.file}")',
+        f"model = found.fine_tune({encoder})",
+        f"print(found.predict(model, [{text}]))",
+    ]
+    head = ["from pipeline import distilled", "from transformers import AutoModelForSequenceClassification"]
+    place = (
+        ""
+        if revision
+        else f"\n\nENCODER is the path of what was `{model.name}`, or of the snapshot that stage 1 made of it."
+    )
+    check = f"\n\nWhether the scores below hold on your machine: `python -m pipeline verify {facts.file}`."
+    return "```python\n" + "\n".join([*head, "", *code]) + "\n```" + place + check
+
+
+def _origin(distilled: DistilledSet, config: Distill, facts: Facts) -> list[str]:
+    about, task = distilled.about, config.source.task
+    source, data, model = task.source, about["data"], about["model"]
+    known = facts.content.get("task", {}).get("source", {})
+    where = (
+        f"hub dataset `{source.id}`{f', {source.subset}' if source.subset else ''} at `{source.revision}`"
+        if isinstance(source, HubSource)
+        else ", ".join(
+            f"{name}: `{getattr(source, 'folder', None) or getattr(source, name)}` (sha256 `{digest}`)"
+            for name, digest in known.items()
+            if name != "kind" and isinstance(digest, str)
+        )
+        or "local files whose digests are not recorded"
+    )
+    carved = [name for name in ("dev", "test") if published_split(config.source, name) is None]
+    encoder = facts.content.get("model", {})
+    made = about["provenance"]
+    lines = [
+        f"Data: {where}" + "".join(f", rows with {key} = {value}" for key, value in task.where.items()),
+        "Splits (rows; sha256 of tokens and labels): "
+        + "; ".join(f"{name} {rows:,} `{data['hashes'][name]}`" for name, rows in data["sizes"].items()),
+    ]
+    if carved:
+        lines.append(
+            f"{' and '.join(carved)} {'are' if len(carved) > 1 else 'is'} carved from the source's train split "
+            f"(stratified, seed {config.source.seed}): no number here is one of the official "
+            f"{' or '.join(carved)} split."
+        )
+    return [
+        *lines,
+        f"Encoder: `{model['name']}` ({model['architecture']}), "
+        f"{'hub revision `' + str(model['revision']) + '`' if model['revision'] else 'local'}"
+        f"{', sha256 of its files `' + encoder['digest'] + '`' if 'digest' in encoder else ''}; "
+        f"sha256 of its embedding matrix `{model['embedding_hash']}`; inputs of at most {about['max_length']} tokens",
+        f"Code: git `{made['git_revision']}`{' with uncommitted changes' if made['git_dirty'] else ''}; "
+        + ", ".join(f"{name} {number}" for name, number in made["versions"].items() if number)
+        + f"; seed {about['seed']}; made {made['time']}",
+    ]
+
+
+def _beside(config: Distill, facts: Facts) -> list[str]:
+    if not facts.beside:
+        return []
+    metric = config.source.task.metric
+    return ["", f"Test {metric} of others on the same splits, with the same encoder:", "", _bullets(facts.beside)]
+
+
+def _reads(facts: Facts) -> list[str]:
+    reads = facts.test_reads
+    if reads is None:
+        return ["How often the test split of this task was scored is not known: no store was at hand."]
+    return [
+        f"The test split of this task was scored by {reads.evaluations} "
+        f"evaluation{'' if reads.evaluations == 1 else 's'} ({reads.students} students), of this and other sets, where "
+        f"the card was written."
+    ]
+
+
+def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
+    method, recipe = config.method, distilled.recipe
+    lines = []
+    if distilled.learning_rates is not None and distilled.batch_order is not None:
+        sizes = ", ".join(f"{rate:.4g}" for rate in distilled.learning_rates.tolist())
+        given = recipe.inner_optimizer
+        name = "plain gradient descent on all parameters"
+        if isinstance(given, MomentumSteps):
+            name = f"{'Nesterov' if given.nesterov else 'heavy-ball'} momentum {given.momentum:g}"
+        elif isinstance(given, AdamSteps):
+            name = f"Adam, betas {given.betas[0]:g} and {given.betas[1]:g}, eps {given.eps:g}"
+        lines += [
+            f"A student takes {distilled.steps} step{'' if distilled.steps == 1 else 's'} of {name}, on "
+            f"{distilled.batch_order.shape[1]} samples each ({recipe.order} order), with the learned step "
+            f"size{'' if distilled.steps == 1 else 's'} {sizes}.",
+            f"Precision {recipe.precision}; dropout {'on' if recipe.dropout else 'off'}"
+            + (
+                f"; weight of the attention loss {recipe.attention_weight:g}"
+                if distilled.attention_labels is not None
+                else ""
+            )
+            + ". All of it is in the file's attribute `recipe`, and `fine_tune` does it.",
+        ]
+    else:
+        lines.append(f"A student learns from it by the recipe `{recipe.name}`; see the scores' last column.")
+    if isinstance(method, DDAL):
+        outer = method.outer
+        amount = f"{outer.steps} outer steps" if outer.steps else f"{outer.epochs} epochs"
+        start = "real training samples" if method.initialise == "real" else "N(0, 1)"
+        lines.append(
+            f"Distilled by DDAL (Maekawa et al., ACL 2023): {amount} of {outer.optimizer} on real batches of "
+            f"{outer.batch_size}, step size {outer.lr:g} ({outer.scheduler}, warm-up {outer.warmup_ratio:g}); "
+            f"embeddings started from {start}, step sizes from {method.learning_rate:g}; {LABELS[method.labels]}: "
+            f"{method.labels} labels; attention labels: {method.attention_labels}."
+        )
+    else:
+        lines.append(f"Chosen by `{method.name}`: {_rule(config)}")
+    return lines
+
+
+def _rule(config: Distill) -> str:
+    if not isinstance(config.method, Coreset):
+        if isinstance(config.method, Majority):
+            return "a row of the most frequent class."
+        return "a draw from every class of train." if isinstance(config.method, RandomReal) else "all rows of train."
+    words = rule(Evaluate(source=config, protocol=FineTune(name="finetune")))
+    return "see the method's configuration in the file." if words is None else f"{words}."
+
+
+def _audit(facts: Facts) -> str:
+    if not facts.audit:
+        return "Not audited: the prepared data were not at hand when the card was written."
+    lines = ["| looked at | found | compared with | flagged if | |", "| --- | --- | --- | --- | --- |"]
+    for each in facts.audit:
+        mark = "**flagged**" if each.flagged else "–" if not each.flagged_if else "no"
+        cells = (each.about, each.measured, each.beside or "–", each.flagged_if or "–", mark)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    if facts.looks_like:
+        lines += ["", "The first samples as text (of vectors: the nearest token of each position by cosine):", ""]
+        lines += [f"* `{' '.join(text.split()).replace('`', chr(39))}`" for text in facts.looks_like]
+    return "\n".join(lines)
+
+
+def _limits(distilled: DistilledSet, config: Distill, facts: Facts) -> list[str]:
+    lines = []
+    if distilled.inputs_embeds is not None:
+        lines.append(
+            "The samples are vectors in this encoder's embedding matrix; another encoder, even one of the same "
+            "architecture, is refused. Their nearest tokens, as text, are another set, which was not scored."
+        )
+    if distilled.steps:
+        lines.append(
+            "The scores are for the recipe above; other optimisers, step sizes, orders and steps were not scored."
+        )
+    if config.is_drawn:
+        lines.append("One distillation: ± does not hold what another seed would give.")
+    if facts.license == "unknown":
+        lines.append(
+            "Licence: not stated; a set made from data and an encoder is bound by what these allow. Say which."
+        )
+    return [
+        *lines,
+        "It was made to be small, not to be fair, private or safe: real samples are real people's text, synthetic ones "
+        "started from it may stay close to it (see the audit), and biases of data and encoder go over into students.",
+    ]
+
+
+def _bullets(sentences: Sequence[str]) -> str:
+    return "\n".join(f"* {sentence}" for sentence in sentences)

@@ -1,0 +1,84 @@
+"""What stage 3 left of one cell: its runs and its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pipeline.config import Evaluate
+from pipeline.evaluation.predictions import Predicted, read
+from pipeline.store import Cell, Store
+from pipeline.store.cells import STAGE_NAMES
+
+RESULTS = ["initialisation", "split", "metric", "value", "seconds"]
+NUMBERS = {"initialisation": int, "value": float, "seconds": float}  # from text: to the last bit
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A cell without results: the stage that stopped it, that stage's state and, where it failed, the reason."""
+
+    slug: str
+    stage: str
+    state: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished cell.
+
+    Attributes:
+        config: of the cell.
+        identity: what it counts as, with what its files counted as.
+        runs: as in ``results.csv``: initialisation, split, metric, value, seconds.
+        distill_seconds: that its set took, None where it is not known.
+        predictions: of a split, None where there are none: the cell was evaluated before they were stored.
+        archived: whether it was found in the committed files, not in the store.
+
+    """
+
+    config: Evaluate
+    identity: Any
+    runs: pd.DataFrame
+    distill_seconds: float | None
+    predictions: Callable[[str], Predicted | None]
+    archived: bool = False
+
+
+def in_store(config: Evaluate, store: Store) -> Finished | Problem:
+    """A cell of the store, or why it has no results.
+
+    Raises:
+        InputError: it was made with another default, or a local file of the config does not exist.
+
+    """
+    cell = store.cell(config)
+    if cell.state != "done":
+        blamed = _blamed(cell, config, store)
+        return Problem(config.slug, STAGE_NAMES[type(blamed.config)], blamed.state, blamed.failure())
+    cell.check()
+    results = cell.folder / "results.csv"
+    try:
+        frame = pd.read_csv(results, dtype=str, keep_default_na=False)[RESULTS].astype(NUMBERS)
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"{results}: {error}; remove the folder and run stage 3 again"
+        return Problem(config.slug, "evaluate", "unreadable", reason)
+    metric = config.source.source.task.metric
+    if metric not in set(frame["metric"]):
+        return Problem(config.slug, "evaluate", "unreadable", f"{results} has no rows of {metric}")
+    identity, seconds = store.identity(config)["config"], store.cell(config.source).seconds()
+    return Finished(config, identity, frame, seconds, lambda split: read(cell.folder / "predictions.h5", split))
+
+
+def _blamed(cell: Cell, config: Evaluate, store: Store) -> Cell:
+    """The earliest stage that holds the cell up: the one after the last finished one."""
+    for source in (config.source, config.source.source):
+        earlier = store.cell(source)
+        if earlier.state == "done":
+            break
+        cell = earlier
+    return cell

@@ -1,0 +1,166 @@
+"""What the store and a committed archive say of one set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from report_fabric import FULL, MAJORITY, RANDOM, Fabric
+
+from pipeline.config import Evaluate, Experiment
+from pipeline.errors import InputError
+from pipeline.report.archive import Archive
+from pipeline.report.card.facts import Reads
+from pipeline.report.card.scores import (
+    Scored,
+    beside,
+    distinct,
+    evaluations_of,
+    from_archive,
+    history,
+    in_store,
+    reads_of_test,
+)
+from pipeline.report.collect import collect
+
+SELECTED = {
+    "split": "dev",
+    "step": 40,
+    "by": "loss",
+    "loss": 0.51234,
+    "accuracy": 0.75,
+    "initialisations": 2,
+    "examples": None,
+}
+
+
+def known(fabric: Fabric, experiment: Experiment, *values: float) -> list[Scored]:
+    """Every cell finished: the k-th with these values moved by k hundredths, the same on dev."""
+    for at, cell in enumerate(experiment.cells):
+        scores = {split: [value + at / 100 for value in values] for split in cell.splits}
+        fabric.finish(cell, scores)
+    return in_store(fabric.store)
+
+
+def test_the_scores_of_one_set(fabric: Fabric) -> None:
+    experiment = fabric.experiment({"distill.seed": [1, 2]}, RANDOM)
+    found = known(fabric, experiment, 0.6, 0.7, 0.8)
+    (mine,) = evaluations_of(experiment.cells[1].source, found)
+    assert mine.how == "ddal (revision 2: 1 gradient step with learned step sizes)"
+    assert mine.seeds == (0,)
+    assert [(s.split, s.metric, s.n) for s in mine.scores] == [("dev", "accuracy", 3), ("test", "accuracy", 3)]
+    assert mine.scores[1].mean == pytest.approx(0.71)
+    assert mine.scores[1].std == pytest.approx(0.1)  # of the sample: (0.01 + 0 + 0.01) / 2
+
+
+def test_draws_are_pooled_and_protocols_are_not(fabric: Fabric) -> None:
+    experiment = fabric.experiment(
+        {"evaluate.seed": [0, 5]}, {"evaluate.protocol": [{"name": "finetune", "steps": 3}]}, splits=["test"]
+    )
+    found = evaluations_of(experiment.cells[0].source, known(fabric, experiment, 0.5))
+    assert sorted((each.protocol.name, each.seeds, each.scores[0].n) for each in found) == [
+        ("ddal", (0, 5), 2),
+        ("finetune", (0,), 1),
+    ]
+    single = next(each.scores[0] for each in found if each.protocol.name == "finetune")
+    assert single.std is None
+
+
+def test_the_same_initialisation_counts_once(fabric: Fabric) -> None:
+    """Two evaluations that differ in how many they ask for share the first ones."""
+    experiment = fabric.experiment({"evaluate.initialisations": [2, 3]}, splits=["test"])
+    fabric.finish(experiment.cells[0], {"test": [0.5, 0.6]})
+    fabric.finish(experiment.cells[1], {"test": [0.5, 0.6, 0.7]})
+    (found,) = evaluations_of(experiment.cells[0].source, in_store(fabric.store))
+    assert found.scores[0].n == 3
+
+
+def test_unfinished_and_foreign_cells_are_passed_by(fabric: Fabric) -> None:
+    experiment = fabric.experiment({"distill.seed": [1, 2, 3]})
+    known(fabric, experiment, 0.5)
+    first, second, _ = (fabric.store.cell(cell).folder for cell in experiment.cells)
+    (first / "done.json").unlink()
+    stored = json.loads((second / "config.json").read_text())
+    (second / "config.json").write_text(json.dumps(stored | {"of_a_later_version": 1}))
+    assert [each.config for each in in_store(fabric.store)] == [experiment.cells[2]]
+
+
+def test_every_read_of_the_test_split_counts(fabric: Fabric) -> None:
+    """Of whatever set, but neither of dev nor of another task."""
+    experiment = fabric.experiment({"distill.seed": [1, 2]}, RANDOM, MAJORITY)
+    other = fabric.experiment(tasks=[fabric.task("mrpc")], name="other")
+    on_dev = fabric.experiment({"distill.seed": [9]}, splits=["dev"], name="dev")
+    for each in (experiment, other, on_dev):
+        known(fabric, each, 0.5, 0.6)
+    found = in_store(fabric.store)
+    assert len(found) == 6
+    assert reads_of_test(experiment.cells[0].source.source, found) == Reads(evaluations=4, students=8)
+
+
+def sentences(cell: Evaluate, found: list[Scored], **selection: object) -> str:
+    return "\n".join(history(cell.source, {"selection": SELECTED | selection}, found))
+
+
+def test_how_the_checkpoint_was_selected(fabric: Fabric) -> None:
+    cell = fabric.experiment().cells[0]
+    assert "outer step 40, by dev loss (loss 0.5123, accuracy 75.0 %) of 2 fresh students on all dev rows" in sentences(
+        cell, []
+    )
+    assert "THE TEST SPLIT SELECTED" in sentences(cell, [], split="test")
+    assert "THE TEST SPLIT" not in sentences(cell, [])
+    assert "the last outer step, selected by nothing" in "\n".join(
+        history(cell.source, {"selection": {"split": "none"}}, [])
+    )
+
+
+def test_settings_that_were_tried_are_told(fabric: Fabric) -> None:
+    searched = fabric.experiment(
+        {"distill.method.outer.lr": [0.01, 0.02, 0.1], "distill.seed": [1, 2]}, splits=["dev", "test"]
+    )
+    found = known(fabric, searched, 0.5)
+    said = sentences(searched.cells[0], found)
+    assert "one of 3 settings" in said
+    assert "which differ in distill.method.outer.lr; 3 of them have dev scores" in said
+    alone = [each for each in found if each.config.source.method == searched.cells[0].source.method]
+    assert "no other setting of this method and budget was evaluated" in sentences(searched.cells[0], alone)
+
+
+def test_a_chosen_seed_is_told(fabric: Fabric) -> None:
+    experiment = fabric.experiment({"distill.seed": [1, 2, 3]}, splits=["test"])
+    found = known(fabric, experiment, 0.5, 0.6)
+    assert "3 sets by the same settings have a mean test accuracy of 56.0 ± 1.0" in sentences(
+        experiment.cells[2], found
+    )
+    assert "this one, seed 3, is number 1" in sentences(experiment.cells[2], found)
+    assert "this one, seed 1, is number 3" in sentences(experiment.cells[0], found)
+    only = [each for each in found if each.config == experiment.cells[0]]
+    assert "the only set by these settings" in sentences(experiment.cells[0], only)
+
+
+def test_what_stands_beside_it(fabric: Fabric) -> None:
+    experiment = fabric.experiment(
+        {},
+        RANDOM | {"distill.seed": [1, 2], "evaluate.initialisations": [1]},
+        MAJORITY,
+        FULL | {"evaluate.initialisations": [1]},
+        splits=["test"],
+    )
+    found = known(fabric, experiment, 0.5)
+    told = beside(experiment.cells[0].source, found)
+    assert sorted(sentence.split(",")[0] for sentence in told) == ["full data", "majority", "random real"]
+    assert next(each for each in told if each.startswith("random")).endswith(": 51.5 ± 0.7 (n 2, of 2 sets)")
+    assert next(each for each in told if each.startswith("majority")).endswith(": 53.0 (n 1, of 1 set)")
+
+
+def test_a_committed_archive_says_the_same_as_the_store(fabric: Fabric, tmp_path: Path) -> None:
+    experiment = fabric.experiment({"distill.seed": [1, 2]}, MAJORITY, splits=["dev", "test"])
+    found = known(fabric, experiment, 0.61, 0.7000000001)
+    collected = collect(experiment, fabric.store)
+    Archive(tmp_path / "out" / "demo", fabric.store).write(collected.cells, collected.prepared)
+    again = from_archive(Archive(tmp_path / "out" / "demo", fabric.store))
+    assert len(distinct([*found, *again])) == len(found)
+    with pytest.raises(InputError, match=r"none\.runs\.csv: no such results"):
+        from_archive(Archive(tmp_path / "none", fabric.store))
+    for cell in experiment.cells:
+        assert evaluations_of(cell.source, again) == evaluations_of(cell.source, found) != ()

@@ -1,0 +1,70 @@
+"""The nearest token, beside a search over the whole vocabulary by other means."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+
+from pipeline.students.vocabulary import Measure, nearest_tokens
+
+MEASURES: list[Measure] = ["cosine", "l2"]
+
+
+def words(rows: int = 50, width: int = 6, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_it_is_the_nearest_of_all(measure: Measure) -> None:
+    matrix, vectors = words(), words(24, seed=1).view(4, 6, 6)
+    every = cdist(vectors.reshape(-1, 6).double(), matrix.double(), "cosine" if measure == "cosine" else "euclidean")
+    found = nearest_tokens(vectors, matrix, measure)
+    assert found.ids.shape == found.distances.shape == (4, 6)
+    assert found.ids.flatten().tolist() == every.argmin(axis=1).tolist()
+    np.testing.assert_allclose(found.distances.flatten(), every.min(axis=1), atol=1e-12)
+
+
+def test_the_two_measures_can_disagree() -> None:
+    matrix = torch.tensor([[10.0, 0.0], [0.5, 0.5]])
+    vector = torch.tensor([1.0, 0.1])
+    assert nearest_tokens(vector, matrix, "cosine").ids.item() == 0
+    assert nearest_tokens(vector, matrix, "l2").ids.item() == 1
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_token_is_nearest_to_itself(measure: Measure) -> None:
+    """Also in a large vocabulary, where expanding the square loses the digits of a distance of zero."""
+    matrix = words(3000, 64) + 30
+    found = nearest_tokens(matrix[[7, 2999]], matrix, measure)
+    assert found.ids.tolist() == [7, 2999]
+    assert found.distances.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_of_equals_the_smallest_id(measure: Measure) -> None:
+    matrix = torch.cat([words(5), words(5)])
+    assert nearest_tokens(words(5), matrix, measure).ids.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_some_tokens_can_be_left_out(measure: Measure) -> None:
+    matrix = words()
+    found = nearest_tokens(matrix, matrix, measure, without=[3, 4])
+    assert not {3, 4} & set(found.ids.tolist())
+    assert found.ids[[0, 1, 2]].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_batch_changes_nothing(measure: Measure) -> None:
+    matrix, vectors = words(), words(33, seed=2)
+    one, all_ = nearest_tokens(vectors, matrix, measure, batch=1), nearest_tokens(vectors, matrix, measure, batch=99)
+    assert torch.equal(one.ids, all_.ids)
+
+
+def test_a_row_of_zeros_is_near_to_nothing_by_cosine() -> None:
+    """Padding tokens often have one."""
+    matrix = torch.tensor([[0.0, 0.0], [-1.0, 0.1], [1.0, 0.0]])
+    found = nearest_tokens(torch.tensor([1.0, 0.0]), matrix)
+    assert (found.ids.item(), found.distances.item()) == (2, pytest.approx(0.0))
