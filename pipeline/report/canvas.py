@@ -1,0 +1,83 @@
+"""What figures share: a sheet without a window, saved as PNG and PDF; looks that differ without colour; labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.atomic import replacing
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p", "d", "8")
+LINESTYLES = ("-", "--", "-.", ":")
+GREYS = ("black", "0.35", "0.55")
+
+
+@contextmanager
+def sheet(stem: Path, size: tuple[float, float]) -> Iterator[Any]:
+    """A figure of ``size`` inches, written to :func:`paths_of` when the block ends well; same content, same bytes."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg"}):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for path, fixed in zip(paths_of(stem), ({"Software": None}, {"CreationDate": None}), strict=True):
+            with replacing(path) as aside:
+                figure.savefig(aside, format=path.suffix[1:], dpi=160, metadata=fixed)
+
+
+def paths_of(stem: Path) -> tuple[Path, Path]:
+    """``<stem>.png`` and ``<stem>.pdf``."""
+    return stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
+
+
+def look(number: int) -> dict[str, Any]:
+    """Line and marker of the k-th series, told apart in black and white; every second marker is hollow."""
+    grey = GREYS[number % len(GREYS)]
+    return {
+        "color": grey,
+        "linestyle": LINESTYLES[number % len(LINESTYLES)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "markerfacecolor": grey if number % 2 == 0 else "white",
+        "markeredgecolor": grey,
+    }
+
+
+def label_on_the_right(panel: Any, points: Sequence[tuple[float, float, str, dict[str, Any]]]) -> None:
+    """The name of every (x, y) with its look on the right edge, in the order of y, none on top of another."""
+    from matplotlib.transforms import blended_transform_factory
+
+    if not points:
+        return
+    low, high = panel.get_ylim()
+    gap = (high - low) * 0.066
+    ordered = sorted(points, key=lambda point: point[:2][::-1])
+    places: list[float] = []
+    for _, y, _, _ in ordered:
+        places.append(max(y, places[-1] + gap) if places else y)
+    panel.set_ylim(low, max(high, places[-1] + gap))
+    edge = blended_transform_factory(panel.transAxes, panel.transData)
+    for (x, y, name, style), at in zip(ordered, places, strict=True):
+        panel.annotate(
+            "", (x, y), (1.02, at), xycoords="data", textcoords=("axes fraction", "data"), annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
+        )  # fmt: skip
+        sample = {"clip_on": False, "linewidth": 1.1, "markersize": 5.5, "markevery": [1]}
+        panel.plot([1.02, 1.05, 1.08], [at] * 3, transform=edge, **sample, **style)
+        panel.text(1.095, at, name, transform=edge, fontsize=8, va="center")
+
+
+def legend(figure: Any, panels: Sequence[Any], columns: int = 3) -> None:
+    """One entry per label, below all panels."""
+    found: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "fontsize": 8, "frameon": False}
+        figure.legend(found.values(), found.keys(), **place)
