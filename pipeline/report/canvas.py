@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipeline.store.atomic import replacing
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p", "d", "8")
 LINESTYLES = ("-", "--", "-.", ":")
 GREYS = ("black", "0.35", "0.55")
+DPI = 160
 
 
 @contextmanager
@@ -20,15 +22,20 @@ def sheet(stem: Path, size: tuple[float, float]) -> Iterator[Any]:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg"}):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
         stem.parent.mkdir(parents=True, exist_ok=True)
-        for path, fixed in zip(paths_of(stem), ({"Software": None}, {"CreationDate": None}), strict=True):
-            with replacing(path) as aside:
-                figure.savefig(aside, format=path.suffix[1:], dpi=160, metadata=fixed)
+        png, pdf = paths_of(stem)
+        with replacing(png) as aside, io.BytesIO() as drawn:
+            figure.savefig(drawn, format="png", dpi=DPI)
+            # all is grey: one channel says it, in a third of the bytes
+            Image.open(drawn).convert("L").save(aside, format="png", optimize=True, dpi=(DPI, DPI))
+        with replacing(pdf) as aside:
+            figure.savefig(aside, format="pdf", metadata={"CreationDate": None})
 
 
 def paths_of(stem: Path) -> tuple[Path, Path]:

@@ -7,10 +7,14 @@ Everything is drawn anew from the store or, where it has no artifacts, from the 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+# said while the libraries below are imported in a notebook: progress bars would need a widget; none is drawn here
+warnings.filterwarnings("ignore", "IProgress not found")
 
 from pipeline.config import Experiment, load
 from pipeline.errors import InputError
@@ -55,7 +59,7 @@ class Drawn:
         return f"{self.png.name} and {self.pdf.name} in {self.png.parent.parent.name}/{self.png.parent.name}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """An experiment and all that there is of it.
 
@@ -80,6 +84,9 @@ class Results:
     def figure(self, kind: str) -> Path:
         """Where a figure goes, without suffix."""
         return self.home / "analysis" / "figures" / f"{self.name}.{kind}"
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {len(self.collected.cells)} of {len(self.experiment.cells)} cells have results"
 
     def _repr_markdown_(self) -> str:
         cells = [cell for cell, _ in self.collected.cells]
