@@ -132,7 +132,7 @@ def table(experiment: Experiment, collected: Collected) -> Table:
         }
     )
     count = int(frame["p_holm"].notna().sum())
-    caption = (*summary(frame), *((_how(count), *sizes(collected)) if len(frame) else ()))
+    caption = (*summary(frame), *((_how(count), *sizes(collected)) if count else ()))
     return Table("claims", f"{experiment.name}: the paper's claims", shown, caption=caption)
 
 
