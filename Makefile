@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-slurm lint bench verify-released clean
+.PHONY: quickstart test test-slurm lint bench notebooks verify-released clean
 
 quickstart: .venv/stamp-quickstart
 	$(BIN)/python -m pipeline run configs/quickstart.yaml
@@ -29,6 +29,10 @@ lint: .venv/stamp-test
 bench: .venv/stamp-quickstart
 	$(BIN)/python -m analysis.benchmarks.hypergradient --short --again --out logs/benchmarks
 	$(BIN)/python -m analysis.benchmarks.evaluation --short --again --out logs/benchmarks
+
+# Draws the notebooks anew, outputs kept, from the experiment that each of them names.
+notebooks: .venv/stamp-test
+	$(BIN)/jupyter execute --inplace analysis/*.ipynb
 
 # New students on every released set: do the numbers of its card hold? DATA=folder says where the tasks' files are.
 verify-released: .venv/stamp-quickstart

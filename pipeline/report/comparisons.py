@@ -80,6 +80,18 @@ def compare(asked: Sequence[tuple[str, ...]], collected: Collected) -> tuple[Com
         planned += [Comparison(*pair, column, asked=False) for pair in defaults]
         there = [each for each in planned if each.asked or _both_there(each, collected)]
         found += _tested(there, column, collected)
+    return _corrected(found)
+
+
+def compare_pairs(pairs: Sequence[tuple[Row, Row]], collected: Collected) -> tuple[Comparison, ...]:
+    """Makes these tests alone, every pair in every column, and corrects them together."""
+    found: list[Comparison] = []
+    for column in collected.layout.columns:
+        found += _tested([Comparison(*pair, column, asked=True) for pair in pairs], column, collected)
+    return _corrected(found)
+
+
+def _corrected(found: list[Comparison]) -> tuple[Comparison, ...]:
     tests = [index for index, each in enumerate(found) if each.difference is not None]
     for index, p in zip(tests, holm([found[index].p for index in tests]), strict=True):
         found[index] = replace(found[index], p_holm=p)

@@ -12,6 +12,8 @@ from pipeline.report.layout import Column, Row
 
 FILE = Path(__file__).resolve().parents[2] / "analysis" / "paper.csv"
 HEADING = "paper (BERT-base)"
+ENCODER = "google-bert/bert-base-uncased"
+TRAIN_ROWS = {"ag_news": 120_000, "sst2": 67_349, "qnli": 104_743, "mrpc": 3_668}  # as published, dev not carved out
 METRICS = {"ag_news": "accuracy", "sst2": "accuracy", "qnli": "accuracy", "mrpc": "accuracy_f1"}
 
 
@@ -27,14 +29,27 @@ class Paper:
 
     def entry(self, row: Row, column: Column) -> str:
         """Such as ``93.0 ± 0.2``; empty where the paper has no such row."""
+        found = self.number(row, column)
+        if found is None:
+            return ""
+        mean, std = found
+        return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+
+    def number(self, row: Row, column: Column) -> tuple[float, float | None] | None:
+        """Mean and standard deviation in percent; None where the paper has no such row."""
         frame = self.frame[(self.frame["task"] == _task(column)) & (self.frame["row"] == row.method)]
         if row.kind == "ddal":
             budget = (frame["steps"] == row.steps) & (frame["shots"] == row.shots) & (frame["data"] == row.data)
             frame = frame[budget]
         if frame.empty or not self.has(column):
-            return ""
-        mean, std = frame.iloc[0][["mean", "std"]]
-        return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+            return None
+        mean, std = map(float, frame.iloc[0][["mean", "std"]])
+        return mean, None if pd.isna(std) else std
+
+    def full(self, column: Column) -> float | None:
+        """The mean of full data in percent, which Table 2 has."""
+        frame = self.frame[(self.frame["task"] == _task(column)) & (self.frame["row"] == "full data")]
+        return None if frame.empty or not self.has(column) else float(frame.iloc[0]["mean"])
 
 
 def read(table: str, file: Path = FILE) -> Paper:
@@ -48,6 +63,12 @@ def read(table: str, file: Path = FILE) -> Paper:
         raise InputError(f"{file}: no such file with the paper's numbers; restore it or write report: {{paper: false}}")
     frame = pd.read_csv(file)
     return Paper(frame[frame["table"] == table])
+
+
+def has_encoder(column: Column) -> bool:
+    """Whether a column is of the encoder that the paper used."""
+    model = column.prepares[0].model
+    return model.pretrained and model.name in (ENCODER, ENCODER.partition("/")[2])
 
 
 def _task(column: Column) -> str:

@@ -1,0 +1,193 @@
+"""The notebooks: short, without logic, outputs kept; executed against a small experiment of two tasks, really run."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from matplotlib.image import imread
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from pipeline.config import load
+from pipeline.launch import run_stage, stage_cells
+from pipeline.store import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ("table2", "table3", "figures")
+LOGIC = (
+    *(ast.FunctionDef, ast.Lambda, ast.ClassDef, ast.For, ast.While, ast.If, ast.IfExp, ast.Try, ast.With),
+    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.BinOp, ast.Compare, ast.BoolOp),
+)
+ONE = {"evaluate.initialisations": [1]}
+AL = {"labels": "unrestricted", "attention_labels": "cls"}
+
+
+def committed(name: str) -> NotebookNode:
+    return nbformat.read(ROOT / "analysis" / f"{name}.ipynb", as_version=4)
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_at_most_ten_cells_without_logic(name: str) -> None:
+    notebook = committed(name)
+    nbformat.validate(notebook)
+    assert len(notebook.cells) <= 10
+    for cell in code(notebook):
+        tree = ast.parse(cell.source)
+        assert not [node for node in ast.walk(tree) if isinstance(node, LOGIC)], cell.source
+        assert sum(isinstance(node, ast.Call) for node in ast.walk(tree)) in (1, 2), cell.source
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert imported <= {"pipeline.report"}
+    assert re.search(r'^EXPERIMENT = "\w+"$', code(notebook)[0].source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_outputs_are_kept_and_hold_no_error(name: str) -> None:
+    notebook = committed(name)
+    for cell in code(notebook):
+        assert cell.outputs, f"{name}: {cell.source} has no output; type: make notebooks"
+        assert {output.output_type for output in cell.outputs} == {"execute_result"}, cell.source
+    assert [cell.execution_count for cell in code(notebook)] == list(range(1, 1 + len(code(notebook))))
+    assert not re.search(r"(/tmp|/home|/root|/Users)/\w", nbformat.writes(notebook)), "paths of one machine"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_experiment_that_is_named_is_there(name: str) -> None:
+    found = re.search(r'EXPERIMENT = "(\w+)"', code(committed(name))[0].source)
+    assert found is not None
+    assert (ROOT / "configs" / f"{found[1]}.yaml").is_file()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Callable[[str], Path], corpus_file: Path) -> Path:
+    """A folder with the notebooks, a config and a store that holds all of its results."""
+    home = tmp_path_factory.mktemp("project")
+    for folder in ("configs", "analysis"):
+        (home / folder).mkdir()
+    for name in NOTEBOOKS:
+        shutil.copy(ROOT / "analysis" / f"{name}.ipynb", home / "analysis")
+    source = {"kind": "files", "train": str(corpus_file)}
+    tasks = [
+        {"name": "sst2", "source": source, "text": "text"},
+        {"name": "mrpc", "source": source, "text": "text", "metric": "accuracy_f1"},
+    ]
+    whole = {
+        "base": {
+            "prepare": {"task": tasks[0], "model": str(encoder_folder("bert")), "dev": 40, "test": 40},
+            "distill": {
+                "method": {
+                    **{"name": "ddal", "sequence_length": 8, "learning_rate": 0.1},
+                    "outer": {"steps": 2, "batch_size": 8},
+                    "validation": {"every": 2, "initialisations": 2, "examples": 8},
+                },
+                "runtime": {"threads": 1},
+            },
+            "evaluate": {"protocol": {"name": "ddal"}, "initialisations": 2, "runtime": {"threads": 1}},
+        },
+        "grids": [
+            {"distill.method": [{"name": "majority"}], "evaluate.protocol": [{"name": "majority"}], **ONE},
+            {
+                "distill.method": [{"name": "random"}],
+                "distill.seed": [0, 1],
+                "evaluate.protocol": [{"name": "finetune", "steps": 5}],
+                **ONE,
+            },
+            {
+                "distill.method": [
+                    {"labels": a, "attention_labels": b} for a in ("hard", "unrestricted") for b in ("none", "cls")
+                ],
+                "distill.seed": [0, 1],
+            },
+            {"distill.method": [AL | {"steps": 3}, AL | {"steps": 3, "shots": 3}, AL | {"shots": 3, "batch_shots": 3}]},
+            {
+                "distill.method": [{"name": "full"}],
+                "evaluate.protocol": [{"name": "finetune", "steps": 20}],
+                "evaluate.initialisations": [2],
+            },
+        ],
+    }
+    whole["grids"] = [{"prepare.task": tasks} | grid for grid in whole["grids"]]  # type: ignore[union-attr]
+    path = home / "configs" / "mini.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    experiment, store = load(path), Store(home / "checkpoints")
+    for stage in ("prepare", "distill", "evaluate"):
+        outcome = run_stage(stage_cells(experiment, store, stage), stage, store)  # type: ignore[arg-type]
+        assert not outcome.failed, outcome.failed
+    return home
+
+
+@pytest.fixture
+def executed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], NotebookNode]:
+    """Executes a copy of a notebook with another experiment in its first cell, and all else as it is."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("TEXTDD_ROOT", raising=False)
+
+    def run(name: str) -> NotebookNode:
+        notebook = nbformat.read(project / "analysis" / f"{name}.ipynb", as_version=4)
+        for cell in code(notebook):
+            cell.outputs = []
+        first = code(notebook)[0]
+        named = re.sub(r'EXPERIMENT = "\w+"', 'EXPERIMENT = "mini"', first.source)
+        first.source = re.sub(r"SETTINGS = \[.*?\]", "SETTINGS = []", named, flags=re.DOTALL)
+        assert first.source != code(committed(name))[0].source
+        client = NotebookClient(
+            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(project / "analysis")}}
+        )
+        client.execute()
+        return notebook
+
+    return run
+
+
+def shown(cell: NotebookNode) -> str:
+    (output,) = cell.outputs
+    return str(output.data["text/markdown"])
+
+
+@pytest.mark.parametrize("name", ["table2", "table3"])
+def test_a_table_is_drawn_from_any_experiment(
+    executed: Callable[[str], NotebookNode], project: Path, name: str
+) -> None:
+    first, table, beside, claims, figure = code(executed(name))
+    assert "**mini**: 30 cells, of which 30 are read from the store and 0 from the committed runs" in shown(first)
+    assert "a SAMPLE of train: 240 of 67,349 rows" in shown(first)
+    assert "| full data |" in shown(table)
+    assert "Test split read in this experiment" in shown(table)
+    assert "| sst2: paper (BERT-base) |" in shown(beside)
+    assert "HL, 1 step, 1 shot |" in shown(beside)
+    assert "| 81.6 ± 2.4 |" in shown(beside)
+    assert "% of full, ours / paper" in shown(beside), "another encoder than the paper's"
+    for claim in ("attention labels help", "soft labels help", "the same data", "different data per step"):
+        assert shown(claims).count(f"| {claim}") == {"a": 4, "s": 4, "t": 2, "d": 2}[claim[0]]
+    assert "image/png" in figure.outputs[0].data
+    check_figures(project, "mini.scores" if name == "table2" else "mini.budget")
+
+
+def test_figures_are_drawn_from_any_experiment(executed: Callable[[str], NotebookNode], project: Path) -> None:
+    first, *figures = code(executed("figures"))
+    assert "**mini**" in shown(first)
+    assert all("image/png" in cell.outputs[0].data for cell in figures)
+    kinds = ("budget", "losses", "attention", "tokens", "pareto")
+    check_figures(project, *(f"mini.{kind}" for kind in kinds))
+
+
+def check_figures(project: Path, *stems: str) -> None:
+    for stem in stems:
+        png = project / "analysis" / "figures" / f"{stem}.png"
+        picture = imread(png)
+        channels = picture[..., :3] if picture.ndim == 3 else picture[..., None]
+        assert min(picture.shape[:2]) > 400
+        assert channels.std() > 0.02, "not blank"
+        assert (channels.max(-1) == channels.min(-1)).all(), "grey alone"
+        assert png.with_suffix(".pdf").read_bytes().startswith(b"%PDF-")
