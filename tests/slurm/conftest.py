@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from tests.slurm.rig import Slurm, running
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
+_COSTS = re.compile(r"seconds| s$|peak_mb|^(attempts|threads|cpu|gpu)$")  # columns that another run has otherwise
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,7 +88,7 @@ def made(root: Path, out: Path | None = None) -> dict[str, Any]:
 def _timeless(path: Path) -> list[list[str | None]]:
     with open(path, newline="") as file:
         rows = csv.DictReader(file)
-        kept = [name for name in rows.fieldnames or () if "seconds" not in name and not name.endswith(" s")]
+        kept = [name for name in rows.fieldnames or () if not _COSTS.search(name)]
         return [kept, *([row[name] for name in kept] for row in rows)]
 
 
