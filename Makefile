@@ -13,11 +13,12 @@ test: .venv/stamp-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The tests against a real SLURM, which they start on this machine; installs its packages (Debian, Ubuntu; 60 MB). Twice:
-# with accounting, and without, as on some clusters. A plain `make test` installs nothing and leaves them out.
+# with accounting, and without, as on some clusters; three processes, each with a SLURM of its own, because most of the
+# time is waiting. A plain `make test` installs nothing and leaves them out.
 test-slurm: .venv/stamp-test
 	tests/slurm/slurm-up --install
-	SLURM_TEST_ACCT=db $(BIN)/python -m pytest -m 'slurm and not nightly' tests/slurm
-	SLURM_TEST_ACCT=none $(BIN)/python -m pytest -m 'slurm and not nightly' tests/slurm
+	SLURM_TEST_ACCT=db $(BIN)/python -m pytest -n 3 --dist worksteal -m 'slurm and not nightly' tests/slurm
+	SLURM_TEST_ACCT=none $(BIN)/python -m pytest -n 3 --dist worksteal -m 'slurm and not nightly' tests/slurm
 
 lint: .venv/stamp-test
 	$(BIN)/ruff check pipeline tests analysis
