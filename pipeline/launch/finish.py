@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -44,6 +45,7 @@ def aggregate(folder: str) -> None:
         InputError: see :func:`pipeline.stage4_aggregate.run`.
 
     """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # compute nodes have no network; looking at an encoder's shape imports the hub
     from pipeline import stage4_aggregate
 
     submission = Submission.read(Path(folder))
