@@ -20,11 +20,11 @@ from pipeline.launch import sbatch as scripts
 from pipeline.launch.doctor import examine
 from pipeline.launch.prune import prune as prune_superseded
 from pipeline.launch.scheduler import Scheduler
-from pipeline.launch.stages import StageName
+from pipeline.launch.stages import StageName, name_of
 from pipeline.launch.status import Row
 from pipeline.launch.status import rows as rows_of
 from pipeline.launch.submission import all_of, jobs_of, note_code
-from pipeline.launch.submitter import Executor, cancel_ours, described, locally, to_slurm
+from pipeline.launch.submitter import Executor, cancel_ours, described, locally, tables, to_slurm
 from pipeline.parallel import Ranks
 from pipeline.report.layout import check_choices
 from pipeline.store import Store
@@ -74,9 +74,15 @@ def run(
     check_choices(experiment)
     if dry_run:
         print(described(experiment, store, site, cluster))
-    elif cluster == "slurm":
-        experiment = launch.pin(experiment, store)
-        print(to_slurm(experiment, store, site, out, check=check))
+        return
+    _run(experiment, store, site, cluster, out, check=check)
+    if cluster == "slurm":
+        print(f"look at it with: {display.typed('status', config, set_, only, root, cluster_file)}")
+
+
+def _run(experiment: Experiment, store: Store, site: Cluster, cluster: Executor, out: Path, *, check: bool) -> None:
+    if cluster == "slurm":
+        print(to_slurm(launch.pin(experiment, store), store, site, out, check=check))
     elif cluster == "local":
         locally(launch.pin(experiment, store), store, site, out, check=check)
     else:
@@ -148,6 +154,9 @@ def status(
     width = shutil.get_terminal_size((120, 24)).columns
     print(f"{experiment.name}: {len(experiment.computed)} cells")
     print(display.text(rows, width, color=sys.stdout.isatty(), everything=everything, note=trouble))
+    if any(row.stage == "evaluate" and row.state == "done" for row in rows):
+        scheduler = Scheduler.here() if trouble is None else None
+        print(f"\n{tables(experiment, store, site, scheduler, Path('analysis/results'))}")
 
 
 def _looking(experiment: Experiment, store: Store, site: Cluster) -> Callable[[], tuple[Sequence[Row], str | None]]:
@@ -175,19 +184,23 @@ def retry(
     """Run what failed again, with what waits for it; also what was given up."""
     site = _site(cluster_file)
     store = _store(root, site)
-    experiment = launch.pin(_experiment(config, set_, only), store)
-    failed = [
-        cell
-        for stage in launch.MODULES
-        for cell in launch.stage_cells(experiment, store, stage)
-        if cell.state in ("failed", "partial")
-    ]
+    given = _experiment(config, set_, only)
+    check_choices(given)
+    experiment = launch.pin(given, store)
+    rows, _ = _looking(experiment, store, site)()
+    failed = {row.name: row.cells for row in rows if row.state in ("failed", "partial")}
     if not failed:
-        print(f"{experiment.name}: nothing failed; python -m pipeline run {config} does what is missing")
+        typed = display.typed("run", config, set_, only, root, cluster_file, cluster)
+        print(f"{experiment.name}: nothing failed; {typed} does what is missing")
         return
-    for cell in failed:
-        cell.clear_failures()
-    run(config, set_, only, cluster, root=root, out=out, cluster_file=cluster_file)
+    for stage in launch.MODULES:
+        for cell in launch.stage_cells(experiment, store, stage):
+            if name_of(cell) in failed:
+                cell.clear_failures()
+    positions = sorted({index for cells in failed.values() for index in cells})  # of these and of what waits for them
+    _run(given.model_copy(update={"only": tuple(positions)}), store, site, cluster, out, check=True)
+    if cluster == "slurm":
+        print(f"look at it with: {display.typed('status', config, set_, only, root, cluster_file)}")
 
 
 @app.command()
@@ -268,6 +281,7 @@ def prune(
 def estimate(
     config: Config,
     set_: Settings = None,
+    only: Only = None,
     again: Annotated[bool, typer.Option("--again", help="measure anew what was measured before")] = False,
     root: Root = None,
     cluster_file: File = None,
@@ -278,7 +292,7 @@ def estimate(
 
     site = _site(cluster_file)
     store = _store(root, site)
-    experiment = launch.pin(load(config, set_ or []), store)
+    experiment = launch.pin(_experiment(config, set_, only), store)
     check_choices(experiment)
     lines = estimated(experiment, store, lambda text: print(text, file=sys.stderr, flush=True), again=again)
     print(table(lines, site.local.at_once))
@@ -304,17 +318,7 @@ def check_grad(
     quiet_libraries()
     found = check_gradient(cell.source, Prepared(store.cell(cell.source.source).folder), WHOLE if full else SLICE)
     print(f"estimator {found.estimator} ({found.why}), {cell.source.slug}")
-    print(f"{'tensor':<18}{'against':<13}{'precision':<11}{'relative error':>15}{'1 - cosine':>12}")
-    for dtype, rows in found.agreements.items():
-        for row in rows:
-            kind = str(dtype).removeprefix("torch.")
-            print(f"{row.tensor:<18}{row.against:<13}{kind:<11}{row.relative_error:>15.1e}{abs(1 - row.cosine):>12.1e}")
-    limits = found.limits.items()
-    print(
-        "float64 agrees (differences in float32 are mostly rounding)"
-        if found.holds
-        else f"float64 does NOT agree (limits: {', '.join(f'{limit:.0e} with {name}' for name, limit in limits)})"
-    )
+    print(found.table())
     if not found.holds:
         raise typer.Exit(1)
 

@@ -125,8 +125,8 @@ def test_a_failed_cell_is_named_and_the_rest_is_finished(experiment: Write, run:
     assert f"{good.state} {bad.state}" == "done failed"
     assert list(results.glob("tiny*.md"))
 
-    status, out, _ = run("status", path, "--root", root)
-    assert status == 0
+    status, out, err = run("status", path, "--root", root)
+    assert status == 0, err
     assert sentence in " ".join(out.split())
     status, out, _ = run("status", path, "--root", root, "--json")
     states = {(row["stage"], index): row["state"] for row in json.loads(out)["cells"] for index in row["cells"]}
@@ -156,6 +156,30 @@ def test_only_some_cells_are_computed_and_tables_are_of_all(experiment: Write, r
     status, _, err = run("run", path, *places)
     assert "evaluate: 1 done now, 1 done before, 0 failed" in err
     assert {file.name for file in (tmp_path / "results").glob("*.runs.csv")} == {"tiny.runs.csv"}
+
+
+def test_retry_takes_up_what_failed_and_nothing_else(experiment: Write, run: Run, tmp_path: Path) -> None:
+    path = experiment(grids=[{"distill.method.sequence_length": [41, 8]}])
+    places = "--root", tmp_path / "root", "--out", tmp_path / "results"
+    status, out, _ = run("retry", path, *places, "--set", "evaluate.initialisations=1")
+    assert status == 0
+    again = f"python -m pipeline run {path} --set evaluate.initialisations=1 --root {tmp_path / 'root'}"
+    assert f"nothing failed; {again} does what is missing" in out
+    assert run("run", path, *places, "--only", "distill.method.sequence_length=41")[0] == 1
+    bad, missing = launch.stage_cells(load(path), Store(tmp_path / "root"), "distill")
+    assert (bad.state, missing.state) == ("failed", "missing")
+    assert run("retry", path, *places)[0] == 1
+    assert (len(bad.attempts()), missing.state) == (2, "missing")
+    assert run("retry", path, *places, "--only", "distill.method.sequence_length=8")[0] == 0
+    assert (len(bad.attempts()), missing.state) == (2, "missing")
+
+
+def test_status_says_where_the_tables_are(experiment: Write, run: Run, tmp_path: Path) -> None:
+    path = experiment()
+    assert run("run", path, "--root", tmp_path / "root", "--out", "analysis/results")[0] == 0
+    assert run("status", path, "--root", tmp_path / "root")[1].rstrip().endswith("tables: analysis/results/tiny.*")
+    Path("analysis/results/tiny.pdf").unlink()
+    assert "tables: older than the results, or none" in run("status", path, "--root", tmp_path / "root")[1]
 
 
 def test_an_error_that_no_one_foresaw_keeps_its_traceback(

@@ -92,12 +92,14 @@ class Predictions:
         self._write()
 
     def _write(self) -> None:
+        if not self._found:  # a chunk of no rows cannot be written
+            self._path.unlink(missing_ok=True)
+            return
         numbers = tuple(sorted(self._found))
         with replacing(self._path) as aside, h5py.File(aside, "w") as file:
             file.attrs["format"] = FORMAT
             for split, labels in self._labels.items():
-                rows = [self._found[number][split] for number in numbers]
-                predicted = np.stack(rows) if rows else np.empty((0, len(labels)), self._kind)
+                predicted = np.stack([self._found[number][split] for number in numbers])
                 put(file.create_group(split), Predicted(self._classes, labels, predicted, numbers))
 
 
@@ -127,7 +129,7 @@ def put(group: Any, found: Predicted, level: int = 6) -> None:
     """Writes predictions into an empty group of an HDF5 file; gzip's ``level`` 9 is smaller, and ten times slower."""
     group.attrs["classes"] = found.classes
     kind = np.min_scalar_type(found.classes - 1)
-    chunks = (max(1, len(found.predicted)), min(_COLUMNS, max(1, len(found.labels))))
+    chunks = (len(found.predicted), min(_COLUMNS, len(found.labels)))
     how: dict[str, Any] = {"compression": "gzip", "compression_opts": level}
     group.create_dataset("predicted", data=found.predicted.astype(kind), chunks=chunks, **how)
     group.create_dataset("labels", data=found.labels.astype(kind), **how)

@@ -102,8 +102,9 @@ def cluster(file: str | None) -> str:
         raise InputError(f"python: {site.python} is no program here; give the path of the compute nodes' interpreter")
     if not Path("sbatch").is_dir():
         return f"valid: {places}; no sbatch/ is here"
-    if stale := sbatch.stale(site):
-        raise InputError(f"sbatch/ is of another file: {', '.join(stale)}; type: python -m pipeline sbatch")
+    if sbatch.stale(site):
+        again = f"python -m pipeline sbatch{f' --cluster-file {file}' if file else ''}"
+        return f"valid: {places}; sbatch/*.sbatch, for plain sbatch alone, are of another file: {again}"
     return f"valid: {places}; sbatch/ is what it says"
 
 

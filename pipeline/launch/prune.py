@@ -150,7 +150,8 @@ def prune(configs: Sequence[str], store: Store, logs: Path, cluster_file: str | 
     """
     given, scheduler = experiments(configs, cluster_file), Scheduler.here()
     found = find(given, store, logs, scheduler)
-    print(f"kept: what these refer to: {', '.join(one.name for one in given)} (a variant by --set has no file)")
+    names = ", ".join(one.name for one in given)
+    print(f"kept: what these refer to: {names} (runs with --set are in no file, and listed here)")
     print(found)
     if not found.items:
         return

@@ -274,7 +274,7 @@ def _noted(root: Path, experiment: str) -> Path:
 
 
 def _sources(root: Path) -> list[Path]:
-    return sorted(file for file in root.rglob("*") if file.suffix in (".py", ".yaml", ".typed"))
+    return sorted(file for file in root.rglob("*") if file.suffix in (".py", ".yaml", ".csv", ".typed"))
 
 
 def _copy_code(target: Path) -> None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,7 +30,7 @@ from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.slurm import Slurm
 from pipeline.launch.stages import MODULES, StageName, name_of, pin, stage_cells
 from pipeline.launch.status import rows
-from pipeline.launch.submission import Submission, queued, submissions
+from pipeline.launch.submission import Queued, Submission, all_of, queued, submissions
 from pipeline.launch.work import run_stage
 from pipeline.store import Store
 
@@ -60,7 +60,7 @@ class Submitted:
         if self.submission is not None:
             ids = {name: jobs[0].job_id.partition("_")[0] for name, jobs in self.jobs.items()}
             lines += [f"  {name:<14} job {job}" for name, job in ids.items()]
-            lines.append(f"written down in {self.submission.folder}; python -m pipeline status CONFIG shows it")
+            lines.append(f"written down in {self.submission.folder}")
         return "\n".join(lines)
 
 
@@ -238,9 +238,10 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
         follows = any(one.array == "aggregate" for one in mine)
         if not planned.arrays and (follows or not (any(waited.values()) or _outdated(experiment, store, out))):
             return Submitted(planned)
-        scheduler.cancel(one.job.id for one in mine if one.finishes)
         submission = Submission.new(experiment, store, cluster.logs_folder, planned, out, check=check)
-        return _submit(Slurm(submission, cluster), planned, waited)
+        submitted = _submit(Slurm(submission, cluster), planned, waited)
+        scheduler.cancel(one.job.id for one in mine if one.finishes)  # not before: a refusal would leave none
+        return submitted
 
 
 def _outdated(experiment: Experiment, store: Store, out: Path) -> bool:
@@ -249,6 +250,24 @@ def _outdated(experiment: Experiment, store: Store, out: Path) -> bool:
     newest = max((file.stat().st_mtime for file in results if file.exists()), default=0.0)
     tables = [out / f"{experiment.name}{suffix}" for suffix in (".csv", ".pdf")]  # the first and the last
     return newest > min(file.stat().st_mtime if file.exists() else 0.0 for file in tables)
+
+
+def tables(experiment: Experiment, store: Store, cluster: Cluster, scheduler: Scheduler | None, out: Path) -> str:
+    """Where the tables are, or that they lack results which are there, and what becomes of that; for ``status``."""
+    found = list(all_of(cluster.logs_folder, experiment.name))
+    out = found[-1].out if found else out
+    if not _outdated(experiment, store, out):
+        return f"tables: {out / experiment.name}.*"
+    mine: list[Queued] = []
+    if found and scheduler is not None:
+        with suppress(StageError):  # it does not answer, which `status` says by itself
+            mine = queued(cluster.logs_folder, scheduler.mine())
+    jobs = [one.job for one in mine if one.experiment == experiment.name and one.array == "aggregate"]
+    if jobs:
+        return f"tables: job {jobs[-1].id} makes them ({jobs[-1].state.lower()})"
+    logs = sorted(found[-1].folder.glob("jobs/aggregate/*.err")) if found else []
+    said = f"; what the last try said: {logs[-1]}" if logs else ""
+    return f"tables: older than the results, or none, and no job makes them: run makes them{said}"
 
 
 def _submit(slurm: Slurm, planned: Plan, waited: Mapping[str, set[str]]) -> Submitted:

@@ -79,6 +79,19 @@ class Checked:
         """Whether float64 agrees within the limits."""
         return all(row.relative_error <= self.limits[row.against] for row in self.agreements[torch.float64])
 
+    def table(self) -> str:
+        """Every agreement, a line each, and the verdict."""
+        lines = [f"{'tensor':<18}{'against':<13}{'precision':<11}{'relative error':>15}{'1 - cosine':>12}"]
+        for dtype, rows in self.agreements.items():
+            kind = str(dtype).removeprefix("torch.")
+            lines += [
+                f"{row.tensor:<18}{row.against:<13}{kind:<11}{row.relative_error:>15.1e}{abs(1 - row.cosine):>12.1e}"
+                for row in rows
+            ]
+        limits = ", ".join(f"{limit:.0e} with {name}" for name, limit in self.limits.items())
+        verdict = "agrees (differences in float32 are mostly rounding)"
+        return "\n".join([*lines, f"float64 {verdict if self.holds else f'does NOT agree (limits: {limits})'}"])
+
     def __str__(self) -> str:
         worst = dict.fromkeys(self.limits, 0.0)
         for row in self.agreements[torch.float64]:

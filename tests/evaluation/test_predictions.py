@@ -120,6 +120,10 @@ def test_kept_are_those_that_are_in_both(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     Predictions(path, LABELS, 3).keep({1})
     assert path.stat().st_mtime_ns == before, "nothing to drop, nothing written"
+    predictions.keep(())
+    assert not path.exists(), "HDF5 has no chunk of no rows"
+    predictions.add(4, LABELS)
+    assert there(path, "test").initialisations == (4,)
     results = Results(tmp_path / "results.csv", ("test",))
     for number in range(3):
         results.add(number, {"test": {"accuracy": 0.5}}, 1.0)
@@ -187,7 +191,8 @@ def test_killed_between_the_two_files_it_ends_with_the_same(experiment: Write, t
     path = experiment(evaluate={"protocol": {"name": "ddal"}, "initialisations": 4, "runtime": {"threads": 1}})
     undisturbed = evaluated(path, prepared_store(path, tmp_path / "a"))
     store = prepared_store(path, tmp_path / "b")
-    moments = [  # before the second draw's predictions, before its results, and in the middle of writing the third's
+    moments = [  # before the first draw's results, the second's predictions, its results, in the middle of the third's
+        ("pipeline.evaluation.results:write_text", 2),
         ("pipeline.evaluation.predictions:replacing", 2),
         ("pipeline.evaluation.results:write_text", 3),
         ("pipeline.evaluation.predictions:put", 4),
@@ -196,7 +201,7 @@ def test_killed_between_the_two_files_it_ends_with_the_same(experiment: Write, t
     ended, said = launch("evaluate", path, store.root, [*disturbances, None])
     assert ended[-1].status == 0, said
     if name == "SIGKILL":
-        assert [end.status for end in ended] == [-9, -9, -9, 0], said
+        assert [end.status for end in ended] == [-9, -9, -9, -9, 0], said
     folder = store.cell(load_experiment(path).cells[0]).folder
     assert (folder / "predictions.h5").read_bytes() == (undisturbed / "predictions.h5").read_bytes()
     assert [r | {"seconds": ""} for r in rows(folder)] == [r | {"seconds": ""} for r in rows(undisturbed)]
