@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,11 @@ def _pretrain(model: PreTrainedModel) -> None:
             loss.backward()
             optimizer.step()
     assert loss.item() < 0.5, "the tiny encoder did not learn its keywords"
+
+
+# In the background of a script Ctrl-C is ignored, by all processes that are started there; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
