@@ -235,7 +235,7 @@ def disturbed(make: Make, prepared: Path, slurm: Slurm, tmp_path_factory: pytest
         {"distill.method": [learned], "distill.seed": [LIMIT, OUTSIDE, PREEMPTED, CANCELLED, KILLED]},
         {"distill.method": [{"sequence_length": 41}]},
     ]
-    short = {"where": {"distill.seed": LIMIT}, "distill": {"minutes": 2}}
+    short = {"where": {"distill.seed": LIMIT}, "distill": {"minutes": 3}}  # SLURM may warn a minute too early
     clone = make(folder, grids, cells=[short])
     for root in ("checkpoints", "debug"):
         shutil.copytree(prepared, folder / root)
