@@ -150,7 +150,7 @@ def prune(configs: Sequence[str], store: Store, logs: Path, cluster_file: str | 
     """
     given, scheduler = experiments(configs, cluster_file), Scheduler.here()
     found = find(given, store, logs, scheduler)
-    print("kept (runs with --set are in no file, and listed below): what these refer to:", *(one.name for one in given))
+    print(f"kept: what these refer to: {', '.join(one.name for one in given)} (runs with --set are listed below, too)")
     print(found)
     if not found.items:
         return
