@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import stage1_prepare, stage2_distill, stage3_evaluate
 from pipeline.config import DDAL, load
@@ -17,24 +14,9 @@ from pipeline.data.prepared import Prepared
 from pipeline.report import work
 from pipeline.store import Store
 from pipeline.students.encoder import Student
+from tests.students.flop_counter import counted
 
 COUNTED = 0.08  # attention of packed sentences stands on a padded grid, which the formula leaves out
-
-
-def counted(run: Callable[[], object]) -> float:
-    def product(x: Any, *_: Any, out_shape: Any, **__: Any) -> float:
-        return 2 * math.prod(out_shape) * x[-1]
-
-    def attention(query: Any, *_: Any, **__: Any) -> float:
-        return 4 * math.prod(query) * query[-2]
-
-    known = {
-        torch.ops.mkldnn._linear_pointwise: product,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
-    }
-    with FlopCounterMode(display=False, custom_mapping=known) as counter:
-        run()
-    return float(counter.get_total_flops())
 
 
 DDAL_STEPS = {"outer": {"steps": 6, "batch_size": 8, "bucket_by_length": True}}

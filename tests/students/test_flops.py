@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.bilevel import descend, hypergradient
 from pipeline.bilevel.inner import InnerBatch
@@ -20,28 +15,11 @@ from pipeline.students.encoder import Student
 from pipeline.students.flops import Sizes, Way
 from pipeline.students.snapshot import load_encoder
 from tests.conftest import bert
+from tests.students.flop_counter import counted
 
 MINILM = Sizes(layers=6, hidden=384, intermediate=1536, heads=12, classes=2, embedding=384)
 LENGTHS = [12, 12, 16, 21, 24, 24, 30, 32]
 S, SAMPLES = 32, 4
-
-
-def counted(work: Callable[[], object]) -> float:
-    """By torch, with the products that it does not know: those through oneDNN and fused attention on a CPU."""
-
-    def product(x: Any, *_: Any, out_shape: Any, **__: Any) -> float:
-        return 2 * math.prod(out_shape) * x[-1]
-
-    def attention(query: Any, *_: Any, **__: Any) -> float:
-        return 4 * math.prod(query) * query[-2]
-
-    known = {
-        torch.ops.mkldnn._linear_pointwise: product,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
-    }
-    with FlopCounterMode(display=False, custom_mapping=known) as counter:
-        work()
-    return float(counter.get_total_flops())
 
 
 @pytest.fixture(scope="module")
