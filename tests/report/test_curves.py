@@ -1,8 +1,6 @@
 """Budget and loss curves: what is drawn, from where to where."""
 
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
@@ -16,20 +14,6 @@ STEPS = {
         for t, s, b in [(1, 1, 1), (1, 3, 3), (3, 1, 1), (5, 1, 1), (3, 3, 1)]
     ]
 }
-
-
-@pytest.fixture
-def panels(monkeypatch):
-    """The panels of the figure that was saved last."""
-    found: list[Axes] = []
-    save = Figure.savefig
-
-    def spy(self, *args, **kwargs):
-        found[:] = self.axes
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return found
 
 
 def score(cell):

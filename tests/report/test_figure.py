@@ -1,26 +1,10 @@
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.report.collect import collect
 from pipeline.report.figure import draw
-
-
-@pytest.fixture
-def panels(monkeypatch):
-    """The panels of the figure that was saved last."""
-    found: list[Axes] = []
-    save = Figure.savefig
-
-    def spy(self, *args, **kwargs):
-        found[:] = self.axes
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return found
 
 
 def filled(fabric, *grids, **more):

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.special import softmax
 from transformers import AutoModel
 
@@ -31,19 +29,6 @@ def run(experiment: Callable[..., Path], tmp_path: Path):
     for stage in ("prepare", "distill", "evaluate"):
         assert not run_stage(stage_cells(found, store, stage), stage, store).failed
     return collect(found, store), store
-
-
-@pytest.fixture
-def panels(monkeypatch):
-    found: list[Axes] = []
-    save = Figure.savefig
-
-    def spy(self, *args, **kwargs):
-        found[:] = self.axes
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return found
 
 
 def test_the_set_of_a_row(run, tmp_path: Path, panels, encoder_folder) -> None:
