@@ -17,6 +17,7 @@ from pipeline.config.cluster import Cluster, expanded, load_cluster
 from pipeline.config.where import restricted
 from pipeline.launch import display
 from pipeline.launch import sbatch as scripts
+from pipeline.launch.cancel import cancel_ours
 from pipeline.launch.doctor import examine
 from pipeline.launch.prune import prune as prune_superseded
 from pipeline.launch.scheduler import Scheduler
@@ -24,7 +25,7 @@ from pipeline.launch.stages import StageName, name_of
 from pipeline.launch.status import Row
 from pipeline.launch.status import rows as rows_of
 from pipeline.launch.submission import all_of, jobs_of, note_code
-from pipeline.launch.submitter import Executor, cancel_ours, described, locally, tables, to_slurm
+from pipeline.launch.submitter import Executor, described, locally, tables, to_slurm
 from pipeline.parallel import Ranks
 from pipeline.report.layout import check_choices
 from pipeline.store import Store
@@ -70,14 +71,14 @@ def run(
 ) -> None:
     """Run all four stages of an experiment; what is done already is not run again."""
     site = _site(cluster_file)
-    experiment, store = _experiment(config, set_, only), _store(root, site)
+    experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
     check_choices(experiment)
     if dry_run:
         print(described(experiment, store, site, cluster))
         return
     _run(experiment, store, site, cluster, out, check=check)
     if cluster == "slurm":
-        print(f"look at it with: {display.typed('status', config, set_, only, root, cluster_file)}")
+        print(f"look at it with: {experiment.typed.command('status')}")
 
 
 def _run(experiment: Experiment, store: Store, site: Cluster, cluster: Executor, out: Path, *, check: bool) -> None:
@@ -89,8 +90,12 @@ def _run(experiment: Experiment, store: Store, site: Cluster, cluster: Executor,
         launch.led(lambda ranks: _run_here(ranks, experiment, store, out, check=check))
 
 
-def _experiment(config: str, settings: list[str] | None, only: list[str] | None) -> Experiment:
-    return restricted(load(config, settings or []), only or [])
+def _experiment(
+    config: str, settings: list[str] | None, only: list[str] | None, root: str | None, cluster_file: str | None
+) -> Experiment:
+    found = restricted(load(config, settings or []), only or [])
+    typed = found.typed.model_copy(update={"root": root, "cluster_file": cluster_file})
+    return found.model_copy(update={"typed": typed})
 
 
 def _site(file: str | None) -> Cluster:
@@ -142,7 +147,7 @@ def status(
 ) -> None:
     """Show every cell: done, running, pending (why), failed (why, and the log), partial (begun) or missing."""
     site = _site(cluster_file)
-    experiment, store = _experiment(config, set_, only), _store(root, site)
+    experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
     look = _looking(experiment, store, site)
     if watch is not None:
         display.watch(look, watch)
@@ -184,13 +189,13 @@ def retry(
     """Run what failed again, with what waits for it; also what was given up."""
     site = _site(cluster_file)
     store = _store(root, site)
-    given = _experiment(config, set_, only)
+    given = _experiment(config, set_, only, root, cluster_file)
     check_choices(given)
     experiment = launch.pin(given, store)
     rows, _ = _looking(experiment, store, site)()
     failed = {row.name: row.cells for row in rows if row.state in ("failed", "partial")}
     if not failed:
-        typed = display.typed("run", config, set_, only, root, cluster_file, cluster)
+        typed = given.typed.command("run", *(() if cluster == "debug" else ("--cluster", cluster)))
         print(f"{experiment.name}: nothing failed; {typed} does what is missing")
         return
     for stage in launch.MODULES:
@@ -200,13 +205,13 @@ def retry(
     positions = sorted({index for cells in failed.values() for index in cells})  # of these and of what waits for them
     _run(given.model_copy(update={"only": tuple(positions)}), store, site, cluster, out, check=True)
     if cluster == "slurm":
-        print(f"look at it with: {display.typed('status', config, set_, only, root, cluster_file)}")
+        print(f"look at it with: {given.typed.command('status')}")
 
 
 @app.command()
 def cancel(config: Config, set_: Settings = None, cluster_file: File = None) -> None:
     """Cancel the jobs of this experiment, and no others; what they had done is saved."""
-    experiment = load(config, set_ or [])
+    experiment = _experiment(config, set_, None, None, cluster_file)
     print(f"{experiment.name}: {cancel_ours(experiment, _site(cluster_file))}")
 
 
@@ -239,7 +244,7 @@ def array(
     positions = "nothing"  # which sbatch refuses; with an empty --array it would submit one job for the whole grid
     try:
         site = _site(cluster_file)
-        experiment, store = _experiment(config, set_, only), _store(root, site)
+        experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
         scheduler = Scheduler.here()
         limit = None if scheduler is None else scheduler.max_array_size()
         found = scripts.array(launch.pin(experiment, store), store, stage, site, limit=limit)
@@ -292,7 +297,7 @@ def estimate(
 
     site = _site(cluster_file)
     store = _store(root, site)
-    experiment = launch.pin(_experiment(config, set_, only), store)
+    experiment = launch.pin(_experiment(config, set_, only, root, cluster_file), store)
     check_choices(experiment)
     lines = estimated(experiment, store, lambda text: print(text, file=sys.stderr, flush=True), again=again)
     print(table(lines, site.local.at_once))

@@ -174,25 +174,6 @@ def described(experiment: Experiment, store: Store, cluster: Cluster, executor: 
     return "\n".join([*lines, "", str(planned)])
 
 
-def cancel_ours(experiment: Experiment, cluster: Cluster) -> str:
-    """Cancels every job of the experiment that is not over; says how many.
-
-    Raises:
-        InputError: there is no SLURM here.
-        StageError: SLURM does not answer, or refuses.
-
-    """
-    scheduler = Scheduler.here()
-    if scheduler is None:
-        raise InputError("there is no SLURM here; Ctrl-C stops what runs on this machine")
-    with alone(cluster.logs_folder, experiment.name):
-        jobs = [one for one in queued(cluster.logs_folder, scheduler.mine()) if one.experiment == experiment.name]
-        trouble = scheduler.cancel([one.job.id for one in jobs])
-    if trouble is not None:
-        raise StageError(f"SLURM did not cancel the jobs ({trouble}); try again")
-    return f"{len(jobs)} jobs cancelled"
-
-
 def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, *, check: bool = True) -> Submitted:
     """Submits what is missing of an experiment.
 
