@@ -12,21 +12,22 @@ from typing import Annotated
 import typer
 
 from pipeline import launch, release
-from pipeline.config import DDAL, Distill, Experiment, load
+from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster, expanded, load_cluster
 from pipeline.config.where import restricted
 from pipeline.launch import display
 from pipeline.launch import sbatch as scripts
 from pipeline.launch.cancel import cancel_ours
 from pipeline.launch.doctor import examine
-from pipeline.launch.prune import prune as prune_superseded
+from pipeline.launch.here import run_here
+from pipeline.launch.known import remember
+from pipeline.launch.prune_command import prune as prune_superseded
 from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.stages import StageName, name_of
 from pipeline.launch.status import Row
 from pipeline.launch.status import rows as rows_of
 from pipeline.launch.submission import all_of, jobs_of, note_code
 from pipeline.launch.submitter import Executor, described, locally, tables, to_slurm
-from pipeline.parallel import Ranks
 from pipeline.report.layout import check_choices
 from pipeline.store import Store
 
@@ -82,12 +83,13 @@ def run(
 
 
 def _run(experiment: Experiment, store: Store, site: Cluster, cluster: Executor, out: Path, *, check: bool) -> None:
+    remember(experiment, store)
     if cluster == "slurm":
         print(to_slurm(launch.pin(experiment, store), store, site, out, check=check))
     elif cluster == "local":
         locally(launch.pin(experiment, store), store, site, out, check=check)
     else:
-        launch.led(lambda ranks: _run_here(ranks, experiment, store, out, check=check))
+        launch.led(lambda ranks: run_here(ranks, experiment, store, out, check=check))
 
 
 def _experiment(
@@ -109,29 +111,6 @@ def _site(file: str | None) -> Cluster:
 def _store(root: str | None, site: Cluster) -> Store:
     """By ``--root``, the environment, the cluster's file, in this order."""
     return Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
-
-
-def _run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, check: bool) -> None:
-    experiment = launch.pin(experiment, store)
-    failed = 0
-    for stage in launch.MODULES:
-        if stage == "distill" and check:
-            launch.canary(experiment, store)
-        cells = launch.stage_cells(experiment, store, stage)
-        outcome = launch.run_stage(cells, stage, store, ranks)
-        print(f"{stage}: {outcome}", file=sys.stderr)
-        failed += len(outcome.failed)
-    if not any(cell.state == "done" for cell in launch.stage_cells(experiment, store, "evaluate")):
-        print(f"no cell has results: {out} is left as it is", file=sys.stderr)
-        raise typer.Exit(1)
-    from pipeline import stage4_aggregate
-
-    stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
-    for cell in launch.stage_cells(experiment, store, "distill"):
-        if cell.state == "done" and isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL):
-            print(f"distilled set: {cell.folder / 'distilled.h5'}")
-    if failed:
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -247,6 +226,7 @@ def array(
         experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
         scheduler = Scheduler.here()
         limit = None if scheduler is None else scheduler.max_array_size()
+        remember(experiment, store)
         found = scripts.array(launch.pin(experiment, store), store, stage, site, limit=limit)
         note_code(store.root, experiment.name)  # the jobs refuse to run any other
         positions = found
@@ -273,13 +253,15 @@ def doctor(
 @app.command()
 def prune(
     configs: Annotated[list[str] | None, typer.Argument(help="experiments to keep, beside configs/*.yaml")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="of these experiments; kept from now on")] = None,
+    without: Annotated[list[str] | None, typer.Option("--forget", help="name of a run that nobody wants")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     root: Root = None,
     cluster_file: File = None,
 ) -> None:
-    """Remove artifacts that no experiment refers to, and what nobody reads again, after saying which."""
-    site = _site(cluster_file)
-    prune_superseded(configs or [], _store(root, site), site.logs_folder, cluster_file, yes=yes)
+    """Remove artifacts that no experiment and no run refers to, and what nobody reads again, after saying which."""
+    site, options = _site(cluster_file), {"settings": set_ or [], "without": without or []}
+    prune_superseded(configs or [], _store(root, site), site.logs_folder, cluster_file, yes=yes, **options)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from pipeline import stopping
 from pipeline.config import Experiment, load
 from pipeline.config.where import restricted
 from pipeline.errors import InputError, StageError
+from pipeline.launch.known import remember
 from pipeline.launch.stages import StageName, pin, stage_cells
 from pipeline.launch.submission import check_code
 from pipeline.launch.work import led, run_stage
@@ -37,6 +38,7 @@ def stage_command(stage: StageName) -> None:
         store = Store(root)
         if job_id() is not None:
             check_code(store.root, experiment.name)
+        remember(experiment, store)
         if index is not None:
             if not 0 <= index < len(experiment.cells):
                 raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")

@@ -23,6 +23,7 @@ from pipeline.errors import InputError, StageError
 from pipeline.launch.display import left, text
 from pipeline.launch.element import run_element
 from pipeline.launch.finish import aggregate, sweep
+from pipeline.launch.known import remember
 from pipeline.launch.local import supervise
 from pipeline.launch.plan import Live, Plan, plan
 from pipeline.launch.queue import adopt, live_of, orphans, settle_kills, startable, waited_for
@@ -94,7 +95,9 @@ def submit(
     """
     site = load_cluster(file)
     store = Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
-    experiment = pin(load(config, settings), store)
+    experiment = load(config, settings)
+    remember(experiment, store)
+    experiment = pin(experiment, store)
     if cluster == "slurm":
         return [job for jobs in to_slurm(experiment, store, site, out).jobs.values() for job in jobs]
     submission = written(experiment, store, site, out)
