@@ -27,7 +27,7 @@ def experiments(
     Args:
         configs: paths.
         cluster_file: one that is no experiment either.
-        settings: of the given ones, as ``--set``.
+        settings: of the given ones, as ``--set``; without them they are kept, too.
 
     Raises:
         InputError: one of them cannot be read, or there is none, by which everything would be superseded.
@@ -44,7 +44,7 @@ def experiments(
         )
     if settings and not given:
         raise InputError("--set: of which experiment? type: python -m pipeline prune CONFIG --set …")
-    return [*map(load, files), *(load(path, settings) for path in given)]
+    return [*map(load, [*files, *given]), *(load(path, settings) for path in given if settings)]
 
 
 def remember(experiment: Experiment, store: Store) -> None:
