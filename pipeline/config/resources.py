@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pipeline.config.schema import Count, Frozen
 
 NOTICE = 90  # seconds between the warning and the time limit: an outer step and a save
+_EARLY = 60  # seconds by which SLURM may send the warning too early
 UNBOUNDED = 1_000_000  # submitit has no word for an array without a bound
 # options of sbatch that have a key of their own, in the order in which they are written
 KEYS = {
@@ -194,6 +195,16 @@ class Request(Resources):
     def notice(self) -> int:
         """Seconds between the warning and the time limit; less where the whole slot is short."""
         return NOTICE if self.minutes is None else min(NOTICE, 30 * self.minutes)
+
+    @property
+    def too_short(self) -> str | None:
+        """Why a job that resumes gets nothing done in its slot, or ``None`` where it has the time."""
+        if self.minutes is None or 60 * self.minutes > self.notice + _EARLY:
+            return None
+        return (
+            f"minutes: {self.minutes} leaves no time to work: a job is told to save {self.notice} s before its limit, "
+            f"and SLURM may tell it a minute too early; give it 5 or more"
+        )
 
     def resources(self) -> dict[str, str | int | bool]:
         """What is asked for, as options of sbatch in the order in which they are written; ``True`` takes no value."""

@@ -19,6 +19,7 @@ from filelock import SoftFileLease, Timeout
 
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.config.resources import written as option
 from pipeline.errors import InputError, StageError
 from pipeline.launch.display import left, text
 from pipeline.launch.element import run_element
@@ -27,6 +28,7 @@ from pipeline.launch.known import remember
 from pipeline.launch.local import supervise
 from pipeline.launch.plan import Live, Plan, plan
 from pipeline.launch.queue import adopt, live_of, orphans, settle_kills, startable, waited_for
+from pipeline.launch.refusals import mended, refused, short_slots
 from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.slurm import Slurm
 from pipeline.launch.stages import MODULES, StageName, name_of, pin, stage_cells
@@ -174,7 +176,24 @@ def described(experiment: Experiment, store: Store, cluster: Cluster, executor: 
         planned.arrays = [array for array in planned.arrays if array.stage != "prepare"]
         for array in planned.arrays:
             array.after = tuple(name for name in array.after if name not in here)
-    return "\n".join([*lines, "", str(planned)])
+    lines += ["", str(planned)]
+    if executor == "slurm" and planned.arrays:
+        lines += _foreseen(planned, cluster, scheduler, experiment.typed.cluster_file)
+    return "\n".join(lines)
+
+
+def _foreseen(planned: Plan, cluster: Cluster, scheduler: Scheduler | None, file: str | None) -> Iterator[str]:
+    """The last two jobs, and what is wrong with what the jobs of a plan ask for."""
+    asked = {array.name: array.request for array in planned.arrays}
+    last = cluster.request(None, "aggregate")
+    options = " ".join(option(name, value) for name, value in last.resources().items())
+    yield f"sweep: 1 job, after all that distil: cancels what waits for a cell that failed: {options}"
+    yield f"aggregate: 1 job, after sweep and all that evaluate: tables and figures: {options}"
+    yield from (f"warning: {line}" for line in short_slots(asked))
+    found = [] if scheduler is None or scheduler.trouble is not None else refused(asked | {"sweep, aggregate": last})
+    if found:
+        reason = "; ".join(found)
+        yield f"SLURM would refuse {reason}; {mended(reason, file)}"
 
 
 def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, *, check: bool = True) -> Submitted:
@@ -222,8 +241,10 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
         follows = any(one.array == "aggregate" for one in mine)
         if not planned.arrays and (follows or not (any(waited.values()) or _outdated(experiment, store, out))):
             return Submitted(planned)
+        for line in short_slots({array.name: array.request for array in planned.arrays}):
+            print(f"warning: {line}", file=sys.stderr)
         submission = Submission.new(experiment, store, cluster.logs_folder, planned, out, check=check)
-        submitted = _submit(Slurm(submission, cluster), planned, waited)
+        submitted = _submit(Slurm(submission, cluster, experiment.typed.cluster_file), planned, waited)
         scheduler.cancel(one.job.id for one in mine if one.finishes)  # not before: a refusal would leave none
         return submitted
 
