@@ -20,6 +20,7 @@ from filelock import SoftFileLease, Timeout
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.resources import written as option
+from pipeline.config.where import restricted
 from pipeline.errors import InputError, StageError
 from pipeline.launch.display import left, text
 from pipeline.launch.element import run_element
@@ -72,6 +73,7 @@ def submit(
     cluster: Executor = "slurm",
     *,
     settings: Sequence[str] = (),
+    only: Sequence[str] = (),
     root: str | Path | None = None,
     out: Path = Path("analysis/results"),
     file: str | Path | None = None,
@@ -83,6 +85,7 @@ def submit(
         cluster: ``slurm``, ``local`` (one background process that runs a few cells at a time) or ``debug`` (jobs that
             run in this process when their result is asked for).
         settings: ``dotted.key=value``, as ``--set``.
+        only: likewise, as ``--only``: no other cells are computed.
         root: folder of all artifacts; by default what the cluster's file says.
         out: folder of tables and figures.
         file: the cluster's file, by default ``configs/cluster.yaml``.
@@ -91,13 +94,18 @@ def submit(
         submitit's jobs; none where nothing is missing. What a job computes is in the store, not in its result.
 
     Raises:
-        InputError: a mistake in one of the files, or no SLURM here.
+        InputError: a mistake in one of the files, one text in place of a list of them, or no SLURM here.
         StageError: SLURM refused a job.
 
     """
+    for name, given in (("settings", settings), ("only", only)):
+        if isinstance(given, str):
+            raise InputError(f"{name}: a list is needed, not one text; write {name}=[{given!r}]")
     site = load_cluster(file)
     store = Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
-    experiment = load(config, settings)
+    experiment = restricted(load(config, settings), only)
+    places = {"root": None if root is None else str(root), "cluster_file": None if file is None else str(file)}
+    experiment = experiment.model_copy(update={"typed": experiment.typed.model_copy(update=places)})
     remember(experiment, store)
     experiment = pin(experiment, store)
     if cluster == "slurm":
