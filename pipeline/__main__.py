@@ -202,7 +202,7 @@ def sbatch(
     """Render sbatch/*.sbatch from configs/cluster.yaml."""
     site = _site(cluster_file)
     if not check:
-        scripts.write(site)
+        print(f"written: {', '.join(map(str, scripts.write(site)))}")
         return
     stale = scripts.stale(site)
     if stale:

@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from pipeline.config.keys import ending_in
 from pipeline.config.loader import Loader
 from pipeline.config.methods import Method
 from pipeline.config.problems import nearest, sentences, tag_of
@@ -194,7 +195,9 @@ def _dotted(key: str) -> list[str]:
     section, _, rest = key.partition(".")
     if section in SECTIONS and rest:
         return []
-    return [f"{key}: not a dotted key{nearest(section, SECTIONS)}; allowed: {', '.join(s + '.…' for s in SECTIONS)}"]
+    meant = " or ".join(ending_in(key)[:3])
+    near = f" (did you mean {meant}?)" if meant else nearest(section, SECTIONS)
+    return [f"{key}: not a dotted key{near}; allowed: {', '.join(s + '.…' for s in SECTIONS)}"]
 
 
 def assigned_values(settings: Iterable[str], option: str, others: Collection[str] = ()) -> dict[str, list[Any]]:

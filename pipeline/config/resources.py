@@ -46,6 +46,14 @@ def _one_line(text: str) -> str:
 def _minutes(value: Any) -> Any:
     if isinstance(value, str) and ":" in value:
         raise ValueError(f"{value} is a time of day or a duration; write the number of minutes, such as 720")
+    if isinstance(value, str):
+        raise ValueError(f"'{value}' is not a number; write the number of minutes alone, such as 720 for 12 hours")
+    return value
+
+
+def _gibibytes(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"'{value}' is not a number; write the number of GiB alone, such as 4")
     return value
 
 
@@ -91,6 +99,7 @@ def _problem(name: str) -> str | None:
 Text = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 Listed = Annotated[Text | None, BeforeValidator(_joined)]
 Minutes = Annotated[Count, BeforeValidator(_minutes)]
+Gibibytes = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_gibibytes)]
 Some = Annotated[int, Field(ge=0)]
 Options = Annotated[tuple[tuple[str, str | bool | None], ...], BeforeValidator(_options)]
 
@@ -126,7 +135,7 @@ class Resources(Frozen):
     gpu_type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
     gres: Text | None = None
     cpus: Count | None = None
-    memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    memory_gb: Gibibytes | None = None
     minutes: Minutes | None = None
     at_once: Count | None = None
     cells_per_job: Count | None = None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 
 from pipeline.config.schema import Frozen
+
+_LACKS = {"cancel": ("only", "root"), "check-grad": ("only", "cluster_file")}  # options that a command has not
 
 
 class Typed(Frozen):
@@ -26,19 +29,20 @@ class Typed(Frozen):
     cluster_file: str | None = None
 
     def command(self, name: str, *words: str) -> str:
-        """The command line ``python -m pipeline NAME WORDS`` about the same cells; ``cancel`` is for whole grids."""
-        return self._line("pipeline", [name], words, only=name != "cancel", root=name != "cancel", cluster_file=True)
+        """The command line ``python -m pipeline NAME CONFIG WORDS`` about the same cells, as far as it has options."""
+        lacks = _LACKS.get(name, ())
+        return shlex.join(["python", "-m", "pipeline", name, self.config, *words, *self._options(lacks)])
 
-    def module(self, module: str, *words: str) -> str:
-        """The command line of a stage, ``python -m MODULE WORDS``; it reads no cluster's file."""
-        return self._line(module, [], words, only=True, root=True, cluster_file=False)
+    def stage(self, start: str) -> str:
+        """The command line of a stage alone: ``start``, a module's or its script's, and what follows it."""
+        return f"{start} {shlex.join([self.config, *self._options(('cluster_file',))])}"
 
-    def _line(
-        self, module: str, name: list[str], words: tuple[str, ...], *, only: bool, root: bool, cluster_file: bool
-    ) -> str:
-        line = ["python", "-m", module, *name, self.config, *words]
-        line += [word for one in self.settings for word in ("--set", one)]
-        line += [word for one in self.only for word in ("--only", one)] if only else []
-        line += ["--root", self.root] if root and self.root else []
-        line += ["--cluster-file", self.cluster_file] if cluster_file and self.cluster_file else []
-        return shlex.join(line)
+    def _options(self, lacks: tuple[str, ...]) -> Iterator[str]:
+        for one in self.settings:
+            yield from ("--set", one)
+        for one in self.only if "only" not in lacks else ():
+            yield from ("--only", one)
+        if self.root is not None and "root" not in lacks:
+            yield from ("--root", self.root)
+        if self.cluster_file is not None and "cluster_file" not in lacks:
+            yield from ("--cluster-file", self.cluster_file)

@@ -37,7 +37,8 @@ def stage_command(stage: StageName) -> None:
     def work(ranks: Ranks, experiment: Experiment, index: int | None, root: str | None) -> None:
         store = Store(root)
         if job_id() is not None:
-            check_code(store.root, experiment.name)
+            typed = experiment.typed.model_copy(update={"root": root})
+            check_code(store.root, experiment.name, typed.command("array", stage))
         remember(experiment, store)
         if index is not None:
             if not 0 <= index < len(experiment.cells):

@@ -25,7 +25,7 @@ from pipeline.launch import machine, sbatch
 from pipeline.launch.machine import said
 from pipeline.launch.refusals import mended, refused, short_slots
 from pipeline.launch.scheduler import Scheduler
-from pipeline.launch.stages import stage_cells
+from pipeline.launch.stages import MODULES, stage_cells
 from pipeline.store import Store, locate
 from pipeline.store.atomic import read_json, write_json
 from pipeline.store.attempts import LEASE_SECONDS, job_id
@@ -196,13 +196,15 @@ def offline(config: str | None, settings: Sequence[str], store: Store, site: Clu
     mode = f"the hub is {'off' if constants.HF_HUB_OFFLINE else 'on'}line, its cache {cache}"
     if config is None:
         return f"{mode}; with CONFIG, an experiment is looked for"
-    tasks = stage_cells(load(config, settings), store, "prepare")
+    experiment = load(config, settings)
+    tasks = stage_cells(experiment, store, "prepare")
     absent = {cell.folder.name: _absent(cell.config, store, cache) for cell in tasks if cell.state != "done"}  # type: ignore[arg-type]
     if lacking := {name: what for name, what in absent.items() if what}:
         name, what = next(iter(lacking.items()))
+        again = experiment.typed.stage(f"python -m {MODULES['prepare']}")
         raise InputError(
             f"{len(lacking)} of {len(tasks)} tasks are neither prepared nor in {cache}, such as "
-            f"{name} ({' and '.join(what)}); type where there is a network: python -m pipeline.stage1_prepare {config}"
+            f"{name} ({' and '.join(what)}); type where there is a network: {again}"
         )
     rest = f", {len(absent)} can be from what is here" if absent else ""
     return f"{len(tasks) - len(absent)} of {len(tasks)} tasks are prepared{rest}; {mode}"

@@ -153,12 +153,13 @@ def locally(experiment: Experiment, store: Store, cluster: Cluster, out: Path, *
     submission = written(experiment, store, cluster, out, check=check)
     ended = None if submission is None else supervise(submission, cluster.local.at_once)
     if not any(cell.state == "done" for cell in stage_cells(experiment, store, "evaluate")):
-        raise StageError(f"no cell has results: {out} is left as it is; python -m pipeline status CONFIG says why")
+        why = experiment.typed.command("status")
+        raise StageError(f"no cell has results: {out} is left as it is; {why} says why")
     from pipeline import stage4_aggregate
 
     stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
     if ended is not None and ended.badly:
-        raise StageError(f"{len(ended.badly)} jobs failed; python -m pipeline status CONFIG says why and where")
+        raise StageError(f"{len(ended.badly)} jobs failed; {experiment.typed.command('status')} says why and where")
 
 
 def described(experiment: Experiment, store: Store, cluster: Cluster, executor: Executor) -> str:
