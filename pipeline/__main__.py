@@ -83,7 +83,6 @@ def run(
 
 
 def _run(experiment: Experiment, store: Store, site: Cluster, cluster: Executor, out: Path, *, check: bool) -> None:
-    remember(experiment, store)
     if cluster == "slurm":
         print(to_slurm(launch.pin(experiment, store), store, site, out, check=check))
     elif cluster == "local":
@@ -226,8 +225,9 @@ def array(
         experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
         scheduler = Scheduler.here()
         limit = None if scheduler is None else scheduler.max_array_size()
+        experiment = launch.pin(experiment, store)
         remember(experiment, store)
-        found = scripts.array(launch.pin(experiment, store), store, stage, site, limit=limit)
+        found = scripts.array(experiment, store, stage, site, limit=limit)
         note_code(store.root, experiment.name)  # the jobs refuse to run any other
         positions = found
     finally:

@@ -39,12 +39,14 @@ def stage_command(stage: StageName) -> None:
         if job_id() is not None:
             typed = experiment.typed.model_copy(update={"root": root})
             check_code(store.root, experiment.name, typed.command("array", stage))
-        remember(experiment, store)
         if index is not None:
             if not 0 <= index < len(experiment.cells):
                 raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")
             experiment = experiment.model_copy(update={"only": (index,)})
-        outcome = run_stage(stage_cells(pin(experiment, store), store, stage), stage, store, ranks)
+        experiment = pin(experiment, store)
+        if stage == "prepare" or store.root.exists():  # else nothing can be made
+            remember(experiment, store)
+        outcome = run_stage(stage_cells(experiment, store, stage), stage, store, ranks)
         print(f"{stage}: {outcome}", file=sys.stderr)
         if outcome.failed:
             raise typer.Exit(1)

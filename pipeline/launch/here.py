@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from pipeline.config import DDAL, Distill, Experiment
+from pipeline.launch.known import remember
 from pipeline.launch.stages import MODULES, pin, stage_cells
 from pipeline.launch.work import canary, run_stage
 from pipeline.parallel import Ranks
@@ -26,6 +27,7 @@ def run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, c
 
     """
     experiment = pin(experiment, store)
+    remember(experiment, store)
     failed = 0
     for stage in MODULES:
         if stage == "distill" and check:

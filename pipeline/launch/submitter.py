@@ -106,7 +106,6 @@ def submit(
     experiment = restricted(load(config, settings), only)
     places = {"root": None if root is None else str(root), "cluster_file": None if file is None else str(file)}
     experiment = experiment.model_copy(update={"typed": experiment.typed.model_copy(update=places)})
-    remember(experiment, store)
     experiment = pin(experiment, store)
     if cluster == "slurm":
         return [job for jobs in to_slurm(experiment, store, site, out).jobs.values() for job in jobs]
@@ -130,6 +129,7 @@ def written(
     experiment: Experiment, store: Store, cluster: Cluster, out: Path, *, check: bool = True
 ) -> Submission | None:
     """What is missing of an experiment as a submission for this machine; ``None`` where nothing is."""
+    remember(experiment, store)
     planned = plan(experiment, store, cluster, Live())
     if not planned.arrays:
         return None
@@ -225,6 +225,7 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
         raise InputError("--cluster slurm: there is no sbatch here; log in to the cluster, or type --cluster local")
     if shutil.which("srun") is None:
         raise InputError("--cluster slurm: submitit needs srun, which is not here; use plain sbatch (README)")
+    remember(experiment, store)
     stages: tuple[StageName, ...] = ("prepare", "distill", "evaluate")
     if cluster.prepares_here:
         stages = stages[1:]

@@ -17,7 +17,7 @@ from pipeline import __main__
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster
 from pipeline.errors import InputError, StageError
-from pipeline.launch import known, prune, prune_command
+from pipeline.launch import here, known, prune, prune_command, submitter
 from pipeline.launch.plan import Live, plan
 from pipeline.launch.prune import Found, find, readable, remove
 from pipeline.launch.scheduler import JobState
@@ -520,20 +520,27 @@ def test_a_run_that_cannot_be_read_keeps_everything(
     assert everything(store.root) == before
 
 
+@pytest.mark.parametrize("cluster", ["debug", "local"])
 def test_every_run_is_recorded(
-    run: Callable[..., tuple[int, str, str]], experiment: Write, store: Store, monkeypatch: pytest.MonkeyPatch
+    experiment: Write, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cluster: str
 ) -> None:
+    """Before anything is computed: nothing is, here."""
     path = experiment()
-    monkeypatch.setattr(__main__.launch, "led", lambda work: None)
     variant = load(path, [SOFT])
-    record = store.root / "experiments" / f"{variant.name}.json"
-    run(path)  # prune
-    assert not record.exists()
-    monkeypatch.setattr(sys, "argv", ["pipeline", "run", str(path), "--set", SOFT, "--dry-run"])
-    with pytest.raises(SystemExit):
-        __main__.main()
-    assert not record.exists(), "nothing was run"
-    monkeypatch.setattr(sys, "argv", ["pipeline", "run", str(path), "--set", SOFT])
-    with pytest.raises(SystemExit):
-        __main__.main()
-    assert known.recorded([load(path)], store, Path("logs"))[0].cells == variant.cells
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("TEXTDD_ROOT", str(store.root))
+
+    def no_further(*_: object, **__: object) -> None:
+        raise StageError("so far")
+
+    monkeypatch.setattr(here, "stage_cells", no_further)
+    monkeypatch.setattr(submitter.Submission, "new", no_further)
+    command = ["pipeline", "run", str(path), "--set", SOFT, "--only", "distill.seed=42", "--cluster", cluster]
+    for more, records in ((["--dry-run"], []), ([], [f"{variant.name}.json"])):
+        monkeypatch.setattr(sys, "argv", [*command, *more])
+        with pytest.raises(SystemExit):
+            __main__.main()
+        assert [path.name for path in (store.root / "experiments").glob("*")] == records
+    (found,) = known.recorded([load(path)], store, Path("logs"))
+    assert (found.cells, found.only, found.typed.only) == (variant.cells, None, ())
