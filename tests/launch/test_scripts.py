@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import __main__
 from pipeline.config import Cluster, Evaluate, Experiment, load_cluster
 from pipeline.config.cluster import JOBS, JobName
 from pipeline.config.typed import Typed
@@ -516,6 +517,19 @@ def test_cells_that_ask_for_more_are_submitted_with_options(
         InputError, match=r"asks for more than the script gives: sbatch --array=1%3 --constraint='a\|b'"
     ):
         array(experiment, store, "distill", cluster)
+
+
+def test_the_command_says_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pipeline", "sbatch"])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    said = capsys.readouterr().out
+    names = said.removeprefix("written: ").strip().split(", ")
+    assert said.startswith("written: sbatch/1_prepare.sbatch, ")
+    assert sorted(names) == sorted(path.as_posix() for path in Path("sbatch").iterdir())
 
 
 @given(st.sets(st.integers(0, 300)), st.none() | st.integers(1, 9))
