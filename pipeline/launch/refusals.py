@@ -19,13 +19,13 @@ def refused(asked: Mapping[str, Request]) -> list[str]:
     names: dict[Request, list[str]] = {}
     for name, request in asked.items():
         names.setdefault(request, []).append(name)
-    found = []
+    found: dict[str, list[str]] = {}
     for request, its in names.items():
         lines = request.sbatch_lines("textdd-test", "/dev/null")
         error = said("sbatch", "--test-only", given="\n".join(["#!/bin/bash", *lines, "true\n"]))[1]
         if error is not None:
-            found.append(f"{', '.join(its)}: {error.removeprefix('allocation failure: ')}")
-    return found
+            found.setdefault(error.removeprefix("allocation failure: "), []).extend(its)
+    return [f"{', '.join(its)}: {error}" for error, its in found.items()]
 
 
 def mended(reason: str, file: str | None) -> str:

@@ -284,7 +284,9 @@ def test_slurm(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.requests(Cluster(), scheduler) == "SLURM would take distill, evaluate, aggregate"
     programs(status=1, sbatch="allocation failure: Invalid account or account/partition combination specified\n")
     site = Cluster.model_validate({"slurm": {"prepare": {"where": "job"}}})
-    with pytest.raises(InputError, match=r"prepare: Invalid account .*; distill.*: .*; correct configs/cluster.yaml$"):
+    with pytest.raises(
+        InputError, match=r"prepare, distill, .* aggregate: Invalid account .*; correct configs/cluster.yaml$"
+    ):
         doctor.requests(site, scheduler)  # sinfo does not answer
     programs(sinfo="scavenge\ndebug\n")
     with pytest.raises(InputError, match=r"; correct my.yaml \(.* the partitions here are debug, scavenge\)$"):
