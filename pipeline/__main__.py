@@ -12,20 +12,22 @@ from typing import Annotated
 import typer
 
 from pipeline import launch, release
-from pipeline.config import DDAL, Distill, Experiment, load
+from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster, expanded, load_cluster
 from pipeline.config.where import restricted
 from pipeline.launch import display
 from pipeline.launch import sbatch as scripts
+from pipeline.launch.cancel import cancel_ours
 from pipeline.launch.doctor import examine
-from pipeline.launch.prune import prune as prune_superseded
+from pipeline.launch.here import run_here
+from pipeline.launch.known import remember
+from pipeline.launch.prune_command import prune as prune_superseded
 from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.stages import StageName, name_of
 from pipeline.launch.status import Row
 from pipeline.launch.status import rows as rows_of
 from pipeline.launch.submission import all_of, jobs_of, note_code
-from pipeline.launch.submitter import Executor, cancel_ours, described, locally, tables, to_slurm
-from pipeline.parallel import Ranks
+from pipeline.launch.submitter import Executor, described, locally, tables, to_slurm
 from pipeline.report.layout import check_choices
 from pipeline.store import Store
 
@@ -70,14 +72,14 @@ def run(
 ) -> None:
     """Run all four stages of an experiment; what is done already is not run again."""
     site = _site(cluster_file)
-    experiment, store = _experiment(config, set_, only), _store(root, site)
+    experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
     check_choices(experiment)
     if dry_run:
         print(described(experiment, store, site, cluster))
         return
     _run(experiment, store, site, cluster, out, check=check)
     if cluster == "slurm":
-        print(f"look at it with: {display.typed('status', config, set_, only, root, cluster_file)}")
+        print(f"look at it with: {experiment.typed.command('status')}")
 
 
 def _run(experiment: Experiment, store: Store, site: Cluster, cluster: Executor, out: Path, *, check: bool) -> None:
@@ -86,11 +88,15 @@ def _run(experiment: Experiment, store: Store, site: Cluster, cluster: Executor,
     elif cluster == "local":
         locally(launch.pin(experiment, store), store, site, out, check=check)
     else:
-        launch.led(lambda ranks: _run_here(ranks, experiment, store, out, check=check))
+        launch.led(lambda ranks: run_here(ranks, experiment, store, out, check=check))
 
 
-def _experiment(config: str, settings: list[str] | None, only: list[str] | None) -> Experiment:
-    return restricted(load(config, settings or []), only or [])
+def _experiment(
+    config: str, settings: list[str] | None, only: list[str] | None, root: str | None, cluster_file: str | None
+) -> Experiment:
+    found = restricted(load(config, settings or []), only or [])
+    typed = found.typed.model_copy(update={"root": root, "cluster_file": cluster_file})
+    return found.model_copy(update={"typed": typed})
 
 
 def _site(file: str | None) -> Cluster:
@@ -106,29 +112,6 @@ def _store(root: str | None, site: Cluster) -> Store:
     return Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
 
 
-def _run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, check: bool) -> None:
-    experiment = launch.pin(experiment, store)
-    failed = 0
-    for stage in launch.MODULES:
-        if stage == "distill" and check:
-            launch.canary(experiment, store)
-        cells = launch.stage_cells(experiment, store, stage)
-        outcome = launch.run_stage(cells, stage, store, ranks)
-        print(f"{stage}: {outcome}", file=sys.stderr)
-        failed += len(outcome.failed)
-    if not any(cell.state == "done" for cell in launch.stage_cells(experiment, store, "evaluate")):
-        print(f"no cell has results: {out} is left as it is", file=sys.stderr)
-        raise typer.Exit(1)
-    from pipeline import stage4_aggregate
-
-    stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
-    for cell in launch.stage_cells(experiment, store, "distill"):
-        if cell.state == "done" and isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL):
-            print(f"distilled set: {cell.folder / 'distilled.h5'}")
-    if failed:
-        raise typer.Exit(1)
-
-
 @app.command()
 def status(
     config: Config,
@@ -142,7 +125,7 @@ def status(
 ) -> None:
     """Show every cell: done, running, pending (why), failed (why, and the log), partial (begun) or missing."""
     site = _site(cluster_file)
-    experiment, store = _experiment(config, set_, only), _store(root, site)
+    experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
     look = _looking(experiment, store, site)
     if watch is not None:
         display.watch(look, watch)
@@ -184,13 +167,13 @@ def retry(
     """Run what failed again, with what waits for it; also what was given up."""
     site = _site(cluster_file)
     store = _store(root, site)
-    given = _experiment(config, set_, only)
+    given = _experiment(config, set_, only, root, cluster_file)
     check_choices(given)
     experiment = launch.pin(given, store)
     rows, _ = _looking(experiment, store, site)()
     failed = {row.name: row.cells for row in rows if row.state in ("failed", "partial")}
     if not failed:
-        typed = display.typed("run", config, set_, only, root, cluster_file, cluster)
+        typed = given.typed.command("run", *(() if cluster == "debug" else ("--cluster", cluster)))
         print(f"{experiment.name}: nothing failed; {typed} does what is missing")
         return
     for stage in launch.MODULES:
@@ -200,13 +183,13 @@ def retry(
     positions = sorted({index for cells in failed.values() for index in cells})  # of these and of what waits for them
     _run(given.model_copy(update={"only": tuple(positions)}), store, site, cluster, out, check=True)
     if cluster == "slurm":
-        print(f"look at it with: {display.typed('status', config, set_, only, root, cluster_file)}")
+        print(f"look at it with: {given.typed.command('status')}")
 
 
 @app.command()
 def cancel(config: Config, set_: Settings = None, cluster_file: File = None) -> None:
     """Cancel the jobs of this experiment, and no others; what they had done is saved."""
-    experiment = load(config, set_ or [])
+    experiment = _experiment(config, set_, None, None, cluster_file)
     print(f"{experiment.name}: {cancel_ours(experiment, _site(cluster_file))}")
 
 
@@ -218,7 +201,7 @@ def sbatch(
     """Render sbatch/*.sbatch from configs/cluster.yaml."""
     site = _site(cluster_file)
     if not check:
-        scripts.write(site)
+        print(f"written: {', '.join(map(str, scripts.write(site)))}")
         return
     stale = scripts.stale(site)
     if stale:
@@ -239,10 +222,12 @@ def array(
     positions = "nothing"  # which sbatch refuses; with an empty --array it would submit one job for the whole grid
     try:
         site = _site(cluster_file)
-        experiment, store = _experiment(config, set_, only), _store(root, site)
+        experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
         scheduler = Scheduler.here()
         limit = None if scheduler is None else scheduler.max_array_size()
-        found = scripts.array(launch.pin(experiment, store), store, stage, site, limit=limit)
+        experiment = launch.pin(experiment, store)
+        remember(experiment, store)
+        found = scripts.array(experiment, store, stage, site, limit=limit)
         note_code(store.root, experiment.name)  # the jobs refuse to run any other
         positions = found
     finally:
@@ -268,13 +253,15 @@ def doctor(
 @app.command()
 def prune(
     configs: Annotated[list[str] | None, typer.Argument(help="experiments to keep, beside configs/*.yaml")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="of these experiments; kept from now on")] = None,
+    without: Annotated[list[str] | None, typer.Option("--forget", help="name of a run that nobody wants")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     root: Root = None,
     cluster_file: File = None,
 ) -> None:
-    """Remove artifacts that no experiment refers to, and what nobody reads again, after saying which."""
-    site = _site(cluster_file)
-    prune_superseded(configs or [], _store(root, site), site.logs_folder, cluster_file, yes=yes)
+    """Remove artifacts that no experiment and no run refers to, and what nobody reads again, after saying which."""
+    site, options = _site(cluster_file), {"settings": set_ or [], "without": without or []}
+    prune_superseded(configs or [], _store(root, site), site.logs_folder, cluster_file, yes=yes, **options)
 
 
 @app.command()
@@ -292,7 +279,7 @@ def estimate(
 
     site = _site(cluster_file)
     store = _store(root, site)
-    experiment = launch.pin(_experiment(config, set_, only), store)
+    experiment = launch.pin(_experiment(config, set_, only, root, cluster_file), store)
     check_choices(experiment)
     lines = estimated(experiment, store, lambda text: print(text, file=sys.stderr, flush=True), again=again)
     print(table(lines, site.local.at_once))

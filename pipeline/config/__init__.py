@@ -3,7 +3,7 @@
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``imbalance``
 what the outer loss does about rare classes), ``protocols`` stage 3, ``training`` AdamW in both, ``experiment`` YAML ->
 grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
-``where`` which cells), ``problems`` errors as sentences.
+``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type about an experiment.
 """
 
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster

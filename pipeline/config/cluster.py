@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from pipeline.config.loader import Loader
 from pipeline.config.problems import nearest, sentences
 from pipeline.config.protocols import Evaluate
-from pipeline.config.resources import Request, Resources, Text
+from pipeline.config.resources import Gibibytes, Minutes, Request, Resources, Text
 from pipeline.config.schema import Count, Frozen
 from pipeline.config.where import Rule
 from pipeline.errors import InputError
@@ -52,8 +52,8 @@ class Factors(Frozen):
 class Limit(Frozen):
     """What a retry does not ask for more than."""
 
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
-    minutes: Count | None = None
+    memory_gb: Gibibytes | None = None
+    minutes: Minutes | None = None
 
 
 class OnRetry(Frozen):

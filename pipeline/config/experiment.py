@@ -25,11 +25,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from pipeline.config.keys import ending_in
 from pipeline.config.loader import Loader
 from pipeline.config.methods import Method
 from pipeline.config.problems import nearest, sentences, tag_of
 from pipeline.config.protocols import Evaluate, Protocol
 from pipeline.config.schema import Frozen
+from pipeline.config.typed import Typed
 from pipeline.errors import InputError
 
 SECTIONS = ("prepare", "distill", "evaluate")
@@ -60,6 +62,7 @@ class Experiment(Frozen):
 
     Attributes:
         only: positions of the cells that are to be computed, by default all. Tables are always of the whole grid.
+        typed: how it was given; for messages that say what to type next.
 
     """
 
@@ -67,6 +70,7 @@ class Experiment(Frozen):
     cells: tuple[Evaluate, ...]
     report: Report = Report()
     only: tuple[int, ...] | None = None
+    typed: Typed = Typed()
 
     @property
     def computed(self) -> dict[int, Evaluate]:
@@ -85,7 +89,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
         InputError: every mistake of the file and the settings, one per line.
 
     """
-    path = Path(path)
+    path, settings = Path(path), tuple(settings)
     if not path.is_file():
         near = nearest(path.name, (p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
         raise InputError(f"{path}: no such file{near}; give the path of an experiment, such as configs/quickstart.yaml")
@@ -123,7 +127,8 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
         found.update(dict.fromkeys(sentences(error, Report, {"": "report"})))
     if found:
         raise InputError("\n".join(f"{path}: {problem}" for problem in found))
-    return Experiment(name=_name(path, chosen), cells=tuple(cells.values()), report=report)
+    typed = Typed(config=str(path), settings=settings)
+    return Experiment(name=_name(path, chosen), cells=tuple(cells.values()), report=report, typed=typed)
 
 
 def _name(path: Path, chosen: dict[str, Any]) -> str:
@@ -190,7 +195,9 @@ def _dotted(key: str) -> list[str]:
     section, _, rest = key.partition(".")
     if section in SECTIONS and rest:
         return []
-    return [f"{key}: not a dotted key{nearest(section, SECTIONS)}; allowed: {', '.join(s + '.…' for s in SECTIONS)}"]
+    meant = " or ".join(ending_in(key)[:3])
+    near = f" (did you mean {meant}?)" if meant else nearest(section, SECTIONS)
+    return [f"{key}: not a dotted key{near}; allowed: {', '.join(s + '.…' for s in SECTIONS)}"]
 
 
 def assigned_values(settings: Iterable[str], option: str, others: Collection[str] = ()) -> dict[str, list[Any]]:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pipeline.config.schema import Count, Frozen
 
 NOTICE = 90  # seconds between the warning and the time limit: an outer step and a save
+_EARLY = 60  # seconds by which SLURM may send the warning too early
 UNBOUNDED = 1_000_000  # submitit has no word for an array without a bound
 # options of sbatch that have a key of their own, in the order in which they are written
 KEYS = {
@@ -45,6 +46,14 @@ def _one_line(text: str) -> str:
 def _minutes(value: Any) -> Any:
     if isinstance(value, str) and ":" in value:
         raise ValueError(f"{value} is a time of day or a duration; write the number of minutes, such as 720")
+    if isinstance(value, str):
+        raise ValueError(f"'{value}' is not a number; write the number of minutes alone, such as 720 for 12 hours")
+    return value
+
+
+def _gibibytes(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"'{value}' is not a number; write the number of GiB alone, such as 4")
     return value
 
 
@@ -90,6 +99,7 @@ def _problem(name: str) -> str | None:
 Text = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 Listed = Annotated[Text | None, BeforeValidator(_joined)]
 Minutes = Annotated[Count, BeforeValidator(_minutes)]
+Gibibytes = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_gibibytes)]
 Some = Annotated[int, Field(ge=0)]
 Options = Annotated[tuple[tuple[str, str | bool | None], ...], BeforeValidator(_options)]
 
@@ -125,7 +135,7 @@ class Resources(Frozen):
     gpu_type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
     gres: Text | None = None
     cpus: Count | None = None
-    memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    memory_gb: Gibibytes | None = None
     minutes: Minutes | None = None
     at_once: Count | None = None
     cells_per_job: Count | None = None
@@ -194,6 +204,16 @@ class Request(Resources):
     def notice(self) -> int:
         """Seconds between the warning and the time limit; less where the whole slot is short."""
         return NOTICE if self.minutes is None else min(NOTICE, 30 * self.minutes)
+
+    @property
+    def too_short(self) -> str | None:
+        """Why a job that resumes gets nothing done in its slot, or ``None`` where it has the time."""
+        if self.minutes is None or 60 * self.minutes > self.notice + _EARLY:
+            return None
+        return (
+            f"minutes: {self.minutes} leaves no time to work: a job is told to save {self.notice} s before its limit, "
+            f"and SLURM may tell it a minute too early; give it 5 or more"
+        )
 
     def resources(self) -> dict[str, str | int | bool]:
         """What is asked for, as options of sbatch in the order in which they are written; ``True`` takes no value."""

@@ -65,6 +65,7 @@ def restricted(experiment: Experiment, settings: Iterable[str]) -> Experiment:
         InputError: a key or value is none, or no cell has them.
 
     """
+    settings = tuple(settings)
     where = assigned_values(settings, "--only")
     if not where:
         return experiment
@@ -73,7 +74,8 @@ def restricted(experiment: Experiment, settings: Iterable[str]) -> Experiment:
     only = tuple(index for index, cell in enumerate(experiment.cells) if fits(cell, where))
     if not only:
         raise InputError(f"--only: no cell of {experiment.name} has {' and '.join(settings)}")
-    return experiment.model_copy(update={"only": only})
+    typed = experiment.typed.model_copy(update={"only": settings})
+    return experiment.model_copy(update={"only": only, "typed": typed})
 
 
 def fits(cell: Evaluate, where: Mapping[str, Any]) -> bool:

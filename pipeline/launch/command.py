@@ -12,6 +12,7 @@ from pipeline import stopping
 from pipeline.config import Experiment, load
 from pipeline.config.where import restricted
 from pipeline.errors import InputError, StageError
+from pipeline.launch.known import remember
 from pipeline.launch.stages import StageName, pin, stage_cells
 from pipeline.launch.submission import check_code
 from pipeline.launch.work import led, run_stage
@@ -36,12 +37,16 @@ def stage_command(stage: StageName) -> None:
     def work(ranks: Ranks, experiment: Experiment, index: int | None, root: str | None) -> None:
         store = Store(root)
         if job_id() is not None:
-            check_code(store.root, experiment.name)
+            typed = experiment.typed.model_copy(update={"root": root})
+            check_code(store.root, experiment.name, typed.command("array", stage))
         if index is not None:
             if not 0 <= index < len(experiment.cells):
                 raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")
             experiment = experiment.model_copy(update={"only": (index,)})
-        outcome = run_stage(stage_cells(pin(experiment, store), store, stage), stage, store, ranks)
+        experiment = pin(experiment, store)
+        if stage == "prepare" or store.root.exists():  # else nothing can be made
+            remember(experiment, store)
+        outcome = run_stage(stage_cells(experiment, store, stage), stage, store, ranks)
         print(f"{stage}: {outcome}", file=sys.stderr)
         if outcome.failed:
             raise typer.Exit(1)

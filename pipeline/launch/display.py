@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import statistics
 import sys
@@ -52,25 +51,6 @@ class Left:
     def __str__(self) -> str:
         hours = "nothing measured yet" if self.hours is None else f"about {self.hours:.1f} hours of computing"
         return f"{self.cells} cells left, {hours}" if self.cells else "nothing left"
-
-
-def typed(
-    command: str,
-    config: str,
-    settings: list[str] | None,
-    only: list[str] | None = None,
-    root: str | None = None,
-    cluster_file: str | None = None,
-    cluster: str = "debug",
-) -> str:
-    """A command line about the same cells: with other settings it would be about another experiment."""
-    words = ["python", "-m", "pipeline", command, config]
-    words += [] if cluster == "debug" else ["--cluster", cluster]
-    words += [word for one in settings or [] for word in ("--set", one)]
-    words += [word for one in only or [] for word in ("--only", one)]
-    words += ["--root", root] if root else []
-    words += ["--cluster-file", cluster_file] if cluster_file else []
-    return shlex.join(words)
 
 
 def estimate(experiment: Experiment, store: Store) -> dict[StageName, Left]:

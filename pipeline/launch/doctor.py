@@ -18,13 +18,14 @@ from pathlib import Path
 from filelock import SoftFileLease, Timeout
 
 from pipeline.config import Prepare, load
-from pipeline.config.cluster import JOBS, Cluster, expanded, load_cluster
+from pipeline.config.cluster import DEFAULT_PATH, JOBS, Cluster, Request, expanded, load_cluster
 from pipeline.config.data import HubSource
 from pipeline.errors import InputError, StageError
 from pipeline.launch import machine, sbatch
 from pipeline.launch.machine import said
+from pipeline.launch.refusals import mended, refused, short_slots
 from pipeline.launch.scheduler import Scheduler
-from pipeline.launch.stages import stage_cells
+from pipeline.launch.stages import MODULES, stage_cells
 from pipeline.store import Store, locate
 from pipeline.store.atomic import read_json, write_json
 from pipeline.store.attempts import LEASE_SECONDS, job_id
@@ -72,9 +73,9 @@ def examine(config: str | None, settings: Sequence[str], root: str | None, clust
         ("cpu", machine.cpu),
         ("cluster", lambda: cluster(cluster_file)),
         ("slurm", lambda: slurm(scheduler)),
-        ("requests", lambda: requests(site, scheduler)),
-        ("root", lambda: place(store().root)),
-        ("logs", lambda: place(site.logs_folder)),
+        ("requests", lambda: requests(site, scheduler, cluster_file)),
+        ("root", lambda: place(store().root, cluster_file)),
+        ("logs", lambda: place(site.logs_folder, cluster_file)),
         ("offline", lambda: offline(config, settings, store(), site)),
         ("step", machine.step),
     ]
@@ -125,29 +126,26 @@ def slurm(scheduler: Scheduler | None) -> str:
     return f"{version}, {accounting}, arrays up to {limit}; {where}{len(jobs)} jobs of yours"
 
 
-def requests(site: Cluster, scheduler: Scheduler | None) -> str:
-    """SLURM would take the jobs of every stage; nothing is submitted."""
+def requests(site: Cluster, scheduler: Scheduler | None, file: str | None = None) -> str:
+    """SLURM would take the jobs of every stage; nothing is submitted. ``file`` is the cluster's."""
     if scheduler is None or job_id() is not None:
         return "not asked about: this is no login node"
     if scheduler.trouble is not None:
         return "not asked about: SLURM does not answer"
     stages = [stage for stage in JOBS if stage != "prepare" or not site.prepares_here]
-    refused = []
-    for stage in stages:
-        lines = site.request(None, stage).sbatch_lines("textdd-doctor", "/dev/null")
-        error = said("sbatch", "--test-only", given="\n".join(["#!/bin/bash", *lines, "true\n"]))[1]
-        if error is not None:
-            refused.append(f"{stage}: {error.removeprefix('allocation failure: ')}")
-    if refused:
-        raise InputError(f"SLURM refuses {'; '.join(refused)}; correct configs/cluster.yaml (account, partition, …)")
-    return f"SLURM would take {', '.join(stages)}"
+    asked: dict[str, Request] = {stage: site.request(None, stage) for stage in stages}
+    if found := refused(asked):
+        reason = "; ".join(found)
+        raise InputError(f"SLURM refuses {reason}; {mended(reason, file)}")
+    asked.pop("aggregate")  # which is not warned
+    return "; but ".join([f"SLURM would take {', '.join(stages)}", *short_slots(asked)])
 
 
 # --- places -----------------------------------------------------------------------------------------------------
 
 
-def place(folder: Path) -> str:
-    """Files can be written, replaced and locked there, and there is room."""
+def place(folder: Path, file: str | None = None) -> str:
+    """Files can be written, replaced and locked there, and there is room. ``file`` is the cluster's."""
     at = folder.absolute()
     try:
         while not at.exists():
@@ -156,7 +154,7 @@ def place(folder: Path) -> str:
             skew = _tried(Path(made))
     except OSError as error:
         raise StageError(
-            f"{at} cannot be written from here ({error.strerror}); give another place in configs/cluster.yaml"
+            f"{at} cannot be written from here ({error.strerror}); give another place in {file or DEFAULT_PATH}"
         ) from error
     if skew > _MOST_SKEW:
         raise StageError(
@@ -198,13 +196,15 @@ def offline(config: str | None, settings: Sequence[str], store: Store, site: Clu
     mode = f"the hub is {'off' if constants.HF_HUB_OFFLINE else 'on'}line, its cache {cache}"
     if config is None:
         return f"{mode}; with CONFIG, an experiment is looked for"
-    tasks = stage_cells(load(config, settings), store, "prepare")
+    experiment = load(config, settings)
+    tasks = stage_cells(experiment, store, "prepare")
     absent = {cell.folder.name: _absent(cell.config, store, cache) for cell in tasks if cell.state != "done"}  # type: ignore[arg-type]
     if lacking := {name: what for name, what in absent.items() if what}:
         name, what = next(iter(lacking.items()))
+        again = experiment.typed.stage(f"python -m {MODULES['prepare']}")
         raise InputError(
             f"{len(lacking)} of {len(tasks)} tasks are neither prepared nor in {cache}, such as "
-            f"{name} ({' and '.join(what)}); type where there is a network: python -m pipeline.stage1_prepare {config}"
+            f"{name} ({' and '.join(what)}); type where there is a network: {again}"
         )
     rest = f", {len(absent)} can be from what is here" if absent else ""
     return f"{len(tasks) - len(absent)} of {len(tasks)} tasks are prepared{rest}; {mode}"

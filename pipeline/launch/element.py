@@ -37,15 +37,21 @@ def run_element(folder: str, array: str, index: int | None = None, only: int | N
     Raises:
         StageError: cells failed; their reasons.
         Stopped: the job has to end before its cells are done; they are saved. It was requeued where that is due.
+        SystemExit: likewise, in a job of submitit's, whose log would show a planned stop as a traceback.
 
     """
+    job = only is None and os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
     with stopping.listen():  # submitit's own handlers would take a signal for a time-out of theirs
         try:
             _compute(Submission.read(Path(folder)), array, index, only)
         except stopping.Stopped as stopped:
-            if only is None:  # else the job is the parent's to requeue
-                with stopping.polled():
+            with stopping.polled():
+                if job:  # before the requeue, which kills this process
+                    print(f"stopped by {stopped.signal}; what was done is saved", file=sys.stderr, flush=True)
+                if only is None:  # else the job is the parent's to requeue
                     _requeue_if_due(stopped.signal)
+                if job:
+                    raise SystemExit(1) from None  # what Python ends with after any exception
             raise
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         # All is done: a signal that ends the interpreter before it ends by itself would make this a failed job.

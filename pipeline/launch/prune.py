@@ -8,21 +8,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import typer
 from filelock import SoftFileLease, Timeout
 from pydantic import ValidationError
 
-from pipeline.config import Distill, Evaluate, Experiment, Prepare, load
-from pipeline.config.cluster import DEFAULT_PATH
-from pipeline.errors import InputError, StageError
+from pipeline.config import Distill, Evaluate, Experiment, Prepare
+from pipeline.errors import InputError
 from pipeline.launch.scheduler import JobState, Scheduler, ranges
 from pipeline.launch.stages import MODULES, name_of, stage_config
 from pipeline.launch.submission import PREFIX, Submission
@@ -76,24 +73,6 @@ class Found:
         return "\n".join([*lines, f"{total} in {len(self.items)} places" if self.items else "nothing is superseded"])
 
 
-def experiments(configs: Iterable[str], cluster_file: str | None = None) -> list[Experiment]:
-    """Every experiment that counts: those given, and ``configs/*.yaml`` but for clusters' files.
-
-    Raises:
-        InputError: one of them cannot be read, or there is none, by which everything would be superseded.
-
-    """
-    clusters = {path.resolve() for path in (DEFAULT_PATH, Path(cluster_file or DEFAULT_PATH))}
-    known = [path for path in sorted(DEFAULT_PATH.parent.glob("*.yaml")) if not path.name.startswith("cluster")]
-    paths = [path for path in [*known, *map(Path, configs)] if path.resolve() not in clusters]
-    if not paths:
-        raise InputError(
-            "no experiment is here (configs/*.yaml), so everything would be superseded; "
-            "go to the folder of the repository, or give the experiments whose artifacts are to be kept"
-        )
-    return [load(path) for path in paths]
-
-
 def find(given: Sequence[Experiment], store: Store, logs: Path, scheduler: Scheduler | None) -> Found:
     """What is superseded; nothing is changed.
 
@@ -138,33 +117,6 @@ def remove(
             else:
                 left.append(f"{item.what}: {why}")
     return freed, left
-
-
-def prune(configs: Sequence[str], store: Store, logs: Path, cluster_file: str | None, *, yes: bool) -> None:
-    """Says what is superseded, asks, and removes it; where nobody can be asked, only with ``yes``.
-
-    Raises:
-        InputError: see :func:`experiments`.
-        StageError: see :func:`remove`; or some of it could not be removed.
-
-    """
-    given, scheduler = experiments(configs, cluster_file), Scheduler.here()
-    found = find(given, store, logs, scheduler)
-    print(f"kept: what these refer to: {', '.join(one.name for one in given)} (runs with --set are listed below, too)")
-    print(found)
-    if not found.items:
-        return
-    if not yes:
-        if not (sys.stdin.isatty() and sys.stdout.isatty()):
-            print("nothing was removed: python -m pipeline prune --yes removes it")
-            return
-        if not typer.confirm("remove all of this?"):
-            print("nothing was removed")
-            return
-    freed, left = remove(found, given, store, logs, scheduler)
-    print(f"{readable(freed)} freed")
-    if left:
-        raise StageError("not removed: " + "; ".join(left))
 
 
 def readable(size: float) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.config import Experiment
 from pipeline.config.cluster import JOBS, Cluster, JobName, Request, in_shell
 from pipeline.config.resources import written
+from pipeline.config.typed import Typed
 from pipeline.errors import InputError
 from pipeline.launch.scheduler import ranges
 from pipeline.launch.stages import MODULES, StageName, stage_config
@@ -123,11 +124,13 @@ def render(cluster: Cluster) -> dict[str, str]:
     return {_SCRIPTS[stage]: _script(cluster, stage) for stage in JOBS}
 
 
-def write(cluster: Cluster, folder: Path = Path("sbatch")) -> None:
+def write(cluster: Cluster, folder: Path = Path("sbatch")) -> list[Path]:
     """Writes all scripts, and makes the folder that their output goes to: without it SLURM drops it, and the job."""
-    for name, text in render(cluster).items():
-        write_text(folder / name, text)
+    scripts = {folder / name: text for name, text in render(cluster).items()}
+    for path, text in scripts.items():
+        write_text(path, text)
     _outputs(cluster).mkdir(parents=True, exist_ok=True)
+    return list(scripts)
 
 
 def stale(cluster: Cluster, folder: Path = Path("sbatch")) -> list[str]:
@@ -197,7 +200,7 @@ def left(experiment: Experiment, store: Store, stage: StageName, cluster: Cluste
         if limit is not None and position >= limit:
             raise InputError(
                 f"{experiment.name}: position {position} of the grid is beyond this cluster's arrays (MaxArraySize "
-                f"{limit}: up to {limit - 1}); python -m pipeline run CONFIG --cluster slurm splits them"
+                f"{limit}: up to {limit - 1}); {experiment.typed.command('run', '--cluster', 'slurm')} splits them"
             )
         request = cluster.request(experiment.cells[position], stage, cell.failures())
         found.setdefault((_beyond(request, base), request.at_once), []).append(position)
@@ -216,10 +219,11 @@ def array(experiment: Experiment, store: Store, stage: StageName, cluster: Clust
     """
     found = left(experiment, store, stage, cluster, limit)
     if not found.parts:
-        retry = "; python -m pipeline retry CONFIG takes up what was given up" if found.counts["given up"] else ""
+        given_up = f"; {experiment.typed.command('retry')} takes up what was given up"
+        retry = given_up if found.counts["given up"] else ""
         raise InputError(f"{experiment.name}: nothing is left of {stage}: {found}{retry}")
     whole = [part for part in found.parts if part.options == ()][:1]
-    advice = [_advice(part, stage) for part in found.parts if part not in whole]
+    advice = [_advice(part, stage, experiment.typed) for part in found.parts if part not in whole]
     if not whole:
         raise InputError(
             f"{experiment.name}: what is left of {stage} asks for more than the script gives: {'; '.join(advice)}"
@@ -278,7 +282,7 @@ def _beyond(request: Request, base: Request) -> tuple[str, ...] | None:
     return tuple(written(option, value) for option, value in asked.items() if has.get(option) != value)
 
 
-def _advice(part: Part, stage: StageName) -> str:
+def _advice(part: Part, stage: StageName, typed: Typed) -> str:
     if part.options is None:
-        return f"positions {part.array.partition('%')[0]}: python -m pipeline run CONFIG --cluster slurm submits them"
-    return " ".join(["sbatch", f"--array={part.array}", *part.options, f"sbatch/{_SCRIPTS[stage]}", "CONFIG"])
+        return f"positions {part.array.partition('%')[0]}: {typed.command('run', '--cluster', 'slurm')} submits them"
+    return typed.stage(" ".join(["sbatch", f"--array={part.array}", *part.options, f"sbatch/{_SCRIPTS[stage]}"]))

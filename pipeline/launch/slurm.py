@@ -12,6 +12,7 @@ from pipeline.config.cluster import Cluster, Request, in_shell
 from pipeline.errors import StageError
 from pipeline.launch.element import run_element
 from pipeline.launch.plan import Array
+from pipeline.launch.refusals import mended
 from pipeline.launch.submission import Submission
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ class Slurm:
     Attributes:
         submission: gives names, folders and the code that jobs run.
         cluster: gives the interpreter of the nodes.
+        file: of the cluster, where that is not the usual one.
 
     """
 
     submission: Submission
     cluster: Cluster
+    file: str | None = None
 
     def array(self, array: Array, parent: str | None, after: Sequence[str]) -> list[Job[Any]]:
         """The jobs of an array's elements, in their order.
@@ -56,9 +59,9 @@ class Slurm:
         jobs: list[Job[Any]]
         if several:
             repeated = ([argument] * len(array.elements) for argument in call[1:])
-            jobs = _submitted(lambda: executor.map_array(run_element, *repeated))
+            jobs = self._submitted(lambda: executor.map_array(run_element, *repeated))
         else:
-            jobs = [_submitted(lambda: executor.submit(*call))]
+            jobs = [self._submitted(lambda: executor.submit(*call))]
         self.submission.record(array.name, jobs[0].job_id.partition("_")[0])
         return jobs
 
@@ -67,8 +70,20 @@ class Slurm:
         conditions = ["afterany:" + ":".join(after)] if after else []
         call = (function, str(self.submission.folder))
         executor = self._executor(name, request, conditions, call)
-        job: Job[Any] = _submitted(lambda: executor.submit(*call))
+        job: Job[Any] = self._submitted(lambda: executor.submit(*call))
         return job
+
+    def _submitted(self, submit: Callable[[], Any]) -> Any:
+        from submitit.core.utils import FailedJobError
+
+        try:
+            return submit()
+        except FailedJobError as error:
+            reason = "; ".join(line.removeprefix("sbatch: error: ").strip() for line in str(error).strip().splitlines())
+            raise StageError(
+                f"SLURM refused the job: {reason}; {mended(reason, self.file)}, or wait for room in the queue, and "
+                f"run again: what was submitted is not submitted twice"
+            ) from error
 
     def _executor(
         self, name: str, request: Request, conditions: Sequence[str], call: tuple[Any, ...], at_once: int | None = None
@@ -109,16 +124,3 @@ def _pickled(folder: str) -> str:
     """
     job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
     return f'[ -e {folder}/"{job}_submitted.pkl" ] || cp {folder}/job.pkl {folder}/"{job}_submitted.pkl"'
-
-
-def _submitted(submit: Callable[[], Any]) -> Any:
-    from submitit.core.utils import FailedJobError
-
-    try:
-        return submit()
-    except FailedJobError as error:
-        reason = "; ".join(line.removeprefix("sbatch: error: ").strip() for line in str(error).strip().splitlines())
-        raise StageError(
-            f"SLURM refused the job: {reason}; correct configs/cluster.yaml, or wait for room in the queue, and run "
-            f"again: what was submitted is not submitted twice"
-        ) from error

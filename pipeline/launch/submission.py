@@ -253,8 +253,8 @@ def note_code(root: Path, experiment: str) -> None:
     write_json(_noted(root, experiment), code() | {"digest": code_digest(), "time": now()})
 
 
-def check_code(root: Path, experiment: str) -> None:
-    """Whether the code is still the one that was noted.
+def check_code(root: Path, experiment: str, noting: str = "python -m pipeline array CONFIG STAGE") -> None:
+    """Whether the code is still the one that was noted; ``noting`` is the command that would note it.
 
     Raises:
         StageError: it was edited since.
@@ -265,7 +265,7 @@ def check_code(root: Path, experiment: str) -> None:
         revision = f" (git revision {noted['git_revision']})" if noted["git_revision"] else ""
         raise StageError(
             f"the code has changed since this job was submitted, {noted['time']}{revision}; put it back, or accept the "
-            f"code as it is now: python -m pipeline array CONFIG STAGE notes it, then scontrol requeue this job"
+            f"code as it is now: {noting} notes it, then scontrol requeue this job"
         )
 
 

@@ -19,13 +19,17 @@ from filelock import SoftFileLease, Timeout
 
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.config.resources import written as option
+from pipeline.config.where import restricted
 from pipeline.errors import InputError, StageError
 from pipeline.launch.display import left, text
 from pipeline.launch.element import run_element
 from pipeline.launch.finish import aggregate, sweep
+from pipeline.launch.known import remember
 from pipeline.launch.local import supervise
 from pipeline.launch.plan import Live, Plan, plan
 from pipeline.launch.queue import adopt, live_of, orphans, settle_kills, startable, waited_for
+from pipeline.launch.refusals import mended, refused, short_slots
 from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.slurm import Slurm
 from pipeline.launch.stages import MODULES, StageName, name_of, pin, stage_cells
@@ -69,6 +73,7 @@ def submit(
     cluster: Executor = "slurm",
     *,
     settings: Sequence[str] = (),
+    only: Sequence[str] = (),
     root: str | Path | None = None,
     out: Path = Path("analysis/results"),
     file: str | Path | None = None,
@@ -80,6 +85,7 @@ def submit(
         cluster: ``slurm``, ``local`` (one background process that runs a few cells at a time) or ``debug`` (jobs that
             run in this process when their result is asked for).
         settings: ``dotted.key=value``, as ``--set``.
+        only: likewise, as ``--only``: no other cells are computed.
         root: folder of all artifacts; by default what the cluster's file says.
         out: folder of tables and figures.
         file: the cluster's file, by default ``configs/cluster.yaml``.
@@ -88,13 +94,19 @@ def submit(
         submitit's jobs; none where nothing is missing. What a job computes is in the store, not in its result.
 
     Raises:
-        InputError: a mistake in one of the files, or no SLURM here.
+        InputError: a mistake in one of the files, one text in place of a list of them, or no SLURM here.
         StageError: SLURM refused a job.
 
     """
+    for name, given in (("settings", settings), ("only", only)):
+        if isinstance(given, str):
+            raise InputError(f"{name}: a list is needed, not one text; write {name}=[{given!r}]")
     site = load_cluster(file)
     store = Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
-    experiment = pin(load(config, settings), store)
+    experiment = restricted(load(config, settings), only)
+    places = {"root": None if root is None else str(root), "cluster_file": None if file is None else str(file)}
+    experiment = experiment.model_copy(update={"typed": experiment.typed.model_copy(update=places)})
+    experiment = pin(experiment, store)
     if cluster == "slurm":
         return [job for jobs in to_slurm(experiment, store, site, out).jobs.values() for job in jobs]
     submission = written(experiment, store, site, out)
@@ -117,6 +129,7 @@ def written(
     experiment: Experiment, store: Store, cluster: Cluster, out: Path, *, check: bool = True
 ) -> Submission | None:
     """What is missing of an experiment as a submission for this machine; ``None`` where nothing is."""
+    remember(experiment, store)
     planned = plan(experiment, store, cluster, Live())
     if not planned.arrays:
         return None
@@ -140,12 +153,13 @@ def locally(experiment: Experiment, store: Store, cluster: Cluster, out: Path, *
     submission = written(experiment, store, cluster, out, check=check)
     ended = None if submission is None else supervise(submission, cluster.local.at_once)
     if not any(cell.state == "done" for cell in stage_cells(experiment, store, "evaluate")):
-        raise StageError(f"no cell has results: {out} is left as it is; python -m pipeline status CONFIG says why")
+        why = experiment.typed.command("status")
+        raise StageError(f"no cell has results: {out} is left as it is; {why} says why")
     from pipeline import stage4_aggregate
 
     stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
     if ended is not None and ended.badly:
-        raise StageError(f"{len(ended.badly)} jobs failed; python -m pipeline status CONFIG says why and where")
+        raise StageError(f"{len(ended.badly)} jobs failed; {experiment.typed.command('status')} says why and where")
 
 
 def described(experiment: Experiment, store: Store, cluster: Cluster, executor: Executor) -> str:
@@ -171,26 +185,24 @@ def described(experiment: Experiment, store: Store, cluster: Cluster, executor: 
         planned.arrays = [array for array in planned.arrays if array.stage != "prepare"]
         for array in planned.arrays:
             array.after = tuple(name for name in array.after if name not in here)
-    return "\n".join([*lines, "", str(planned)])
+    lines += ["", str(planned)]
+    if executor == "slurm" and planned.arrays:
+        lines += _foreseen(planned, cluster, scheduler, experiment.typed.cluster_file)
+    return "\n".join(lines)
 
 
-def cancel_ours(experiment: Experiment, cluster: Cluster) -> str:
-    """Cancels every job of the experiment that is not over; says how many.
-
-    Raises:
-        InputError: there is no SLURM here.
-        StageError: SLURM does not answer, or refuses.
-
-    """
-    scheduler = Scheduler.here()
-    if scheduler is None:
-        raise InputError("there is no SLURM here; Ctrl-C stops what runs on this machine")
-    with alone(cluster.logs_folder, experiment.name):
-        jobs = [one for one in queued(cluster.logs_folder, scheduler.mine()) if one.experiment == experiment.name]
-        trouble = scheduler.cancel([one.job.id for one in jobs])
-    if trouble is not None:
-        raise StageError(f"SLURM did not cancel the jobs ({trouble}); try again")
-    return f"{len(jobs)} jobs cancelled"
+def _foreseen(planned: Plan, cluster: Cluster, scheduler: Scheduler | None, file: str | None) -> Iterator[str]:
+    """The last two jobs, and what is wrong with what the jobs of a plan ask for."""
+    asked = {array.name: array.request for array in planned.arrays}
+    last = cluster.request(None, "aggregate")
+    options = " ".join(option(name, value) for name, value in last.resources().items())
+    yield f"sweep: 1 job, after all that distil: cancels what waits for a cell that failed: {options}"
+    yield f"aggregate: 1 job, after sweep and all that evaluate: tables and figures: {options}"
+    yield from (f"warning: {line}" for line in short_slots(asked))
+    found = [] if scheduler is None or scheduler.trouble is not None else refused(asked | {"sweep, aggregate": last})
+    if found:
+        reason = "; ".join(found)
+        yield f"SLURM would refuse {reason}; {mended(reason, file)}"
 
 
 def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, *, check: bool = True) -> Submitted:
@@ -213,6 +225,7 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
         raise InputError("--cluster slurm: there is no sbatch here; log in to the cluster, or type --cluster local")
     if shutil.which("srun") is None:
         raise InputError("--cluster slurm: submitit needs srun, which is not here; use plain sbatch (README)")
+    remember(experiment, store)
     stages: tuple[StageName, ...] = ("prepare", "distill", "evaluate")
     if cluster.prepares_here:
         stages = stages[1:]
@@ -238,8 +251,10 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
         follows = any(one.array == "aggregate" for one in mine)
         if not planned.arrays and (follows or not (any(waited.values()) or _outdated(experiment, store, out))):
             return Submitted(planned)
+        for line in short_slots({array.name: array.request for array in planned.arrays}):
+            print(f"warning: {line}", file=sys.stderr)
         submission = Submission.new(experiment, store, cluster.logs_folder, planned, out, check=check)
-        submitted = _submit(Slurm(submission, cluster), planned, waited)
+        submitted = _submit(Slurm(submission, cluster, experiment.typed.cluster_file), planned, waited)
         scheduler.cancel(one.job.id for one in mine if one.finishes)  # not before: a refusal would leave none
         return submitted
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline import stopping
 from pipeline.config import DDAL, Distill, Experiment, Prepare
+from pipeline.config.typed import Typed
 from pipeline.errors import InputError, StageError
 from pipeline.launch.stages import MODULES, StageName, stage_cells
 from pipeline.launch.submission import code_digest
@@ -31,13 +32,18 @@ def canary(experiment: Experiment, store: Store) -> None:
     """
     for cell in stage_cells(experiment, store, "distill"):
         if cell.state != "done":
-            check_gradient(cell, store)
+            check_gradient(cell, store, experiment.typed)
 
 
-def check_gradient(cell: Cell, store: Store) -> None:
+def check_gradient(cell: Cell, store: Store, typed: Typed | None = None) -> None:
     """Compares the hypergradient of a ``ddal`` cell with its references, on a small slice in float64.
 
     Once per prepared encoder, estimator and version of the code: that it holds is noted beside the prepared task.
+
+    Args:
+        cell: any; others than those of ``ddal`` have none.
+        store: of the cell.
+        typed: how its experiment was, where that is known.
 
     Raises:
         StageError: it does not agree.
@@ -60,7 +66,7 @@ def check_gradient(cell: Cell, store: Store) -> None:
     if not found.holds:
         raise StageError(
             f"the hypergradient of {cell.folder.name} is wrong, so nothing was distilled; "
-            f"python -m pipeline check-grad CONFIG says of which tensor, estimator: unroll does without "
+            f"{(typed or Typed()).command('check-grad')} says of which tensor, estimator: unroll does without "
             f"hand-derived passes, and --no-check goes on regardless"
         )
     write_json(noted, mine)

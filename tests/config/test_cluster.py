@@ -334,8 +334,9 @@ def test_every_mistake_is_reported_at_once(write: Write) -> None:
             """
 rot: x
 attempts: 0
-on_retry: {timeout: {minutes: 0.5}}
+on_retry: {timeout: {minutes: 0.5}, limit: {memory_gb: 1T}}
 slurm:
+  aggregate: {minutes: 12h, memory_gb: 4G}
   distil: {}
   prepare: {where: her}
   distill:
@@ -355,6 +356,9 @@ cells:
         )
     )
     for expected in (
+        "slurm.aggregate.minutes: '12h' is not a number; write the number of minutes alone, such as 720 for 12 hours",
+        "slurm.aggregate.memory_gb: '4G' is not a number; write the number of GiB alone, such as 4",
+        "on_retry.limit.memory_gb: '1T' is not a number; write the number of GiB alone",
         "rot: unknown key (did you mean 'root'?)",
         "attempts: input should be greater than or equal to 1",
         "on_retry.timeout.minutes: input should be greater than or equal to 1",
@@ -382,7 +386,7 @@ cells:
         "cells.3: asks for nothing; give at least one of prepare, distill, evaluate",
     ):
         assert any(line.startswith(expected) for line in found), f"{expected}\nis not in\n" + "\n".join(found)
-    assert len(found) == len(set(found)) == 25
+    assert len(found) == len(set(found)) == 28
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,11 @@ def test_the_cells_that_have_all_of_it(experiment: Write, only: list[str], posit
     [
         ("distill.method.label=hard", "distill.method.label: no config has that key (did you mean 'labels'?)"),
         ("distill.method.labels=hrad", "distill.method.labels: 'hrad' is no value of it (did you mean 'hard'?)"),
-        ("labels=hard", "labels: not a dotted key"),
+        (
+            "labels=hard",
+            "labels: not a dotted key (did you mean distill.method.labels or prepare.task.labels?); allowed",
+        ),
+        ("outer.lr=1", "outer.lr: not a dotted key (did you mean distill.method.outer.lr?); allowed"),
         ("distill.seed", "dotted.key=value is needed"),
         ("distill.seed=7", "no cell of tiny has distill.seed=7"),
     ],

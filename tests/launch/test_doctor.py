@@ -284,11 +284,31 @@ def test_slurm(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.requests(Cluster(), scheduler) == "SLURM would take distill, evaluate, aggregate"
     programs(status=1, sbatch="allocation failure: Invalid account or account/partition combination specified\n")
     site = Cluster.model_validate({"slurm": {"prepare": {"where": "job"}}})
-    with pytest.raises(InputError, match=r"SLURM refuses prepare: Invalid account .* distill: .*; correct configs"):
+    with pytest.raises(
+        InputError, match=r"prepare, distill, .* aggregate: Invalid account .*; correct configs/cluster.yaml$"
+    ):
+        doctor.requests(site, scheduler)  # sinfo does not answer
+    programs(sinfo="scavenge\ndebug\n")
+    with pytest.raises(InputError, match=r"; correct my.yaml \(.* the partitions here are debug, scavenge\)$"):
+        doctor.requests(site, scheduler, "my.yaml")
+    programs(status=1, sbatch="allocation failure: Requested node configuration is not available\n")
+    with pytest.raises(InputError, match=r"not available; correct configs/cluster.yaml$"):
         doctor.requests(site, scheduler)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     assert "this is job 12, 1 jobs of yours" in doctor.slurm(scheduler)
     assert doctor.requests(site, scheduler) == "not asked about: this is no login node"
+
+
+def test_slots_too_short_for_a_warning_are_named(programs: Programs) -> None:
+    """90 s before the limit, or half of a short slot; SLURM may be a minute early."""
+    programs(squeue="", scontrol=CONFIG, scancel="", sbatch="")
+    scheduler = Scheduler.here()
+    for minutes, short in ((1, True), (2, True), (3, False)):
+        slurm = {"distill": {"minutes": minutes}, "aggregate": {"minutes": 1}}
+        said = doctor.requests(Cluster.model_validate({"slurm": slurm}), scheduler)
+        assert said.startswith("SLURM would take distill, evaluate, aggregate")
+        assert (f"; but distill: minutes: {minutes} leaves no time to work: a job is told to save" in said) is short
+        assert "aggregate: minutes" not in said
 
 
 def test_slurm_that_does_not_answer(programs: Programs) -> None:
@@ -312,8 +332,8 @@ def test_a_job_in_a_container_without_slurm(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_place_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StageError, match=r"file cannot be written from here \(Not a directory\); give another place"):
-        doctor.place(tmp_path / "file" / "checkpoints")
+    with pytest.raises(StageError, match=r"file cannot be written from here \(Not a directory\); .* in my.yaml$"):
+        doctor.place(tmp_path / "file" / "checkpoints", "my.yaml")
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

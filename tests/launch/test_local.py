@@ -100,7 +100,8 @@ def test_all_stages_in_processes(experiment: Write, tmp_path: Path) -> None:
     for _ in range(2):
         done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 2, done.stderr
-        assert "error: 1 jobs failed; python -m pipeline status CONFIG says why and where" in done.stderr
+        assert "error: 1 jobs failed; python -m pipeline status /" in done.stderr
+    assert "cluster.yaml says why and where" in done.stderr  # with all that was typed
     assert len(list((tmp_path / "root").glob("evaluate/*/done.json"))) == 2
     (failed,) = (tmp_path / "root").glob("distill/*/attempts/0*2.json")
     assert "sequence_length: 41" in json.loads(failed.read_text())["reason"]

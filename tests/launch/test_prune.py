@@ -17,7 +17,7 @@ from pipeline import __main__
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster
 from pipeline.errors import InputError, StageError
-from pipeline.launch import prune
+from pipeline.launch import here, known, prune, prune_command, submitter
 from pipeline.launch.plan import Live, plan
 from pipeline.launch.prune import Found, find, readable, remove
 from pipeline.launch.scheduler import JobState
@@ -366,14 +366,15 @@ def test_it_says_what_and_removes_only_when_told(
     assert lines[0].startswith("kept: what these refer to: tiny")
     assert len([line for line in lines if "no experiment refers to it" in line]) == 2
     assert len([line for line in lines if "progress.pt  (the cell is done)" in line]) == 3
-    assert lines[-2].endswith(" in 5 places")
-    assert lines[-1] == "nothing was removed: python -m pipeline prune --yes removes it"
+    assert lines[-3].endswith(" in 5 places")
+    assert lines[-2].endswith("not named above: python -m pipeline prune CONFIG --set …")
+    assert lines[-1] == "nothing was removed: the same command with --yes removes it"
     for stream in ("stdin", "stdout"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
-    monkeypatch.setattr(prune.typer, "confirm", lambda question: False)
+    monkeypatch.setattr(prune_command.typer, "confirm", lambda question: False)
     assert run(path)[1].splitlines()[-1] == "nothing was removed"
     assert everything(store.root) == before
-    monkeypatch.setattr(prune.typer, "confirm", lambda question: True)
+    monkeypatch.setattr(prune_command.typer, "confirm", lambda question: True)
     status, out, _ = run(path)
     assert status == 0
     assert out.splitlines()[-1].endswith(" kB freed")
@@ -414,10 +415,10 @@ def test_the_files_that_count(run: Callable[..., tuple[int, str, str]], experime
     assert "configs/broken.yaml: base.distil: unknown key (did you mean 'distill'?)" in err
     assert everything(store.root) == before
     with pytest.raises(InputError, match="broken"):
-        prune.experiments([])
+        known.experiments([])
     Path("configs/broken.yaml").unlink()
     Path("configs/jz.yaml").write_text("attempts: 4\n")
-    assert [one.name for one in prune.experiments([], "configs/jz.yaml")] == ["old"]
+    assert [one.name for one in known.experiments([], "configs/jz.yaml")] == ["old"]
 
 
 def test_sizes_for_people() -> None:
@@ -433,3 +434,113 @@ def test_the_table_has_the_largest_first(experiment: Write, store: Store, logs: 
     lines = str(find([grid], store, logs, None)).splitlines()
     assert lines[0].split()[:3] == ["123", "kB", "progress"]
     assert lines[-1] == "125 kB in 3 places"
+
+
+# --- runs with --set --------------------------------------------------------------------------------------------
+
+SOFT, FREE = "distill.method.labels=soft", "distill.method.labels=unrestricted"
+
+
+def test_what_was_run_with_settings_stays_until_it_is_forgotten(
+    run: Callable[..., tuple[int, str, str]], experiment: Write, store: Store
+) -> None:
+    path = experiment()
+    wanted, unknown = (load(path, [setting]) for setting in (SOFT, FREE))
+    for one in (load(path), wanted, unknown):
+        make(one, store, "distill", "evaluate")
+    known.remember(wanted.model_copy(update={"only": (0,)}), store)
+    status, out, _ = run(path)
+    assert status == 0
+    command = f"python -m pipeline run {path} --set {SOFT}"
+    assert f"kept: what {wanted.name} refers to, run by: {command}  (--forget {wanted.name} lets it go)" in out
+    gone = [line.split()[3] for line in out.splitlines() if "no experiment refers to it" in line]
+    assert set(gone) == {name_of(cell) for cell in cells(unknown, store, "distill", "evaluate")}
+    assert "to keep those of a run with --set that is not named above: python -m pipeline prune CONFIG --set" in out
+
+    status, out, _ = run(path, "--set", FREE)  # as it says
+    assert status == 0
+    assert "no experiment refers to it" not in out
+    assert f"kept: what {unknown.name} refers to" in run(path)[1], "from now on"
+    before = everything(store.root)
+    assert "no experiment refers to it" in run(path, "--forget", unknown.name)[1]
+    assert everything(store.root) == before, "nothing is forgotten by looking"
+    assert run(path, "--forget", unknown.name, "--yes")[0] == 0
+    assert [cell.state for cell in cells(unknown, store, "distill", "evaluate")] == ["missing"] * 2
+    assert [cell.state for cell in cells(wanted, store, "distill", "evaluate")] == ["done"] * 2
+    assert unknown.name not in run(path)[1]
+    status, _, err = run(path, "--forget", "tiny.set-0", "--yes")
+    assert (status, err) == (2, f"error: --forget tiny.set-0: no such run is recorded; recorded: {wanted.name}\n")
+    Path("configs").mkdir()
+    Path("configs/tiny.yaml").write_text(path.read_text())
+    assert "--set: of which experiment? type: python -m pipeline prune CONFIG --set" in run("--set", FREE)[2]
+
+
+def test_a_run_that_only_its_submission_knows(
+    run: Callable[..., tuple[int, str, str]], experiment: Write, store: Store, tmp_path: Path
+) -> None:
+    """Submitted by an earlier version: the submission goes, what it made is known from then on."""
+    path = experiment()
+    variant = load(path, [SOFT])
+    made = submitted(variant, store, Path("logs"), "12")
+    submitted(load(path, [FREE]), Store(tmp_path / "other"), Path("logs"), "13")
+    make(variant, store)
+    for _ in range(2):
+        status, out, _ = run(path, "--yes")
+        assert status == 0
+        assert f"kept: what {variant.name} refers to" in out
+        assert "no experiment refers to it" not in out
+        if made.folder.exists():  # there is no SLURM here that would tell that its jobs are over
+            shutil.rmtree(made.folder)
+    assert [cell.state for cell in cells(variant, store)] == ["done"] * 3
+
+
+def test_the_file_counts_and_not_what_was_run_before_it_was_edited(
+    run: Callable[..., tuple[int, str, str]], experiment: Write, store: Store
+) -> None:
+    old = load(experiment(grids=[OLD]))
+    make(old, store)
+    known.remember(old, store)
+    assert run(experiment(grids=[NEW]))[1].count("no experiment refers to it") == 2
+
+
+def test_a_run_that_cannot_be_read_keeps_everything(
+    run: Callable[..., tuple[int, str, str]], experiment: Write, store: Store
+) -> None:
+    path = experiment()
+    variant = load(path, [SOFT])
+    make(variant, store)
+    known.remember(variant, store)
+    record = store.root / "experiments" / f"{variant.name}.json"
+    record.write_text(record.read_text().replace('"soft"', '"softest"'))
+    before = everything(store.root)
+    status, _, err = run(path, "--yes")
+    assert status == 2
+    assert "recorded by another version of the code" in err
+    assert f"python -m pipeline prune --forget {variant.name}" in err
+    assert everything(store.root) == before
+
+
+@pytest.mark.parametrize("cluster", ["debug", "local"])
+def test_every_run_is_recorded(
+    experiment: Write, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cluster: str
+) -> None:
+    """Before anything is computed: nothing is, here."""
+    path = experiment()
+    variant = load(path, [SOFT])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("TEXTDD_ROOT", str(store.root))
+
+    def no_further(*_: object, **__: object) -> None:
+        raise StageError("so far")
+
+    monkeypatch.setattr(here, "stage_cells", no_further)
+    monkeypatch.setattr(submitter.Submission, "new", no_further)
+    command = ["pipeline", "run", str(path), "--set", SOFT, "--only", "distill.seed=42", "--cluster", cluster]
+    for more, records in ((["--dry-run"], []), ([], [f"{variant.name}.json"])):
+        monkeypatch.setattr(sys, "argv", [*command, *more])
+        with pytest.raises(SystemExit):
+            __main__.main()
+        assert [path.name for path in (store.root / "experiments").glob("*")] == records
+    (found,) = known.recorded([load(path)], store, Path("logs"))
+    assert (found.cells, found.only, found.typed.only) == (variant.cells, None, ())

@@ -19,8 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import __main__
 from pipeline.config import Cluster, Evaluate, Experiment, load_cluster
 from pipeline.config.cluster import JOBS, JobName
+from pipeline.config.typed import Typed
 from pipeline.errors import InputError
 from pipeline.launch.sbatch import array, compressed, left, render, stale, write
 from pipeline.store import Store
@@ -407,7 +409,8 @@ def grid(tmp_path: Path) -> Grid:
             )
             for distill, evaluate in seeds
         ]
-        return Experiment(name="tiny", cells=tuple(cells))
+        typed = Typed(config="my grid.yaml", settings=("seeds=2",), cluster_file="jz.yaml")
+        return Experiment(name="tiny", cells=tuple(cells), typed=typed)
 
     return grid
 
@@ -460,8 +463,10 @@ def test_what_fails_in_the_same_way_is_given_up_until_retry(store: Store, grid: 
         assert array(experiment, store, "distill", Cluster(attempts=2)) == "0%64", attempt
         with pytest.raises(ZeroDivisionError), store.cell(experiment.cells[0].source).claim():
             1 / 0  # noqa: B018
-    with pytest.raises(InputError, match="1 given up; python -m pipeline retry CONFIG takes up what was given up"):
+    with pytest.raises(InputError) as caught:
         array(experiment, store, "distill", Cluster(attempts=2))
+    retry = "python -m pipeline retry 'my grid.yaml' --set seeds=2 --cluster-file jz.yaml"
+    assert str(caught.value).endswith(f"1 given up; {retry} takes up what was given up")
     assert array(experiment, store, "distill", Cluster(attempts=3)) == "0%64"
 
 
@@ -502,15 +507,29 @@ def test_cells_that_ask_for_more_are_submitted_with_options(
     assert array(experiment, store, "distill", cluster) == "0,6%64"
     _, *lines = capsys.readouterr().err.splitlines()
     assert [line.partition("gives: ")[2] for line in lines] == [
-        "sbatch --array=1-2%3 --constraint='a|b' --mem=64G sbatch/2_distill.sbatch CONFIG",
-        "positions 3-4: python -m pipeline run CONFIG --cluster slurm submits them",
-        "sbatch --array=5%9 sbatch/2_distill.sbatch CONFIG",
+        "sbatch --array=1-2%3 --constraint='a|b' --mem=64G sbatch/2_distill.sbatch 'my grid.yaml' --set seeds=2",
+        "positions 3-4: python -m pipeline run 'my grid.yaml' --cluster slurm --set seeds=2 --cluster-file jz.yaml "
+        "submits them",
+        "sbatch --array=5%9 sbatch/2_distill.sbatch 'my grid.yaml' --set seeds=2",
     ]
     finish(store, experiment, 0, 2, 3, 4, 5, 6)
     with pytest.raises(
         InputError, match=r"asks for more than the script gives: sbatch --array=1%3 --constraint='a\|b'"
     ):
         array(experiment, store, "distill", cluster)
+
+
+def test_the_command_says_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pipeline", "sbatch"])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    said = capsys.readouterr().out
+    names = said.removeprefix("written: ").strip().split(", ")
+    assert said.startswith("written: sbatch/1_prepare.sbatch, ")
+    assert sorted(names) == sorted(path.as_posix() for path in Path("sbatch").iterdir())
 
 
 @given(st.sets(st.integers(0, 300)), st.none() | st.integers(1, 9))

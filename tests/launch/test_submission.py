@@ -84,8 +84,10 @@ def test_plain_jobs_refuse_other_code(store: Store, monkeypatch: pytest.MonkeyPa
     note_code(store.root, "tiny")
     check_code(store.root, "tiny")
     monkeypatch.setattr(module, "code_digest", lambda: "another")
-    with pytest.raises(StageError, match="the code has changed since this job was submitted"):
+    with pytest.raises(StageError, match=r"changed since this job was submitted.* array CONFIG STAGE notes"):
         check_code(store.root, "tiny")
+    with pytest.raises(StageError, match="as it is now: what a user types notes it, then scontrol requeue this job"):
+        check_code(store.root, "tiny", "what a user types")
 
 
 def test_jobs_of_every_cell_the_oldest_first(made: Submission, tmp_path: Path) -> None:

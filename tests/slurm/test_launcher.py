@@ -136,6 +136,13 @@ def assert_finished(case: Tiny, undisturbed: Path, cells: int) -> None:
     assert {name for name in found if name.rpartition("/")[0] in done and theirs.get(name) != found[name]} == set()
 
 
+def assert_no_traceback(submission: Submission) -> None:
+    """Jobs that were stopped as planned say so in a line of submitit's log."""
+    said = "".join(path.read_text() for path in submission.folder.glob("jobs/distill-*/*.err"))
+    assert "; what was done is saved" in said
+    assert "Traceback" not in said
+
+
 def test_four_stages(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     case = write(
         {"slurm": {"distill": {"at_once": 1}}}, grids=[{"distill.seed": [0, 1], "evaluate.protocol": [DDAL, FINETUNE]}]
@@ -208,6 +215,30 @@ def test_a_cell_that_fails(write: Write, slurm: Slurm, undisturbed: Path) -> Non
     assert len(attempts_of(case.root / good["name"])) == 1
 
 
+def test_retry_leaves_what_is_merely_missing(write: Write, slurm: Slurm, undisturbed: Path) -> None:
+    """Tables are of the whole grid all the while, with the paper's numbers beside ours, as by default."""
+    grids = [{"distill.seed": [0, 1]}, TOO_LONG | {"distill.seed": [7]}]
+    case = prepared(write(grids=grids, report={"table": "table2"}), undisturbed)
+    run(case, "--only", "distill.seed=0,7")
+    slurm.wait_gone(seconds=120)
+    before = status(case)
+    good, missing, bad = (row["name"] for row in before["distill"])
+    states = [[row["state"] for row in before[stage]] for stage in ("distill", "evaluate")]
+    assert states == [["done", "missing", "failed"]] * 2
+
+    case.pipeline("retry", case.config, "--cluster", "slurm")
+    slurm.wait_gone(seconds=120)
+    assert sorted(submitted(submissions(case)[1])) == [bad, before["evaluate"][2]["name"]]
+    after = status(case)
+    assert [[row["state"] for row in after[stage]] for stage in ("distill", "evaluate")] == states
+    tried = {name: len(of_cell) for name, of_cell in attempts(case).items()}
+    assert (tried[good], tried.get(missing), tried[bad]) == (1, None, 2)
+    assert_finished(case, undisturbed, cells=1)
+    ended = {line.name: line.state for line in slurm.queue(everything=True).values()}
+    assert [ended[one.job_name("aggregate")] for one in submissions(case)] == ["COMPLETED"] * 2
+    assert "Without results (2):" in (case.folder / "analysis/results/tiny.table2.md").read_text()
+
+
 def test_disturbed(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     """A time limit, a pre-emption, a requeue from outside, a node that fails, a cancellation: one cell each."""
     rules = [
@@ -252,6 +283,7 @@ def test_disturbed(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     row, child = (rows[4] for rows in (status(case)["distill"], status(case)["evaluate"]))
     assert (row["state"], row["reason"], row["job"]) == ("failed", "cancelled", unwanted)
     assert (child["state"], child["reason"]) == ("failed", "source failed")
+    assert_no_traceback(submissions(case)[0])
     run(case)
     slurm.wait_gone(seconds=120)
     assert submitted(submissions(case)[1]) == [row["name"], child["name"]]
@@ -368,6 +400,7 @@ def test_side_by_side_by_the_code_of_then(write: Write, slurm: Slurm, undisturbe
     for name in names(case, "distill"):
         assert [outcome for outcome, _ in outcomes(case, name)] == ["stopped", "done"]
     assert_finished(case, undisturbed, cells=2)
+    assert_no_traceback(submissions(case)[0])
     tried = attempts(case)
     assert {attempt.job for name in names(case, "evaluate") for attempt in tried[name]} == {child}
 

@@ -1,0 +1,29 @@
+"""The dotted keys of an experiment, to say which one somebody meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from pipeline.config.data import Prepare
+from pipeline.config.methods import Distill
+from pipeline.config.problems import _models
+from pipeline.config.protocols import Evaluate
+
+_SECTIONS: dict[str, type[BaseModel]] = {"prepare": Prepare, "distill": Distill, "evaluate": Evaluate}
+
+
+def ending_in(key: str) -> list[str]:
+    """Every dotted key that ends in ``key``, the shortest first: ``labels`` -> ``distill.method.labels``."""
+    found = dict.fromkeys(path for name, model in _SECTIONS.items() for path in _paths(name, model))
+    return sorted((path for path in found if path.endswith(f".{key}")), key=lambda path: (path.count("."), path))
+
+
+def _paths(above: str, model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inside = _models(field.annotation)
+        if not set(inside) & set(_SECTIONS.values()):  # an earlier stage, which has a section of its own
+            yield f"{above}.{name}"
+            for one in inside:
+                yield from _paths(f"{above}.{name}", one)

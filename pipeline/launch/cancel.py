@@ -1,0 +1,70 @@
+"""The jobs of an experiment cancelled, and where it has none, those of the same file with other ``--set`` named."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.config import Experiment
+from pipeline.config.cluster import Cluster
+from pipeline.config.typed import Typed
+from pipeline.errors import InputError, StageError
+from pipeline.launch.scheduler import Scheduler, grouped
+from pipeline.launch.submission import Queued, queued, submissions
+from pipeline.launch.submitter import alone
+from pipeline.store.atomic import read_json
+
+
+def cancel_ours(experiment: Experiment, cluster: Cluster) -> str:
+    """Cancels every job of the experiment that is not over; says how many, and where there are none, which others are.
+
+    Raises:
+        InputError: there is no SLURM here.
+        StageError: SLURM does not answer, or refuses.
+
+    """
+    scheduler = Scheduler.here()
+    if scheduler is None:
+        raise InputError("there is no SLURM here; Ctrl-C stops what runs on this machine")
+    with alone(cluster.logs_folder, experiment.name):
+        everything = queued(cluster.logs_folder, scheduler.mine())
+        jobs = [one for one in everything if one.experiment == experiment.name]
+        trouble = scheduler.cancel([one.job.id for one in jobs])
+    if trouble is not None:
+        raise StageError(f"SLURM did not cancel the jobs ({trouble}); try again")
+    others = [] if jobs else list(_variants(experiment, cluster.logs_folder, everything))
+    said = f"{len(jobs)} jobs cancelled"
+    return "\n  ".join([f"{said}; with other settings there are jobs in the queue:", *others]) if others else said
+
+
+def _variants(experiment: Experiment, logs: Path, jobs: Iterable[Queued]) -> Iterator[str]:
+    """Per experiment of the same file that has jobs in the queue: its name, how many, and what cancels them."""
+    found: dict[str, list[Queued]] = {}
+    for one in jobs:
+        if _stem(one.experiment) == _stem(experiment.name):
+            found.setdefault(one.experiment, []).append(one)
+    for name, its in sorted(found.items()):
+        folder = submissions(logs, name) / max(one.stamp for one in its)
+        typed = _recorded(folder / "experiment.json")
+        if typed is None:  # of another version of the code
+            command = shlex.join(["scancel", *grouped(one.job.id for one in its)])
+        else:
+            command = typed.model_copy(update={"cluster_file": experiment.typed.cluster_file}).command("cancel")
+        yield f"{name}: {len(its)} jobs; type: {command}"
+
+
+def _stem(name: str) -> str:
+    """The file's part of an experiment's name."""
+    stem, cut, _ = name.rpartition(".set-")
+    return stem if cut else name
+
+
+def _recorded(path: Path) -> Typed | None:
+    """How the experiment of a submission was typed, where that is written down."""
+    try:
+        return Typed.model_validate((read_json(path) or {})["typed"], strict=False)
+    except (KeyError, ValidationError):
+        return None

@@ -1,0 +1,49 @@
+"""All four stages of an experiment in this process: what ``run`` does without a cluster."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from pipeline.config import DDAL, Distill, Experiment
+from pipeline.launch.known import remember
+from pipeline.launch.stages import MODULES, pin, stage_cells
+from pipeline.launch.work import canary, run_stage
+from pipeline.parallel import Ranks
+from pipeline.store import Store
+
+
+def run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, check: bool) -> None:
+    """Runs every cell that is not done, one after the other, then makes the tables; status 1 where some failed.
+
+    Args:
+        ranks: the processes of this run, of which this is the first.
+        experiment: any; hub revisions are resolved here.
+        store: of the artifacts.
+        out: folder of tables and figures.
+        check: compare a hypergradient with its references before the first distillation.
+
+    """
+    experiment = pin(experiment, store)
+    remember(experiment, store)
+    failed = 0
+    for stage in MODULES:
+        if stage == "distill" and check:
+            canary(experiment, store)
+        cells = stage_cells(experiment, store, stage)
+        outcome = run_stage(cells, stage, store, ranks)
+        print(f"{stage}: {outcome}", file=sys.stderr)
+        failed += len(outcome.failed)
+    if not any(cell.state == "done" for cell in stage_cells(experiment, store, "evaluate")):
+        print(f"no cell has results: {out} is left as it is", file=sys.stderr)
+        raise typer.Exit(1)
+    from pipeline import stage4_aggregate
+
+    stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
+    for cell in stage_cells(experiment, store, "distill"):
+        if cell.state == "done" and isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL):
+            print(f"distilled set: {cell.folder / 'distilled.h5'}")
+    if failed:
+        raise typer.Exit(1)

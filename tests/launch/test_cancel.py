@@ -1,0 +1,101 @@
+"""``cancel``: the jobs of one experiment, and what it says where these are another one's."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from pipeline import __main__
+from pipeline.config import Experiment, load
+from pipeline.config.cluster import Cluster
+from pipeline.launch import cancel
+from pipeline.launch.plan import Live, plan
+from pipeline.launch.scheduler import JobState
+from pipeline.launch.submission import Submission
+from pipeline.store import Store
+
+Write = Callable[..., Path]
+SETTING = "distill.method.labels=soft"
+
+
+class Queue:
+    """Stands for SLURM."""
+
+    def __init__(self) -> None:
+        self.jobs: list[JobState] = []
+        self.cancelled: list[str] = []
+
+    def mine(self) -> list[JobState]:
+        return self.jobs
+
+    def cancel(self, ids: Iterable[str]) -> None:
+        self.cancelled += ids
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Queue:
+    made = Queue()
+    monkeypatch.setattr(cancel.Scheduler, "here", lambda: made)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return made
+
+
+def submitted(experiment: Experiment, queue: Queue, tmp_path: Path, *ids: str) -> Submission:
+    store = Store(tmp_path / "root")
+    made = Submission.new(experiment, store, Path("logs"), plan(experiment, store, Cluster(), Live()), tmp_path)
+    queue.jobs += [JobState(job, "PENDING", name=made.job_name("distill-0")) for job in ids]
+    return made
+
+
+def typed(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """A command line, and what it printed."""
+    monkeypatch.setattr(sys, "argv", shlex.split(words.removeprefix("python -m ")))
+    with pytest.raises(SystemExit):
+        __main__.main()
+    return capsys.readouterr().out
+
+
+def test_without_jobs_of_its_own_it_names_the_variants_that_have_some(
+    experiment: Write,
+    queue: Queue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = experiment()
+    variant, stranger = load(path, [SETTING]), load(experiment(name="tiny2"))
+    submitted(variant, queue, tmp_path, "12_0", "12_1")
+    submitted(stranger, queue, tmp_path, "13")
+    said = typed(f"pipeline cancel {path}", monkeypatch, capsys).splitlines()
+    assert said[0] == "tiny: 0 jobs cancelled; with other settings there are jobs in the queue:"
+    command = f"python -m pipeline cancel {path} --set {SETTING}"
+    assert said[1:] == [f"  {variant.name}: 2 jobs; type: {command}"]
+    assert queue.cancelled == []
+    assert typed(command, monkeypatch, capsys) == f"{variant.name}: 2 jobs cancelled\n", "what it says to type does it"
+    assert queue.cancelled == ["12_0", "12_1"]
+
+
+def test_a_variant_without_its_settings_is_cancelled_by_its_jobs(
+    experiment: Write, queue: Queue, tmp_path: Path
+) -> None:
+    """Submissions of earlier versions have not written down how they were typed."""
+    path = experiment()
+    made = submitted(load(path, [SETTING]), queue, tmp_path, "12_0", "12_1")
+    whole = json.loads((made.folder / "experiment.json").read_text())
+    del whole["typed"]
+    (made.folder / "experiment.json").write_text(json.dumps(whole))
+    assert cancel.cancel_ours(load(path), Cluster()).endswith("2 jobs; type: scancel '12_[0-1]'")
+
+
+def test_with_jobs_of_its_own_others_are_nobodys_business(experiment: Write, queue: Queue, tmp_path: Path) -> None:
+    path = experiment()
+    submitted(load(path, [SETTING]), queue, tmp_path, "12")
+    submitted(load(path), queue, tmp_path, "14")
+    assert cancel.cancel_ours(load(path), Cluster()) == "1 jobs cancelled"
+    assert queue.cancelled == ["14"]
