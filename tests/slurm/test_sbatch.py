@@ -361,7 +361,7 @@ def test_code_that_was_edited_after_the_submission_does_not_run(
     slurm.run("scontrol", "release", f"{job}_0")
     assert slurm.wait_state(f"{job}_0", "FAILED", "COMPLETED", seconds=PATIENCE) == "FAILED"
     assert "error: the code has changed since this job was submitted" in clone.log(f"{job}_0")
-    assert "python -m pipeline array CONFIG STAGE notes it, then scontrol requeue this job" in clone.log(f"{job}_0")
+    assert "python -m pipeline array tiny.yaml distill notes it, then scontrol requeue this job" in clone.log(f"{job}_0")
     assert clone.cells("distill")[0].state == "missing"
     clone.type("python -m pipeline array tiny.yaml distill && scontrol requeue " + f"{job}_0")
     slurm.start_now(f"{job}_0")
@@ -386,7 +386,7 @@ def test_a_grid_beyond_the_clusters_arrays_is_one_sentence_and_no_job(make: Make
     clone = make(tmp_path, [{"distill.seed": list(range(1002))}])
     assert clone.refused("distill") == (
         "position 1001 of the grid is beyond this cluster's arrays (MaxArraySize 1001: up to 1000); "
-        "python -m pipeline run CONFIG --cluster slurm splits them"
+        "python -m pipeline run tiny.yaml --cluster slurm splits them"
     )
 
 
