@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from transformers import (
     XLNetForSequenceClassification,
 )
 
+from pipeline import stopping
 from pipeline.randomness import seeded
 
 FILLERS = [f"word{number}" for number in range(30)]
@@ -108,6 +109,16 @@ def _pretrain(model: PreTrainedModel) -> None:
 # In the background of a script Ctrl-C is ignored, by all processes that are started there; tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """A stop that was heard leaves late echoes ignored, which the processes of other tests would inherit."""
+    signals = [getattr(signal, name) for name in stopping.SIGNALS]
+    before = {number: signal.getsignal(number) for number in signals}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -192,18 +192,23 @@ from pipeline import stopping
 from pipeline.launch.command import guarded
 import typer
 
-def command(how: str) -> None:
+def ready() -> None:
     print("ready", flush=True)
+
+def command(how: str) -> None:
     deadline = time.monotonic() + 20
     if how == "polling":
         with stopping.polled():
+            ready()
             while time.monotonic() < deadline:
                 time.sleep(0.01)
                 stopping.check()
     elif how == "deaf":
         with stopping.polled():
+            ready()
             time.sleep(20)
     else:
+        ready()
         time.sleep(20)
     print("never")
 
