@@ -1,9 +1,9 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``imbalance``
-what the outer loss does about rare classes), ``protocols`` stage 3, ``students`` on vectors and ``training`` in both, ``experiment`` YAML ->
-grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
-``where`` which cells), ``problems`` errors as sentences.
+what the outer loss does about rare classes), ``protocols`` stage 3, ``training`` AdamW in both, ``students`` those on
+vectors in both, ``experiment`` YAML -> grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of
+each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences.
 """
 
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster

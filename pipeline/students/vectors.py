@@ -234,5 +234,5 @@ def _attention(config: Transformer, own: Parameters, x: Tensor, drop: _Drop) -> 
 
 
 def _norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    standardised: Tensor = F.layer_norm(x, x.shape[-1:])
-    return standardised * weight.unsqueeze(1) + bias.unsqueeze(1)
+    normal: Tensor = F.layer_norm(x, x.shape[-1:]) * weight.unsqueeze(1) + bias.unsqueeze(1)
+    return normal
