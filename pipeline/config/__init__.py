@@ -1,9 +1,9 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``imbalance``
-what the outer loss does about rare classes), ``protocols`` stage 3, ``training`` AdamW in both, ``experiment`` YAML ->
-grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
-``where`` which cells), ``problems`` errors as sentences.
+what the outer loss does about rare classes), ``protocols`` stage 3, ``training`` AdamW in both, ``students`` those on
+vectors in both, ``experiment`` YAML -> grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of
+each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences.
 """
 
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
@@ -40,6 +40,7 @@ from pipeline.config.real import (
     RandomReal,
 )
 from pipeline.config.resources import Request
+from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
 from pipeline.config.training import Training
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "LossRank",
     "Majority",
     "Method",
+    "Mlp",
     "Model",
     "Moderate",
     "MomentumSteps",
@@ -87,7 +89,9 @@ __all__ = [
     "Selection",
     "Task",
     "Training",
+    "Transformer",
     "Validation",
+    "VectorStudentConfig",
     "load",
     "load_cluster",
     "on_real_text",
