@@ -1,27 +1,24 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
-``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``imbalance``
-what the outer loss does about rare classes), ``protocols`` stage 3, ``training`` AdamW in both, ``students`` those on
-vectors in both, ``experiment`` YAML -> grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of
-each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences.
+``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
+those that learn vectors, ``loops`` and ``imbalance`` what all that learn have), ``protocols`` stage 3, ``training``
+AdamW in both, ``students`` those on vectors in both, ``experiment`` YAML -> grid of cells (``loader`` its syntax),
+``cluster`` another YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors
+as sentences.
 """
 
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
 from pipeline.config.data import Model, Prepare, Task
 from pipeline.config.experiment import Experiment, Report, load
 from pipeline.config.imbalance import ClassWeights, CrossEntropy, LogitAdjustment, RealLoss, Selection
+from pipeline.config.loops import AdamSteps, InnerOptimizer, MomentumSteps, PlainSteps, Validation
 from pipeline.config.methods import (
     DDAL,
-    AdamSteps,
     Distill,
-    InnerOptimizer,
     Method,
-    MomentumSteps,
     Outer,
-    PlainSteps,
     Precision,
     Runtime,
-    Validation,
     on_real_text,
 )
 from pipeline.config.protocols import AlwaysMajority, BestEpoch, Evaluate, FineTune, GradientSteps, Protocol, Robust
@@ -42,8 +39,10 @@ from pipeline.config.real import (
 from pipeline.config.resources import Request
 from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
 from pipeline.config.training import Training
+from pipeline.config.vectors import BPTT, VectorOuter, VectorValidation
 
 __all__ = [
+    "BPTT",
     "DDAL",
     "EL2N",
     "AdamSteps",
@@ -91,7 +90,9 @@ __all__ = [
     "Training",
     "Transformer",
     "Validation",
+    "VectorOuter",
     "VectorStudentConfig",
+    "VectorValidation",
     "load",
     "load_cluster",
     "on_real_text",
