@@ -85,10 +85,12 @@ class Split:
         """The whole split as (row positions, batch) in order of length, so that little is padded; every row once."""
         return list(self.by_length(device, size))
 
-    def by_length(self, device: torch.device | str = "cpu", size: int = 64) -> Iterator[tuple[Tensor, Batch]]:
-        """The same batches one at a time, for splits that are read once and may be large."""
+    def by_length(
+        self, device: torch.device | str = "cpu", size: int = 64, after: int = 0
+    ) -> Iterator[tuple[Tensor, Batch]]:
+        """The same batches one at a time, ``after`` so many rows, for splits that are read once and may be large."""
         order = np.argsort(self.lengths, kind="stable")
-        for start in range(0, len(order), size):
+        for start in range(after, len(order), size):
             rows = order[start : start + size]
             yield torch.from_numpy(rows), self.batch(rows, device)
 
