@@ -22,6 +22,7 @@ from pipeline.config.methods import (
     on_real_text,
 )
 from pipeline.config.on_vectors import (
+    BestCheck,
     LearningFromVectors,
     OnVectors,
     PublishedMlp,
@@ -54,6 +55,7 @@ __all__ = [
     "EL2N",
     "AdamSteps",
     "AlwaysMajority",
+    "BestCheck",
     "BestEpoch",
     "Budget",
     "ByScores",
