@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.methods import DDAL, Distill, Method, Runtime
 from pipeline.config.real import FullData, Majority
 from pipeline.config.schema import Count, Frozen, Positive, runtime
-from pipeline.config.training import OptimizerName, Training
+from pipeline.config.training import BestEpoch, OptimizerName, Training, selection_by_split
 
 
 class GradientSteps(Frozen):
@@ -29,25 +29,6 @@ class GradientSteps(Frozen):
     step_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
 
 
-class BestEpoch(Frozen):
-    """Which epoch of a training is kept.
-
-    Attributes:
-        split: that is scored after every epoch; never the one that is reported.
-        by: mean cross-entropy or accuracy; the earliest of equals.
-        examples: rows of the split that are scored, a fixed stratified draw; ``null`` scores all.
-
-    """
-
-    split: Literal["dev"] = "dev"
-    by: Literal["loss", "accuracy"] = "loss"
-    examples: Count | None = None
-
-
-def _selection_by_split(value: Any) -> Any:
-    return {"split": value} if isinstance(value, str) else value
-
-
 class FineTune(Training):
     """The recipe ``finetune``: AdamW, cosine schedule with warm-up, as DiLM evaluates (defaults are its own).
 
@@ -61,7 +42,7 @@ class FineTune(Training):
 
     name: Literal["finetune"]
     revision: int = 2
-    select: Annotated[BestEpoch | None, BeforeValidator(_selection_by_split)] = None
+    select: Annotated[BestEpoch | None, BeforeValidator(selection_by_split)] = None
 
     @model_validator(mode="after")
     def _check(self) -> FineTune:

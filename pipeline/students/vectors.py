@@ -196,8 +196,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """[K, n, out] of x [K, n, in], or [n, in] for all members, and weight [K, out, in]."""
     if x.ndim == 2:
         members, out, _ = weight.shape
-        together = F.linear(x, weight.flatten(end_dim=1), bias.flatten())
-        return together.unflatten(-1, (members, out)).transpose(0, 1)
+        together: Tensor = F.linear(x, weight.flatten(end_dim=1), bias.flatten())
+        return together.view(len(x), members, out).transpose(0, 1)
     return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
 
