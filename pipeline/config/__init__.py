@@ -8,7 +8,7 @@ as sentences.
 """
 
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
-from pipeline.config.data import Model, Prepare, Task
+from pipeline.config.data import Model, Prepare, Task, Vectors
 from pipeline.config.experiment import Experiment, Report, load
 from pipeline.config.imbalance import ClassWeights, CrossEntropy, LogitAdjustment, RealLoss, Selection
 from pipeline.config.loops import AdamSteps, InnerOptimizer, MomentumSteps, PlainSteps, Validation
@@ -21,7 +21,15 @@ from pipeline.config.methods import (
     Runtime,
     on_real_text,
 )
-from pipeline.config.protocols import AlwaysMajority, BestEpoch, Evaluate, FineTune, GradientSteps, Protocol, Robust
+from pipeline.config.on_vectors import (
+    BestCheck,
+    LearningFromVectors,
+    OnVectors,
+    PublishedMlp,
+    PublishedTransformer,
+    RobustOnVectors,
+)
+from pipeline.config.protocols import AlwaysMajority, Evaluate, FineTune, GradientSteps, Protocol, Robust
 from pipeline.config.real import (
     EL2N,
     Budget,
@@ -38,7 +46,7 @@ from pipeline.config.real import (
 )
 from pipeline.config.resources import Request
 from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
-from pipeline.config.training import Training
+from pipeline.config.training import BestEpoch, Training
 from pipeline.config.vectors import BPTT, VectorOuter, VectorValidation
 
 __all__ = [
@@ -47,6 +55,7 @@ __all__ = [
     "EL2N",
     "AdamSteps",
     "AlwaysMajority",
+    "BestCheck",
     "BestEpoch",
     "Budget",
     "ByScores",
@@ -65,6 +74,7 @@ __all__ = [
     "InnerOptimizer",
     "JobName",
     "KCentres",
+    "LearningFromVectors",
     "LogitAdjustment",
     "LossRank",
     "Majority",
@@ -73,17 +83,21 @@ __all__ = [
     "Model",
     "Moderate",
     "MomentumSteps",
+    "OnVectors",
     "Outer",
     "PlainSteps",
     "Precision",
     "Prepare",
     "Protocol",
+    "PublishedMlp",
+    "PublishedTransformer",
     "RandomReal",
     "RealLoss",
     "Report",
     "Request",
     "RetryReason",
     "Robust",
+    "RobustOnVectors",
     "Runtime",
     "Selection",
     "Task",
@@ -93,6 +107,7 @@ __all__ = [
     "VectorOuter",
     "VectorStudentConfig",
     "VectorValidation",
+    "Vectors",
     "load",
     "load_cluster",
     "on_real_text",

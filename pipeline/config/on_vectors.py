@@ -34,8 +34,8 @@ class OnVectors(Frozen):
     rows of a task that is many passes, so ``select: dev`` is for them (and for whom it is allowed to look at dev).
 
     Attributes:
-        student: its network, by name or as a mapping with its options; ``null`` takes the one that the set was distilled
-            for, with the dropout that it had there.
+        student: its network, by name or as a mapping with its options; ``null`` takes the one that the set was
+            distilled for, with the dropout that it had there.
         steps: of the optimiser; ``epochs``, where given, replaces them by passes over the samples.
         batch_size: samples per step at most; ``null`` takes all.
         weight_decay: of ``adamw``.
@@ -56,6 +56,11 @@ class OnVectors(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     select: Annotated[BestCheck | None, BeforeValidator(selection_by_split)] = None
     together: Count = runtime(10)
+
+    @property
+    def recipe(self) -> OnVectors:
+        """Itself."""
+        return self
 
     @property
     def amount(self) -> str:
@@ -101,8 +106,8 @@ class PublishedMlp(Frozen):
 class PublishedTransformer(Frozen):
     """The recipe ``published_transformer``: step 5 of the same project, for every set alike.
 
-    The transformer over 4 pseudo-tokens with dropout 0.1, 1,000 epochs of Adam with step size 1e-3 on batches of 32; the
-    last one counts. The project gave its random-real rows 200 epochs only; here they get as many as distilled ones.
+    The transformer over 4 pseudo-tokens with dropout 0.1, 1,000 epochs of Adam with step size 1e-3 on batches of 32;
+    the last one counts. The project gave its random-real rows 200 epochs only; here they get as many as distilled ones.
     """
 
     name: Literal["published_transformer"]
@@ -146,6 +151,11 @@ class RobustOnVectors(Frozen):
         if self.own.select is not None:
             raise ValueError("own.select: no variant selects a moment; remove it and say how many steps")
         return self
+
+    @property
+    def recipe(self) -> OnVectors:
+        """The one that is varied."""
+        return self.own
 
 
 LearningFromVectors = OnVectors | PublishedMlp | PublishedTransformer | RobustOnVectors

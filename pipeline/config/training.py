@@ -1,4 +1,4 @@
-"""Ordinary training: of students on a set (stage 3), and of those whose scores choose real sentences; the best epoch."""
+"""Ordinary training: of students on a set (stage 3), and of those whose scores choose real sentences."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Recipe:
 class DistilledSet:
     """N synthetic (or chosen) samples of C classes.
 
-    Exactly one of ``inputs_embeds`` and ``token_ids`` is given.
+    Exactly one of ``inputs_embeds``, ``token_ids`` and ``vectors`` is given.
 
     Attributes:
         labels: [N, C] as the loss uses them.
@@ -68,6 +68,7 @@ class DistilledSet:
         inputs_embeds: [N, S, E] input embeddings; the encoder still adds positions and normalises.
         token_ids: [N, length] token ids, padded on the right with -1.
         token_type_ids: [N, length] segment ids, where the tokenizer makes them.
+        vectors: [N, D] sentence vectors; ``about["vectors"]`` says of which encoder and pooling.
         attention_labels: [N, L, heads, Q, S] logits of the attention labels (softmax over the last axis).
         learning_rates: [T] step sizes.
         batch_order: [T, batch] rows of each inner step; always on the CPU.
@@ -81,13 +82,14 @@ class DistilledSet:
     inputs_embeds: Tensor | None = None
     token_ids: Tensor | None = None
     token_type_ids: Tensor | None = None
+    vectors: Tensor | None = None
     attention_labels: Tensor | None = None
     learning_rates: Tensor | None = None
     batch_order: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert (self.inputs_embeds is None) != (self.token_ids is None)
+        assert sum(each is not None for each in (self.inputs_embeds, self.token_ids, self.vectors)) == 1
         assert self.labels.ndim == 2
         assert len(self.labels) == len(self.label_ids)
 
@@ -129,9 +131,10 @@ class DistilledSet:
         return batches
 
     def _batch(self, rows: Tensor, rate: Tensor) -> InnerBatch:
-        assert self.inputs_embeds is not None
+        inputs = self.inputs_embeds if self.vectors is None else self.vectors
+        assert inputs is not None
         attention = None if self.attention_labels is None else self.attention_labels[rows].softmax(dim=-1)
-        return InnerBatch(self.inputs_embeds[rows], self.labels[rows], attention, self.recipe.attention_weight, rate)
+        return InnerBatch(inputs[rows], self.labels[rows], attention, self.recipe.attention_weight, rate)
 
     def random_order(self, seed: int, index: int) -> Tensor:
         """[T, batch] rows drawn by (seed, index) without replacement within a step, not stratified."""
@@ -147,6 +150,8 @@ class DistilledSet:
         """Rows as a batch for :func:`~pipeline.students.finetune.finetune`: inputs, mask, and ``labels`` [rows, C]."""
         if self.inputs_embeds is not None:
             return {"inputs_embeds": self.inputs_embeds[rows], "labels": self.labels[rows]}
+        if self.vectors is not None:
+            return {"vectors": self.vectors[rows], "labels": self.labels[rows]}
         assert self.token_ids is not None
         ids = self.token_ids[rows]
         longest = int((ids >= 0).sum(dim=1).max())
@@ -161,6 +166,41 @@ class DistilledSet:
             batch["token_type_ids"] = self.token_type_ids[rows][:, : ids.shape[1]]
         return batch
 
+    def prefix(self, shots: int) -> DistilledSet:
+        """The first ``shots`` samples of every class, in the set's order; its T steps, which see all, are left out."""
+        seen = [0] * self.labels.shape[1]
+        rows = []
+        for row, label in enumerate(self.label_ids.tolist()):
+            seen[label] += 1
+            if seen[label] <= shots:
+                rows.append(row)
+        about = self.about
+        if "chosen" in about:
+            chosen = [about["chosen"]["rows"][row] for row in rows]
+            about = {**about, "chosen": {**about["chosen"], "rows": chosen}}
+        part = replace(self, learning_rates=None, batch_order=None)._mapped(lambda tensor: tensor[rows])
+        return replace(part, about=about)
+
+    def check_vectors(self, pooling: str, encoder_hash: str) -> None:
+        """Refuses sentence vectors of an encoder, or of a pooling, among whose vectors the set's mean nothing.
+
+        Raises:
+            InputError: they are not those that the set was made for.
+
+        """
+        made_for = self.about.get("vectors", {})
+        name = self.about.get("model", {}).get("name", "the encoder it was made for")
+        if made_for.get("encoder_hash") != encoder_hash:
+            raise InputError(
+                f"this set holds sentence vectors of {name}; those of another encoder, or of other weights, have "
+                f"nothing to do with them: load {name} instead, in float32"
+            )
+        if made_for["pooling"] != pooling:
+            raise InputError(
+                f"this set holds {made_for['pooling']} vectors and is asked for {pooling} vectors; "
+                f"prepare with vectors: {made_for['pooling']}"
+            )
+
     def check_model(self, matrix: Tensor) -> None:
         """Refuses an encoder in whose embedding matrix [vocabulary, E] the set means nothing.
 
@@ -170,6 +210,11 @@ class DistilledSet:
         """
         made_for = self.about.get("model", {})
         name = made_for.get("name", "the encoder it was made for")
+        if self.vectors is not None:
+            raise InputError(
+                f"this set holds sentence vectors of {name}, not text: small students learn from them (protocol "
+                f"vectors; in Python pipeline.distilled.classifier)"
+            )
         if self.inputs_embeds is not None and embedding_hash(matrix) != made_for.get("embedding_hash"):
             raise InputError(
                 f"this set holds input embeddings of {name}; the given model has another embedding matrix, "

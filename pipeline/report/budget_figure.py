@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,7 +32,7 @@ def draw(collected: Collected, title: str, stem: Path) -> tuple[Path, Path]:
     """Writes ``<stem>.png`` and ``<stem>.pdf``: a panel per task for samples, and one for steps where they vary."""
     columns = collected.layout.columns
     rows = [row for row in collected.layout.rows if row.kind == "ddal"]
-    steps = len({row.steps for row in rows}) > 1
+    steps = len({row.steps for row in rows if row.steps}) > 1
     axes: list[Axis] = ["shots"] if not steps else ["shots", "steps"]
     places = [(column, axis) for column in columns for axis in axes]
     wide = min(2, len(places))
@@ -64,6 +65,8 @@ def series(collected: Collected, column: Column, axis: Axis) -> dict[str, list[P
 
 
 def _along_shots(row: Row) -> str:
+    if row.steps is None:
+        return _name(row, "")
     if row.kind != "ddal" or row.data in ("different", "random"):
         return _name(row, f"{row.data} data per step" if row.kind == "ddal" else "")
     return _name(row, "1 step" if row.steps == 1 else f"{row.steps} steps on the same data")
@@ -141,10 +144,9 @@ def _curve(panel: Any, points: Sequence[Point], number: int, aside: float) -> No
 
 
 def _references(panel: Any, collected: Collected, column: Column) -> None:
-    kinds: tuple[tuple[Literal["majority", "full"], str, str], ...]
-    kinds = (("majority", ":", "majority"), ("full", "--", "full data"))
-    for kind, style, label in kinds:
-        sample = collected.reference(kind, column)
-        if sample is not None:
-            line = {"color": "0.4", "linestyle": style, "linewidth": 1.0, "zorder": 1, "label": label}
-            panel.axhline(100 * sample.estimate.mean, **line)
+    line: dict[str, Any] = {"color": "0.4", "linewidth": 1.0, "zorder": 1}
+    majority = collected.reference("majority", column)
+    if majority is not None:
+        panel.axhline(100 * majority.estimate.mean, linestyle=":", label="majority", **line)
+    for (row, sample), style in zip(collected.references("full", column), cycle(("--", "-.", (0, (6, 2))))):
+        panel.axhline(100 * sample.estimate.mean, linestyle=style, label=row.method, **line)
