@@ -20,9 +20,8 @@ from pipeline.methods.outer import Estimation
 from pipeline.methods.vector_set import LearnedVectors, initial_tensors
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive, numpy_generator
+from pipeline.students.vector_training import score
 from pipeline.students.vectors import VectorStudent
-
-CHUNK = 4096  # real rows that are scored at once
 
 
 class VectorRun:
@@ -31,10 +30,22 @@ class VectorRun:
     A stage of Boost-DD begins with the samples that the one before it selected, and with an optimiser of its own.
 
     Attributes:
-        stage: number of the current stage; there is one without boosting.
+        step: outer steps that are taken, of all stages.
+        learned: the current set.
+        best: its best state so far in this stage.
         selected: the best state of every stage that is over.
+        average: of the gradient's length; ``None`` before the first step of a stage.
+        position: where a window that goes forward is; ``stale``: validations since it last helped.
+        hardness: [rows] loss of every training row, for ``hard_mining``.
 
     """
+
+    learned: LearnedVectors
+    optimizer: torch.optim.Optimizer
+    best: Best
+    average: float | None
+    position: int
+    stale: int
 
     def __init__(
         self, method: BPTT, train: VectorSplit, classes: int, student: VectorStudent, seed: int, estimator: Estimation
@@ -84,7 +95,7 @@ class VectorRun:
         outer = self.method.outer
         if self.step == (self.stage + 1) * outer.steps:
             self._grow()
-        if outer.hard_mining is not None and self.step % outer.hard_mining.every == 0 or self._unscored():
+        if outer.hard_mining is not None and self.step % outer.hard_mining.every == 0:
             self.hardness = self._losses()
         before = self.learned.first(self.older)
         self.optimizer.zero_grad(set_to_none=True)
@@ -122,7 +133,7 @@ class VectorRun:
         rows, mining = self.order.at(self.step), self.method.outer.hard_mining
         if mining is not None:
             share = self.hardness.double().numpy()
-            count = min(round(mining.share * len(rows)), np.count_nonzero(share))
+            count = min(round(mining.share * len(rows)), int(np.count_nonzero(share)))
             generator = numpy_generator(self.seed, "hard rows", self.step)
             hard = generator.choice(len(share), count, replace=False, p=share / share.sum())
             rows = np.concatenate([hard, rows[: len(rows) - count]])
@@ -177,16 +188,14 @@ class VectorRun:
         )
         self.older = 0 if not self.stage else self.classes * self.method.stages[self.stage - 1]
         self.best = Best(self.step, math.inf, None, None, self.learned.state())
-        self.average: float | None = None
+        self.average = None
         self.position, self.stale = self.method.min_start, 0
 
     def _grow(self) -> None:
         """The next stage, from what this one selected."""
         self.selected.append(self.best)
         shots = self.method.stages[self.stage]
-        self._begin(
-            initial_tensors(self.method, self.train, self.classes, shots, self.seed, self.selected[-1].tensors)
-        )
+        self._begin(initial_tensors(self.method, self.train, self.classes, shots, self.seed, self.selected[-1].tensors))
 
     def _clip(self) -> float:
         """Cuts the gradient where it is longer than the moving average allows; its length before that."""
@@ -200,14 +209,11 @@ class VectorRun:
             self.average = clip.coefficient * old + (1 - clip.coefficient) * kept
         return norm
 
-    def _unscored(self) -> bool:
-        return self.method.outer.hard_mining is not None and len(self.hardness) == 0
-
     @torch.no_grad()
     def _losses(self) -> Tensor:
         """[rows] cross-entropy of every training row after a fresh student was trained on the current set."""
         theta = trained(self.learned, self.student, derive(self.seed, "mining", self.step), 1, self.method.steps)
-        logits = logits_of(self.student, theta, self.train)[0]
+        logits = score(self.student, theta, self.train.vectors.to(self.student.device))[0]
         return torch.nn.functional.cross_entropy(logits, self.train.labels, reduction="none")
 
 
@@ -222,12 +228,6 @@ def trained(learned: LearnedVectors, student: VectorStudent, seed: int, members:
         optimiser=learned.view().recipe.optimiser,
         dropping=lambda step: student.dropping(seed, 0, step),
     )
-
-
-def logits_of(student: VectorStudent, theta: Parameters, split: VectorSplit) -> Tensor:
-    """[K, rows, C] on all rows of a split, on the CPU."""
-    pieces = torch.arange(len(split.labels)).split(CHUNK)
-    return torch.cat([student.logits(theta, batch_of(split, rows, student)).cpu() for rows in pieces], dim=1)
 
 
 def batch_of(split: VectorSplit, rows: Tensor, student: VectorStudent) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ measure their cross-entropy on real vectors, and move the set against the gradie
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,17 @@ import torch
 
 from pipeline.config import BPTT, Distill, VectorValidation
 from pipeline.data.prepared import Prepared
-from pipeline.data.vectors import VectorSplit
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError, StageError
 from pipeline.methods.checkpoint import Checkpoint
 from pipeline.methods.imbalance import check_classes, measured
 from pipeline.methods.loop import Best, check_validation, loop
 from pipeline.methods.outer import Estimation
-from pipeline.methods.vector_run import VectorRun, logits_of, trained
+from pipeline.methods.vector_run import VectorRun, trained
 from pipeline.methods.vector_set import LearnedVectors
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
+from pipeline.students.vector_training import score
 from pipeline.students.vectors import VectorStudent
 
 ADVICE = "a smaller learning_rate or outer.lr, a longer outer.warmup_ratio, or a shorter window"
@@ -115,8 +115,10 @@ class Validator:
         self.config, self.student, self.seed = config, student, derive(seed, "validation")
         self.steps = config.steps or steps
         if config.split != "none":
-            split = prepared.vectors(config.split)
-            self.split = split.stratified(config.examples or len(split.labels), seed, "validation rows")
+            split = prepared.split(config.split)
+            rows = split.stratified_rows(config.examples or len(split), seed, "validation rows")
+            part = prepared.vectors(config.split).select(torch.from_numpy(rows))
+            self.vectors, self.labels = part.vectors.to(student.device), part.labels
 
     def __call__(self, run: VectorRun) -> dict[str, float]:
         """Mean loss, accuracy and what ``by`` compares of the current set; ``run.best`` is the better one."""
@@ -125,9 +127,9 @@ class Validator:
             run.improved(Best(run.step, math.inf, None, None, run.learned.state()))
             return {}
         theta = trained(run.learned, self.student, self.seed, config.initialisations, self.steps)
-        logits = logits_of(self.student, theta, self.split)
+        logits = score(self.student, theta, self.vectors)
         loss, accuracy, compared = (
-            sum(measured(by, member, self.split.labels) for member in logits) / len(logits)
+            sum(measured(by, member, self.labels) for member in logits) / len(logits)
             for by in ("loss", "accuracy", config.by)
         )
         merit = compared if config.lower_is_better else -compared
