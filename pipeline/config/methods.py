@@ -219,6 +219,12 @@ class Distill(Frozen):
     seed: int = 42
     runtime: Runtime = runtime(Runtime())
 
+    @model_validator(mode="after")
+    def _check(self) -> Distill:
+        if isinstance(self.method, BPTT) and self.source.vectors is None:
+            raise ValueError("method 'bptt' learns from sentence vectors; add vectors: cls, or mean, to prepare")
+        return self
+
     @property
     def is_drawn(self) -> bool:
         """Whether another seed gives another set."""

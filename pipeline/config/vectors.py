@@ -83,6 +83,7 @@ class VectorValidation(Validation):
 
     Attributes:
         every: outer steps between two; by default a twentieth of ``outer.steps``.
+        initialisations: as for ``ddal``.
         steps: inner steps of those students; ``null`` takes the method's T. Longer than T favours sets that hold when
             students are trained to convergence.
 
@@ -148,7 +149,7 @@ class BPTT(Frozen):
         inner_optimizer: of the student.
         learning_rate: its step size.
         learn_learning_rate: it is learned with the set, where students will be trained by it.
-        students: members of an ensemble per outer step, over which the hypergradient is averaged.
+        draws: fresh students per outer step, trained at once, over which the hypergradient is averaged.
         nonnegative_labels: unrestricted labels are cut at 0 after every outer step.
         unit_norm: vectors are scaled to length 1 at the ``start`` or after ``every_step``.
         augment: of synthetic vectors.
@@ -173,7 +174,7 @@ class BPTT(Frozen):
     inner_optimizer: InnerOptimizer = AdamSteps(name="adam")
     learning_rate: Positive = 1e-3
     learn_learning_rate: bool = False
-    students: Count = 1
+    draws: Count = 1
     nonnegative_labels: bool = False
     unit_norm: Literal["start", "every_step"] | None = None
     augment: Augment = Augment()

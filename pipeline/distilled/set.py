@@ -26,7 +26,8 @@ class Recipe:
     """How a student is meant to learn from the set.
 
     Attributes:
-        name: ``ddal`` (T steps of the inner optimiser), ``finetune`` (AdamW), ``majority`` (nothing is trained).
+        name: ``ddal`` (T steps of the inner optimiser), ``finetune`` (AdamW), ``vectors`` (a small student, to
+            convergence), ``majority`` (nothing is trained).
         attention_weight: λ.
         order: ``fixed`` follows ``batch_order``; ``random`` draws a batch per step.
         dropout: the encoder's dropout is on.
@@ -37,7 +38,7 @@ class Recipe:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    name: Literal["ddal", "finetune", "majority"]
+    name: Literal["ddal", "finetune", "vectors", "majority"]
     attention_weight: float = 1.0
     order: Literal["fixed", "random"] = "fixed"
     dropout: bool = False

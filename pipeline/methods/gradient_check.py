@@ -161,7 +161,8 @@ def _agreements(
     start = initial_tensors(method, prepared, student, config.seed)
     train = prepared.split("train")
     classes, of_samples = len(prepared.classes), sample_classes(method, prepared.manifest)
-    order = real_order(train, classes, method.outer.model_copy(update={"bucket_by_length": False}), config.seed)
+    plain, labels = method.outer.model_copy(update={"bucket_by_length": False}), train.labels
+    order = real_order(labels, train.lengths, classes, plain, config.seed)
     adam = isinstance(method.inner_optimizer, AdamSteps)
 
     def build(tensors: dict[str, Tensor]) -> list[InnerBatch]:
@@ -181,7 +182,7 @@ def _agreements(
         optimiser=LearnedSet(method, classes, start, of_samples).view().recipe.optimiser,
         window=method.window,
         steep=extent.steep,
-        loss=outer_loss(method.outer.loss, counts_of(train, classes)),
+        loss=outer_loss(method.outer.loss, counts_of(labels, classes)),
     )
 
 
