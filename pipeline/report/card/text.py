@@ -41,7 +41,7 @@ def card_text(distilled: DistilledSet, facts: Facts) -> str:
         "## Made from\n\n" + _bullets(_origin(distilled, config, facts)),
         "## How it was selected\n\n" + _bullets([*facts.selection, *_reads(facts)]),
         "## Recipe\n\n" + _bullets(_recipe(distilled, config)),
-        "## Audit\n\n" + _audit(facts),
+        "## Audit\n\n" + _audit(facts, of_rows=distilled.vectors is not None),
         "## Limits\n\n" + _bullets(_limits(distilled, config, facts)),
     ]
     return f"---\n{head}\n---\n\n" + "\n\n".join(sections) + "\n"
@@ -209,8 +209,8 @@ def _bptt(method: BPTT) -> str:
     stages = f", in stages of {', '.join(map(str, method.stages))} per class" if method.boost else ""
     return (
         f"Distilled by {bptt_name(method)} (Feng, Vedantam and Kempe, ICLR 2024) for the student `{student.name}` of "
-        f"width {student.width}, dropout {student.dropout:g}{stages}: {outer.steps} outer steps of {outer.optimizer} on "
-        f"{outer.batch_size} real vectors, step size {outer.lr:g}; inner steps by {method.inner_optimizer.name}, step "
+        f"width {student.width}, dropout {student.dropout:g}{stages}: {outer.steps} outer steps of {outer.optimizer} "
+        f"on {outer.batch_size} real vectors, step size {outer.lr:g}; inner steps by {method.inner_optimizer.name}, step "
         f"size {method.learning_rate:g}; vectors started from {method.initialise}; {method.labels} labels."
     )
 
@@ -224,7 +224,7 @@ def _rule(config: Distill) -> str:
     return "see the method's configuration in the file." if words is None else f"{words}."
 
 
-def _audit(facts: Facts) -> str:
+def _audit(facts: Facts, *, of_rows: bool) -> str:
     if not facts.audit:
         return "Not audited: the prepared data were not at hand when the card was written."
     lines = ["| looked at | found | compared with | flagged if | |", "| --- | --- | --- | --- | --- |"]
