@@ -71,7 +71,7 @@ def write(
     if (read_json(aside / "done.json") or {}).get("of") != of:
         shutil.rmtree(aside, ignore_errors=True)
     done: dict[str, Any] = read_json(aside / "done.json") or {"of": of, "rows": dict.fromkeys(splits, 0)}
-    aside.mkdir(exist_ok=True)
+    aside.mkdir(parents=True, exist_ok=True)
     total = sum(map(len, splits.values()))
     with bar(total, "vectors", "row", sum(done["rows"].values())) as shown, stopping.polled():
         for name, split in splits.items():

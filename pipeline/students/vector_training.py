@@ -71,7 +71,7 @@ def learn(
         with torch.enable_grad(), student.dropping(seed, step, members=members):
             loss = inner_loss(student, parameters, InnerBatch(vectors, labels, None, 0.0, rate))
         for tensor, gradient in zip(tensors, torch.autograd.grad(loss, tensors), strict=True):
-            tensor.grad = gradient
+            tensor.grad = gradient.contiguous()  # the fused kernels read it in the order of its memory
         optimizer.step()
         watch(step + 1)
         if step + 1 in moments:
