@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline import launch, release
-from pipeline.config import DDAL, Distill, Experiment, load
+from pipeline.config import BPTT, DDAL, Distill, Experiment, load
 from pipeline.config.cluster import Cluster, expanded, load_cluster
 from pipeline.config.where import restricted
 from pipeline.launch import display
@@ -123,7 +123,7 @@ def _run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, 
 
     stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
     for cell in launch.stage_cells(experiment, store, "distill"):
-        if cell.state == "done" and isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL):
+        if cell.state == "done" and isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL | BPTT):
             print(f"distilled set: {cell.folder / 'distilled.h5'}")
     if failed:
         raise typer.Exit(1)
@@ -302,14 +302,14 @@ def estimate(
 def check_grad(
     config: Config,
     set_: Settings = None,
-    index: Annotated[int | None, typer.Option(help="position in the grid (default: its first ddal cell)")] = None,
+    index: Annotated[int | None, typer.Option(help="position in the grid (default: the first that learns)")] = None,
     full: Annotated[bool, typer.Option("--full", help="the whole set, not a slice of it")] = False,
     root: Root = None,
 ) -> None:
     """Compare the configured hypergradient with the unroll and with finite differences; exit status 1 if it is off."""
     store = Store(root)
     experiment = launch.pin(load(config, set_ or []), store)
-    cell = launch.ddal_cell(experiment, index)
+    cell = launch.learning_cell(experiment, index)
     launch.run_stage([store.cell(cell.source.source)], "prepare", store)
     from pipeline.data.prepared import Prepared
     from pipeline.methods.gradient_check import SLICE, WHOLE, check_gradient

@@ -210,6 +210,17 @@ class BPTT(Frozen):
         return self.window or self.steps
 
     @property
+    def mean_start(self) -> float:
+        """Inner steps before the window, on average."""
+        last = self.steps - self.differentiated
+        return last if self.start == "end" else (self.min_start + last) / 2
+
+    @property
+    def every(self) -> int:
+        """Outer steps between two validations."""
+        return self.validation.every or max(1, self.outer.steps // 20)
+
+    @property
     def stages(self) -> tuple[int, ...]:
         """Samples per class at the end of each stage; one stage without boosting."""
         return (self.shots,) if self.boost is None else self.boost.stages

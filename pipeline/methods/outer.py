@@ -63,7 +63,7 @@ class Estimation:
         if runtime.memory_mb is None:
             return cls(name, why, Snapshots(runtime.snapshots))
         budget = runtime.memory_mb * 2**20
-        drawn = student.initial(0, 0) if isinstance(student, Student) else student.initial(0, range(method.draws))
+        drawn = student.initial(0, range(method.draws)) if isinstance(student, VectorStudent) else student.initial(0, 0)
         theta = sum(parameter.nbytes for parameter in drawn.values())
         return cls(name, why, Snapshots(runtime.snapshots, budget, max(0, budget - (differentiated - 1) * theta)))
 

@@ -57,7 +57,6 @@ class VectorRun:
         self.loss = outer_loss(method.outer.loss, counts_of(train.labels, classes))
         self.epoch_steps = self.order.batches_per_epoch
         self.steps = method.outer.steps * len(method.stages)
-        self.every = method.validation.every or max(1, method.outer.steps // 20)
         self.step, self.hardness = 0, torch.zeros(0)
         self.selected: list[Best] = []
         self._begin(initial_tensors(method, train, classes, method.stages[0], seed))
@@ -70,7 +69,7 @@ class VectorRun:
     @property
     def validates(self) -> bool:
         """Whether the set is scored after the step that was just taken."""
-        return self.step % self.every == 0 or self.step % self.method.outer.steps == 0
+        return self.step % self.method.outer.steps % self.method.every == 0
 
     @property
     def learning_rate(self) -> float:

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.bilevel import check
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
 from pipeline.errors import StageError
 from pipeline.launch import run_stage, stage_cells
 from pipeline.methods import vector_run, vectors
+from pipeline.methods.gradient_check import WHOLE, canary_of, check_gradient
 from pipeline.store import Store
 from tests.methods.test_ddal import _reached, distilled, rows, same
 
@@ -137,15 +139,15 @@ def test_frozen_samples_are_the_smaller_set_to_the_bit(
 
 def test_old_samples_move_by_a_share_of_their_step(on_vectors: Write, tmp_path: Path) -> None:
     """With plain gradient steps and one step per stage: β times as far as without boosting's brake."""
-    outer = {"steps": 1, "optimizer": "sgd", "scheduler": "constant", "clip": None}
+    outer = {"steps": 1, "optimizer": "sgd", "scheduler": "constant", "clip": None, "lr": 10.0}
     moved = {}
     for beta in (0.0, 0.25, 1.0):
         options = {"boost": {"stages": [1, 2], "beta": beta}, "outer": outer, "validation": {"split": "none"}}
         found, _ = distilled(on_vectors(shots=2, **options), tmp_path / "ck")
         moved[beta] = found.vectors
     old = moved[1.0][:2] - moved[0.0][:2]
-    assert old.norm() > 0
-    torch.testing.assert_close(moved[0.25][:2] - moved[0.0][:2], 0.25 * old, rtol=1e-3, atol=1e-7)
+    assert old.norm() > 0.01
+    torch.testing.assert_close(moved[0.25][:2] - moved[0.0][:2], 0.25 * old, rtol=1e-3, atol=1e-6)
     assert torch.equal(moved[0.25][2:], moved[1.0][2:])
 
 
@@ -194,3 +196,27 @@ def test_what_the_task_cannot_do_is_refused(
     run_stage(stage_cells(config, store, "prepare"), "prepare", store)
     (reason,) = run_stage(stage_cells(config, store, "distill"), "distill", store).failed.values()
     assert words in reason
+
+
+@pytest.mark.parametrize("student", [{"name": "mlp", "width": 8}, EVERYTHING["student"]])
+def test_the_gradient_check_looks_at_it(
+    on_vectors: Write, tmp_path: Path, student: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window, an ensemble, all learned tensors; and what is off by a thousandth is found."""
+    path = on_vectors(student=student, window=3, labels="soft", learn_learning_rate=True, draws=2)
+    config, store = load_experiment(path), Store(tmp_path / "ck")
+    run_stage(stage_cells(config, store, "prepare"), "prepare", store)
+    distill = config.cells[0].source
+    prepared = Prepared(store.cell(distill.source).folder)
+    found = check_gradient(distill, prepared, WHOLE)
+    assert found.holds, found.table()
+    assert {row.tensor for row in found.agreements[torch.float64]} == {"vectors", "labels", "learning_rate"}
+    assert canary_of(distill, prepared.folder).holds
+    true = check.hypergradient
+
+    def longer(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return true(*args, **kwargs | {"scale": 1.001 if args[0] != "unroll" else 1.0})
+
+    monkeypatch.setattr(check, "hypergradient", longer)
+    adjoint = distill.model_copy(update={"method": distill.method.model_copy(update={"estimator": "adjoint"})})
+    assert not check_gradient(adjoint, prepared, WHOLE).holds
