@@ -35,7 +35,7 @@ def student_order(cell: Evaluate) -> tuple[int, ...]:
 
 
 def bptt_name(method: BPTT, student: Mlp | Transformer | None = None) -> str:
-    """Such as ``RaT-BPTT (W 40, T 100) + Boost, β = 0.3``; and for whom it was made where another ``student`` learns."""
+    """Such as ``RaT-BPTT (W 40, T 100) + Boost, β = 0.3``; says for whom it was made if not for ``student``."""
     kind = "Full-BPTT" if method.window is None else "RaT-BPTT" if method.start == "random" else "T-BPTT"
     forward = "forward" if method.window is not None and method.start == "forward" else ""
     window = "" if method.window is None else f"W {method.window}"

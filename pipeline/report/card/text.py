@@ -210,8 +210,8 @@ def _bptt(method: BPTT) -> str:
     return (
         f"Distilled by {bptt_name(method)} (Feng, Vedantam and Kempe, ICLR 2024) for the student `{student.name}` of "
         f"width {student.width}, dropout {student.dropout:g}{stages}: {outer.steps} outer steps of {outer.optimizer} "
-        f"on {outer.batch_size} real vectors, step size {outer.lr:g}; inner steps by {method.inner_optimizer.name}, step "
-        f"size {method.learning_rate:g}; vectors started from {method.initialise}; {method.labels} labels."
+        f"on {outer.batch_size} real vectors, step size {outer.lr:g}; inner steps by {method.inner_optimizer.name}, "
+        f"step size {method.learning_rate:g}; vectors started from {method.initialise}; {method.labels} labels."
     )
 
 
@@ -233,11 +233,8 @@ def _audit(facts: Facts, *, of_rows: bool) -> str:
         cells = (each.about, each.measured, each.beside or "–", each.flagged_if or "–", mark)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     if facts.looks_like:
-        lines += [
-            "",
-            "The first samples as text (of vectors: the nearest token of each position, or the nearest training row, by cosine):",
-            "",
-        ]
+        what = "the nearest training row" if of_rows else "of vectors: the nearest token of each position"
+        lines += ["", f"The first samples as text ({what} by cosine):", ""]
         lines += [f"* `{' '.join(text.split()).replace('`', chr(39))}`" for text in facts.looks_like]
     return "\n".join(lines)
 
