@@ -12,11 +12,24 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.bilevel import Adam, GradientDescent, InnerBatch, Momentum, Optimiser, descend
-from pipeline.config import AdamSteps, FineTune, InnerOptimizer, MomentumSteps, PlainSteps, Precision
+from pipeline.config import (
+    AdamSteps,
+    FineTune,
+    InnerOptimizer,
+    Mlp,
+    MomentumSteps,
+    OnVectors,
+    PlainSteps,
+    Precision,
+    Transformer,
+)
+from pipeline.distilled.classifier import TextClassifier, learned
 from pipeline.errors import InputError
 from pipeline.randomness import torch_generator
 from pipeline.students.encoder import Student, embedding_hash
 from pipeline.students.finetune import finetune
+from pipeline.students.sentences import encoder_hash
+from pipeline.students.vector_training import Samples
 
 _PLAIN = PlainSteps(name="gd")
 
@@ -213,8 +226,8 @@ class DistilledSet:
         name = made_for.get("name", "the encoder it was made for")
         if self.vectors is not None:
             raise InputError(
-                f"this set holds sentence vectors of {name}, not text: small students learn from them (protocol "
-                f"vectors; in Python pipeline.distilled.classifier)"
+                f"this set holds sentence vectors of {name}, from which small students learn: evaluate it with "
+                f"{{name: vectors}}; in Python use classifier(encoder) instead of fine_tune(model)"
             )
         if self.inputs_embeds is not None and embedding_hash(matrix) != made_for.get("embedding_hash"):
             raise InputError(
@@ -273,10 +286,35 @@ class DistilledSet:
         model.set_attn_implementation(attention)
         return model
 
+    def classifier(
+        self,
+        encoder: PreTrainedModel,
+        student: Mlp | Transformer | None = None,
+        recipe: OnVectors | None = None,
+        seed: int = 0,
+    ) -> TextClassifier:
+        """A classifier of text from a set of sentence vectors.
+
+        Args:
+            encoder: the one whose vectors these are, with or without a head; it stays as it is.
+            student: what learns; by default the network that the set was distilled for.
+            recipe: how; by default Adam, 1,000 steps.
+            seed: of the student.
+
+        Raises:
+            InputError: a set of something else, another encoder, or no student where the set knows none.
+
+        """
+        if self.vectors is None:
+            raise InputError("this set holds no sentence vectors; use fine_tune(model)")
+        self.check_vectors(self.about["vectors"]["pooling"], encoder_hash(encoder))
+        samples = Samples(self.vectors, self.labels)
+        return learned(samples, self.about, encoder, student, recipe or OnVectors(name="vectors"), seed)
+
     @torch.no_grad()
     def predict(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | TextClassifier,
         texts: Sequence[str | tuple[str, str]],
         tokenizer: PreTrainedTokenizerBase | None = None,
         batch_size: int = 64,
@@ -284,7 +322,7 @@ class DistilledSet:
         """Class names that ``model`` gives to texts (or pairs of texts).
 
         Args:
-            model: as returned by :meth:`fine_tune`.
+            model: as returned by :meth:`fine_tune` or :meth:`classifier`.
             texts: sentences, or (first, second) pairs for a pair task.
             tokenizer: by default the one saved beside the model.
             batch_size: texts per forward pass.

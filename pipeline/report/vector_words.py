@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config import BPTT, Evaluate, OnVectors, PublishedMlp, PublishedTransformer
+from pipeline.config import BPTT, Evaluate, Mlp, OnVectors, PublishedMlp, PublishedTransformer, Transformer
 
 STUDENTS = {"mlp": "MLP", "transformer": "Transformer"}
 _LABELS = {"hard": "", "soft": "soft labels", "unrestricted": "unrestricted labels"}
@@ -34,12 +34,12 @@ def student_order(cell: Evaluate) -> tuple[int, ...]:
     return (list(STUDENTS).index(cell.student.name), int(published), recipe.epochs or 0, recipe.steps)
 
 
-def bptt_name(cell: Evaluate, method: BPTT) -> str:
-    """Such as ``RaT-BPTT (W 40, T 100) + Boost``; names the student of the distillation where another one learns."""
+def bptt_name(method: BPTT, student: Mlp | Transformer | None = None) -> str:
+    """Such as ``RaT-BPTT (W 40, T 100) + Boost, β = 0.3``; says for whom it was made if not for ``student``."""
     kind = "Full-BPTT" if method.window is None else "RaT-BPTT" if method.start == "random" else "T-BPTT"
     forward = "forward" if method.window is not None and method.start == "forward" else ""
     window = "" if method.window is None else f"W {method.window}"
-    made_for = "" if cell.student == method.student else f"made for {STUDENTS[method.student.name]}"
+    made_for = "" if student in (None, method.student) else f"made for {STUDENTS[method.student.name]}"
     parts = [window, f"T {method.steps}", forward, _LABELS[method.labels], made_for]
     boost = "" if method.boost is None else f" + Boost, β = {method.boost.beta:g}"
     return f"{kind} ({', '.join(filter(None, parts))}){boost}"
