@@ -136,7 +136,16 @@ def _bptt_row(method: BPTT, cell: Evaluate) -> Row:
     on_test = method.validation.split == "test"
     order = (2, len(ATTENTION), *student_order(cell), *bptt_order(method), cell.shots or 0, int(on_test))
     student = student_name(cell)
-    return Row(order, _by(bptt_name(method, cell.student), student), "ddal", None, cell.shots, "", on_test, student)
+    return Row(
+        order,
+        _by(bptt_name(method, cell.student) + correction(method), student),
+        "ddal",
+        None,
+        cell.shots,
+        "",
+        on_test,
+        student,
+    )
 
 
 def _by(method: str, student: str) -> str:
