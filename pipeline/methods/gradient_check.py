@@ -143,20 +143,14 @@ def _on_vectors(config: Distill, method: BPTT, prepared: Prepared, extent: Exten
     student = vectors.load_student(method, prepared, pick_device(config.runtime))
     used = Estimation.of(method, config.runtime, student)
     method = part_of(method, extent.samples, extent.steps)
-    adam = isinstance(method.inner_optimizer, AdamSteps)
+    how = {"rows": extent.rows, "steep": extent.steep}
     found = {
         dtype: agreements_on_vectors(
-            method, prepared, config.seed, used.name, dtype,
-            rows=extent.rows, steep=extent.steep, step=_step(dtype, adam=adam),
+            method, prepared, config.seed, used.name, dtype, step=DIFFERENCE_STEPS[dtype], **how
         )
         for dtype in extent.precisions
     }  # fmt: skip
-    limits = LIMITS | ({"differences": ADAM_LIMIT} if adam else {})
-    return Checked(used.name, used.why, found, limits, time.perf_counter() - began)
-
-
-def _step(dtype: torch.dtype, *, adam: bool) -> float:
-    return ADAM_STEP if adam and dtype == torch.float64 else DIFFERENCE_STEPS[dtype]
+    return Checked(used.name, used.why, found, LIMITS, time.perf_counter() - began)
 
 
 def canary_of(config: Distill, folder: Path) -> Checked:
@@ -188,6 +182,7 @@ def _agreements(
     classes, of_samples = len(prepared.classes), sample_classes(method, prepared.manifest)
     plain, labels = method.outer.model_copy(update={"bucket_by_length": False}), train.labels
     order = real_order(labels, train.lengths, classes, plain, config.seed)
+    adam = isinstance(method.inner_optimizer, AdamSteps)
 
     def build(tensors: dict[str, Tensor]) -> list[InnerBatch]:
         return [
@@ -202,7 +197,7 @@ def _agreements(
         {name: tensor.detach().to(dtype) for name, tensor in start.items()},
         build,
         [train.batch(order.at(number)[: extent.rows], student.device) for number in range(method.outer.real_batches)],
-        step=_step(dtype, adam=isinstance(method.inner_optimizer, AdamSteps)),
+        step=ADAM_STEP if adam and dtype == torch.float64 else DIFFERENCE_STEPS[dtype],
         optimiser=LearnedSet(method, classes, start, of_samples).view().recipe.optimiser,
         window=method.window,
         steep=extent.steep,
