@@ -32,7 +32,8 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.distilled.set import DistilledSet, Recipe
+from pipeline.distilled.recipe import Recipe
+from pipeline.distilled.set import DistilledSet
 from pipeline.errors import InputError
 from pipeline.store.atomic import replacing
 

@@ -4,69 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.bilevel import Adam, GradientDescent, InnerBatch, Momentum, Optimiser, descend
+from pipeline.bilevel import InnerBatch, descend
 from pipeline.config import (
-    AdamSteps,
     FineTune,
-    InnerOptimizer,
     Mlp,
-    MomentumSteps,
     OnVectors,
-    PlainSteps,
-    Precision,
     Transformer,
 )
 from pipeline.distilled.classifier import TextClassifier, learned
+from pipeline.distilled.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.randomness import torch_generator
 from pipeline.students.encoder import Student, embedding_hash
 from pipeline.students.finetune import finetune
 from pipeline.students.sentences import encoder_hash
 from pipeline.students.vector_training import Samples
-
-_PLAIN = PlainSteps(name="gd")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a student is meant to learn from the set.
-
-    Attributes:
-        name: ``ddal`` (T steps of the inner optimiser), ``finetune`` (AdamW), ``vectors`` (a small student, to
-            convergence), ``majority`` (nothing is trained).
-        attention_weight: λ.
-        order: ``fixed`` follows ``batch_order``; ``random`` draws a batch per step.
-        dropout: the encoder's dropout is on.
-        precision: autocast of the forward passes.
-        inner_optimizer: what makes the T steps.
-
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    name: Literal["ddal", "finetune", "vectors", "majority"]
-    attention_weight: float = 1.0
-    order: Literal["fixed", "random"] = "fixed"
-    dropout: bool = False
-    precision: Precision = "fp32"
-    inner_optimizer: InnerOptimizer = _PLAIN
-
-    @property
-    def optimiser(self) -> Optimiser:
-        """The inner optimiser as an update rule."""
-        given = self.inner_optimizer
-        if isinstance(given, MomentumSteps):
-            return Momentum(given.momentum, given.nesterov)
-        if isinstance(given, AdamSteps):
-            return Adam(given.betas, given.eps)
-        return GradientDescent()
 
 
 @dataclass(frozen=True)

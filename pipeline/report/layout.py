@@ -135,8 +135,8 @@ def row_of(cell: Evaluate) -> Row:
 def _bptt_row(method: BPTT, cell: Evaluate) -> Row:
     on_test = method.validation.split == "test"
     order = (2, len(ATTENTION), *student_order(cell), *bptt_order(method), cell.shots or 0, int(on_test))
-    student = student_name(cell)
-    return Row(order, _by(bptt_name(method, cell.student), student), "ddal", None, cell.shots, "", on_test, student)
+    student, name = student_name(cell), bptt_name(method, cell.student) + correction(method)
+    return Row(order, _by(name, student), "ddal", None, cell.shots, "", on_test, student)
 
 
 def _by(method: str, student: str) -> str:

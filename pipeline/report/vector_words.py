@@ -25,13 +25,13 @@ def student_name(cell: Evaluate) -> str:
 
 
 def student_order(cell: Evaluate) -> tuple[int, ...]:
-    """Where such rows stand: nothing before students of text, so that their places stay."""
+    """Where such rows stand: after those of students of text."""
     if cell.student is None:
-        return ()
+        return (0,)
     recipe = cell.recipe
     assert isinstance(recipe, OnVectors)
     published = isinstance(cell.protocol, PublishedMlp | PublishedTransformer)
-    return (list(STUDENTS).index(cell.student.name), int(published), recipe.epochs or 0, recipe.steps)
+    return (1 + list(STUDENTS).index(cell.student.name), int(published), recipe.epochs or 0, recipe.steps)
 
 
 def bptt_name(method: BPTT, student: Mlp | Transformer | None = None) -> str:

@@ -45,11 +45,11 @@ def real_name(method: RandomReal | Coreset) -> str:
     return method.name
 
 
-def correction(method: DDAL) -> str:
+def correction(method: DDAL | BPTT) -> str:
     """What a row's name says of unequal classes: budget, real batches, outer loss; empty for the paper's."""
     loss = method.outer.loss
     parts = [
-        BUDGETS[method.budget].removeprefix(", "),
+        BUDGETS[method.budget].removeprefix(", ") if isinstance(method, DDAL) else "",
         "balanced batches" if method.outer.sampling == "balanced" else "",
         "class weights" if isinstance(loss, ClassWeights) else "",
         f"β = {loss.beta:g}" if isinstance(loss, ClassWeights) and loss.beta is not None else "",

@@ -78,6 +78,8 @@ def of_distill(config: Distill, folder: Path) -> Work:
     lengths = _lengths(folder, "train")
     share = 1.0 if method.candidates is None else min(1.0, method.candidates / len(lengths))
     if isinstance(method, ByVectors):
+        if method.reads(config.source.vectors):
+            return Work()
         labels = _split(folder, "train").labels.numpy()
         by_class = [lengths[labels == label] for label in range(len(prepared.classes))]
         work = Work(scoring=share * sum(scored(folder, found, fused=False) for found in by_class))

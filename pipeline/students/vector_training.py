@@ -101,7 +101,7 @@ def _batches(samples: Samples, size: int, seed: int, members: Sequence[int]) -> 
 
 
 @torch.no_grad()
-def score(student: VectorStudent, parameters: Parameters, vectors: Tensor, rows: int = 2048) -> Tensor:
+def score(student: VectorStudent, parameters: Parameters, vectors: Tensor, rows: int = 1024) -> Tensor:
     """[K, rows, C] logits on the CPU, so many rows at a time."""
     found = [student.logits(parameters, {"vectors": part}).cpu() for part in vectors.split(rows)]
     return torch.cat(found, dim=1)

@@ -36,7 +36,7 @@ class Vectors:
                 f"{prepared.manifest['architecture']} does not read its first token, so that token's vector says "
                 f"nothing of a sentence; write pooling: mean"
             )
-        self._stored = _stored(self._method, prepared)
+        self._stored = prepared.vectors("train").vectors.numpy() if self._method.reads(config.source.vectors) else None
         if self._stored is not None:
             return
         self._student = load_student(config, prepared)
@@ -47,7 +47,7 @@ class Vectors:
     def of(self, rows: Integers) -> np.ndarray[Any, np.dtype[np.float32]]:
         """[rows, hidden]; read in order of length, or from stage 1's file."""
         if self._stored is not None:
-            return self._stored[rows]
+            return np.asarray(self._stored[rows])
         found: np.ndarray[Any, np.dtype[np.float32]] | None = None
         with bar(len(rows), "vectors", "row") as shown:
             for positions, batch in self._train.select(rows).by_length(self._student.device):
@@ -57,15 +57,6 @@ class Vectors:
                 shown.update(len(positions))
         assert found is not None
         return found
-
-
-def _stored(method: ByVectors, prepared: Prepared) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    """The vectors of stage 1, where they are the ones that are asked for: of the frozen encoder, by that pooling."""
-    about = prepared.manifest.get("vectors", {})
-    wanted = {"pooling": "cls" if method.pooling == "first" else "mean", "dtype": "float32"}
-    if method.training is not None or any(about.get(name) != value for name, value in wanted.items()):
-        return None
-    return np.asarray(prepared.vectors("train").vectors)
 
 
 def load_student(config: Distill, prepared: Prepared) -> Student:

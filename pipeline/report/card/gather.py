@@ -31,14 +31,10 @@ def gather(
         license_, language: as the user says; None keeps what the earlier card has.
 
     Raises:
-        InputError: the set holds sentence vectors, the store has another set by the same config, committed results are
-            not there, or the earlier card is not whole.
+        InputError: the store has another set by the same config, committed results are not there, or the earlier card
+            is not whole.
 
     """
-    if found.vectors is not None:
-        raise InputError(
-            f"{file}: holds sentence vectors; cards are of sets that encoders are fine-tuned on, give one of those"
-        )
     digest, before = sha256_of(file), read_facts(file)
     if before is not None and before.sha256 != digest:
         before = None
