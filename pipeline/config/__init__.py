@@ -1,10 +1,10 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
-those that learn vectors, ``loops`` and ``imbalance`` what all that learn have), ``protocols`` stage 3, ``training``
-AdamW in both, ``students`` those on vectors in both, ``experiment`` YAML -> grid of cells (``loader`` its syntax),
-``cluster`` another YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors
-as sentences.
+those that learn vectors, ``loops`` and ``imbalance`` what all that learn have), ``protocols`` stage 3 (``on_vectors``
+those of students on vectors), ``training`` AdamW in both, ``students`` those on vectors in both, ``experiment`` YAML ->
+grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
+``where`` which cells), ``problems`` errors as sentences.
 """
 
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster

@@ -167,9 +167,10 @@ class Evaluate(Frozen):
                 f"protocol '{protocol.name}' needs the vectors of stage 1; add vectors: cls, or mean, to prepare"
             )
         if self.student is None:
+            place = "own: {name: vectors, student: mlp}" if isinstance(protocol, RobustOnVectors) else "student: mlp"
             raise ValueError(
                 f"protocol '{protocol.name}': a set of real rows has no student of its own; name one, "
-                f"{{name: {protocol.name}, student: mlp}} or student: transformer"
+                f"{{name: {protocol.name}, {place}}}, or a transformer"
             )
 
     @property
