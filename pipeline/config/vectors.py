@@ -135,8 +135,11 @@ class BPTT(Frozen):
     Attributes:
         student: what is trained; its dropout is on in the inner loop and off on real vectors.
         shots: synthetic vectors per class.
-        labels: ``hard`` one-hot and fixed; ``soft`` softmax of learned logits that start at one-hot; ``unrestricted``
-            learned reals that start at one-hot.
+        labels: ``hard`` one-hot and fixed; ``soft`` softmax of learned logits that start at ``soft_start`` times
+            one-hot; ``unrestricted`` learned reals that start at one-hot. Students that train on and on never end with
+            hard labels, which push logits apart for ever, nor with negative ones, whose loss has no floor; with soft
+            ones they come to rest.
+        soft_start: 1 starts nearly uniform, as ``ddal`` does; larger ones start near hard labels.
         initialise: vectors from training rows, or from N(0, 1) as published.
         steps: T, the horizon.
         window: W, how many steps are differentiated; ``null`` for all T.
@@ -163,6 +166,7 @@ class BPTT(Frozen):
     student: VectorStudentConfig = Mlp(name="mlp")
     shots: Count = 1
     labels: Literal["hard", "soft", "unrestricted"] = "hard"
+    soft_start: Positive = 3.0
     initialise: Literal["real", "noise"] = "real"
     steps: Count = 40
     window: Count | None = None

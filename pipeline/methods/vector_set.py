@@ -174,7 +174,8 @@ def initial_tensors(
         unit_length(vectors)
     tensors = {"vectors": vectors}
     if method.labels != "hard":
-        tensors["labels"] = torch.eye(classes)[of_new]
+        scale = method.soft_start if method.labels == "soft" else 1.0
+        tensors["labels"] = scale * torch.eye(classes)[of_new]
     if older is not None:
         tensors = {name: torch.cat([older[name].to(new), new]) for name, new in tensors.items()}
     if method.learn_learning_rate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,9 @@ def test_labels_and_step_size() -> None:
     assert torch.equal(learned().labels, eye)
     assert set(learned().tensors) == {"vectors"}
     assert torch.equal(learned(labels="unrestricted").labels, eye)
-    torch.testing.assert_close(learned(labels="soft").labels, eye.softmax(dim=-1))
+    torch.testing.assert_close(learned(labels="soft", soft_start=1).labels, eye.softmax(dim=-1))
+    likely = learned(labels="soft", soft_start=math.log(8)).labels[0]
+    assert likely.tolist() == pytest.approx([0.8, 0.1, 0.1])
     assert learned().learning_rate.item() == pytest.approx(1e-3)
     own = learned(learn_learning_rate=True, learning_rate=0.02)
     assert own.learning_rate.item() == pytest.approx(0.02, rel=1e-5)
