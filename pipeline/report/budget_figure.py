@@ -15,6 +15,7 @@ from pipeline.report.tables import METRIC_NAMES
 
 Axis = Literal["shots", "steps"]
 AXES: dict[Axis, str] = {"shots": "samples per class", "steps": "gradient steps of a student"}
+_FAR = 10  # times the smallest budget, from which on the axis is logarithmic
 _INTERVAL = "95 % interval of the mean (none for a single run)"
 
 
@@ -120,22 +121,30 @@ def _panel(panel: Any, collected: Collected, column: Column, axis: Axis) -> None
     if not found:
         panel.text(0.5, 0.5, "no such rows with results", ha="center", va="center", transform=panel.transAxes)
         return
-    panel.set_xticks(budgets)
-    wide = max(budgets) - min(budgets) or 1
-    panel.set_xlim(min(budgets) - 0.15 * wide, max(budgets) + 0.15 * wide)
+    low, high = min(budgets), max(budgets)
+    if high >= _FAR * low:
+        panel.set_xscale("log")
+    panel.set_xticks(budgets, labels=[str(budget) for budget in budgets], minor=False)
+    panel.minorticks_off()
+    panel.set_xlim(_aside(low, low, high, -0.15), _aside(high, low, high, 0.15))
     ends = []
     for number, (name, points) in enumerate(found.items()):
-        aside = 0.018 * wide * (number - (len(found) - 1) / 2)  # so that intervals do not hide each other
-        _curve(panel, points, number, aside)
+        apart = 0.018 * (number - (len(found) - 1) / 2)  # so that intervals do not hide each other
+        xs = [_aside(point.x, low, high, apart) for point in points]
+        _curve(panel, points, number, xs)
         last = points[-1]
-        ends.append((last.x + aside, last.mean, f"{name}  {last.mean:.1f}", look(number)))
+        ends.append((xs[-1], last.mean, f"{name}  {last.mean:.1f}", look(number)))
     _references(panel, collected, column)
     label_on_the_right(panel, ends)
 
 
-def _curve(panel: Any, points: Sequence[Point], number: int, aside: float) -> None:
-    xs, means = [point.x + aside for point in points], [point.mean for point in points]
-    panel.plot(xs, means, linewidth=1.2, markersize=6, zorder=3, **look(number))
+def _aside(x: int, low: int, high: int, share: float) -> float:
+    """``x`` moved by a share of the axis from ``low`` to ``high``."""
+    return x * (high / low) ** share if high >= _FAR * low else x + share * (high - low or 1)
+
+
+def _curve(panel: Any, points: Sequence[Point], number: int, xs: Sequence[float]) -> None:
+    panel.plot(xs, [point.mean for point in points], linewidth=1.2, markersize=6, zorder=3, **look(number))
     for x, point in zip(xs, points, strict=True):
         if point.low is not None and point.high is not None:
             reach = [[point.mean - point.low], [point.high - point.mean]]
