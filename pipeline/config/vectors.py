@@ -140,7 +140,8 @@ class BPTT(Frozen):
             hard labels, which push logits apart for ever, nor with negative ones, whose loss has no floor; with soft
             ones they come to rest.
         soft_start: 1 starts nearly uniform, as ``ddal`` does; larger ones start near hard labels.
-        initialise: vectors from training rows, or from N(0, 1) as published.
+        initialise: vectors from training rows drawn at random (``real``), from the centroids of k-means on each class
+            (``centres``; of one sample the class mean), or from N(0, 1) as published (``noise``).
         steps: T, the horizon.
         window: W, how many steps are differentiated; ``null`` for all T.
         start: N of a window: ``random`` uniform in [``min_start``, T − W], drawn per outer step (RaT-BPTT); ``end``
@@ -167,7 +168,7 @@ class BPTT(Frozen):
     shots: Count = 1
     labels: Literal["hard", "soft", "unrestricted"] = "hard"
     soft_start: Positive = 3.0
-    initialise: Literal["real", "noise"] = "real"
+    initialise: Literal["real", "centres", "noise"] = "real"
     steps: Count = 40
     window: Count | None = None
     start: Literal["random", "end", "forward"] = "random"

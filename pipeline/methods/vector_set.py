@@ -15,8 +15,10 @@ from pipeline.config import BPTT
 from pipeline.data.vectors import VectorSplit
 from pipeline.distilled import DistilledSet, Recipe
 from pipeline.errors import InputError
+from pipeline.methods.budgets import Integers
+from pipeline.methods.coresets.geometry import centroids
 from pipeline.methods.learned import inverse_softplus
-from pipeline.randomness import numpy_generator, torch_generator
+from pipeline.randomness import derive, numpy_generator, torch_generator
 
 
 class LearnedVectors:
@@ -168,6 +170,8 @@ def initial_tensors(
     of_new = torch.arange(known, classes * shots) % classes
     if method.initialise == "real":
         vectors = train.vectors[_rows(train, classes, shots, seed)[known:]].float()
+    elif method.initialise == "centres":
+        vectors = _centres(train, classes, shots - known // classes, seed)
     else:
         vectors = torch.randn(len(of_new), train.vectors.shape[1], generator=torch_generator(seed, "noise", shots))
     if method.unit_norm is not None:
@@ -186,13 +190,29 @@ def initial_tensors(
 
 def _rows(train: VectorSplit, classes: int, shots: int, seed: int) -> Tensor:
     """[C · shots] training rows that samples start from; those of fewer shots are the first of them."""
-    chosen = []
-    for label in range(classes):
-        rows = np.flatnonzero(train.labels.numpy() == label)
+    chosen = [
+        numpy_generator(seed, "initial samples", label).permutation(rows)[:shots]
+        for label, rows in enumerate(_of_classes(train, classes, shots))
+    ]
+    return torch.from_numpy(np.stack(chosen, axis=1).reshape(-1))
+
+
+def _centres(train: VectorSplit, classes: int, shots: int, seed: int) -> Tensor:
+    """[C · shots, D]: the centroids of every class's rows."""
+    found = [
+        centroids(train.vectors[torch.from_numpy(rows)].numpy(), shots, derive(seed, "centres", label, shots) % 2**32)
+        for label, rows in enumerate(_of_classes(train, classes, shots))
+    ]
+    return torch.from_numpy(np.stack(found, axis=1)).float().flatten(end_dim=1)
+
+
+def _of_classes(train: VectorSplit, classes: int, shots: int) -> list[Integers]:
+    """The rows of every class."""
+    found = [np.flatnonzero(train.labels.numpy() == label) for label in range(classes)]
+    for label, rows in enumerate(found):
         if len(rows) < shots:
             raise InputError(
                 f"class {label} has {len(rows)} training rows, too few for shots: {shots}; "
                 f"lower shots or use initialise: noise"
             )
-        chosen.append(numpy_generator(seed, "initial samples", label).permutation(rows)[:shots])
-    return torch.from_numpy(np.stack(chosen, axis=1).reshape(-1))
+    return found

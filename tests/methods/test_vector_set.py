@@ -42,6 +42,14 @@ def test_samples_start_from_rows_of_their_class_and_stages_go_on_where_they_ende
     grown = initial_tensors(method(shots=5), train, C, 5, 3, older)["vectors"]
     assert torch.equal(grown[:6], older["vectors"])
     assert torch.equal(grown[6:], five[6:])
+    means = initial_tensors(method(initialise="centres"), train, C, 1, 3)["vectors"]
+    torch.testing.assert_close(means, torch.stack([train.vectors[train.labels == label].mean(0) for label in range(C)]))
+    centres = initial_tensors(method(initialise="centres"), train, C, 2, 3)["vectors"]
+    for label in range(C):
+        rows, both = train.vectors[train.labels == label], centres[label::C]
+        nearest = torch.cdist(rows, both).argmin(dim=1)
+        for place in range(2):
+            torch.testing.assert_close(both[place], rows[nearest == place].mean(dim=0))
     noise = initial_tensors(method(initialise="noise", unit_norm="start"), train, C, 2, 3)["vectors"]
     assert noise.norm(dim=1).tolist() == pytest.approx([1.0] * 6)
 
