@@ -167,9 +167,9 @@ class Collected:
         entry = self.entries.get((row, column))
         return None if entry is None else entry.headline
 
-    def reference(self, kind: Literal["majority", "full"], column: Column, student: str = "") -> Sample | None:
-        """The runs of the majority label or of full data, learned from by that ``student``."""
-        return next((sample for row, sample in self.references(kind, column) if row.student == student), None)
+    def reference(self, kind: Literal["majority", "full"], column: Column, network: str = "") -> Sample | None:
+        """The runs of the majority label or of full data, learned from by that ``network``; text without one."""
+        return next((sample for row, sample in self.references(kind, column) if row.network == network), None)
 
     def references(self, kind: Literal["majority", "full"], column: Column) -> list[tuple[Row, Sample]]:
         """The same of every student."""

@@ -28,7 +28,7 @@ from pipeline.config import (
 from pipeline.config.problems import nearest
 from pipeline.config.schema import Frozen, is_runtime
 from pipeline.errors import InputError
-from pipeline.report.vector_words import bptt_name, bptt_order, student_name, student_order
+from pipeline.report.vector_words import bptt_name, bptt_order, network_name, student_name, student_order
 from pipeline.report.words import BUDGETS, REAL, correction, real_name
 
 LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
@@ -43,7 +43,8 @@ class Row(NamedTuple):
 
     ``data`` says what the T inner steps see: ``same`` (every step the whole set), ``different`` blocks of it,
     ``random`` draws, or ``-`` where there is one step. ``on_test``: its checkpoint was selected on the test split.
-    ``kind``: ``ddal`` stands for every learned set. ``student``: who learns from vectors, empty where from text.
+    ``kind``: ``ddal`` stands for every learned set. ``network``: who learns from vectors, empty where students learn
+    from text; ``student``: by which recipe, too.
     """
 
     order: tuple[int, ...]
@@ -54,6 +55,7 @@ class Row(NamedTuple):
     data: str
     on_test: bool
     student: str = ""
+    network: str = ""
 
     @property
     def competes(self) -> bool:
@@ -116,7 +118,17 @@ def row_of(cell: Evaluate) -> Row:
         return _real_row(method, cell)
     if isinstance(method, FullData):
         student = student_name(cell)
-        return Row((3, *student_order(cell)), _by("full data", student), "full", None, None, "", False, student)
+        return Row(
+            (3, *student_order(cell)),
+            _by("full data", student),
+            "full",
+            None,
+            None,
+            "",
+            False,
+            student,
+            network_name(cell),
+        )
     if isinstance(method, BPTT):
         return _bptt_row(method, cell)
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
@@ -136,7 +148,7 @@ def _bptt_row(method: BPTT, cell: Evaluate) -> Row:
     on_test = method.validation.split == "test"
     order = (2, len(ATTENTION), *student_order(cell), *bptt_order(method), cell.shots or 0, int(on_test))
     student, name = student_name(cell), bptt_name(method, cell.student) + correction(method)
-    return Row(order, _by(name, student), "ddal", None, cell.shots, "", on_test, student)
+    return Row(order, _by(name, student), "ddal", None, cell.shots, "", on_test, student, network_name(cell))
 
 
 def _by(method: str, student: str) -> str:
@@ -152,7 +164,7 @@ def _real_row(method: RandomReal | Coreset, cell: Evaluate) -> Row:
     order = (1, *ranks, steps or 0, shots)
     kind: Literal["random", "coreset"] = "random" if isinstance(method, RandomReal) else "coreset"
     if steps is None:
-        return Row(order, label, kind, None, shots, "", False, student)
+        return Row(order, label, kind, None, shots, "", False, student, network_name(cell))
     return Row(order, f"{label}, gradient steps", kind, steps, shots, "-" if steps == 1 else "same", False)
 
 

@@ -180,11 +180,11 @@ def name_of(config: Stage) -> str:
 def _payoffs(collected: Collected, ledger: Ledger) -> Iterator[str]:
     """One sentence per column that has full data."""
     for column in collected.layout.columns:
-        of_all = {row.student: e for (row, c), e in collected.entries.items() if c == column and row.kind == "full"}
+        of_all = {row.network: e for (row, c), e in collected.entries.items() if c == column and row.kind == "full"}
         parts, searched = [], False
         for row in collected.layout.rows:
             entry = collected.entries.get((row, column))
-            full = of_all.get(row.student)
+            full = of_all.get(row.network)
             if full is None or full.chosen is None:
                 continue
             if entry is not None and row.kind in ("ddal", "coreset") and entry.chosen is not None:

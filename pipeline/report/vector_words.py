@@ -9,6 +9,11 @@ _LABELS = {"hard": "", "soft": "soft labels", "unrestricted": "unrestricted labe
 _STARTS = ("random", "end", "forward")
 
 
+def network_name(cell: Evaluate) -> str:
+    """Which network learns from vectors; empty where students learn from text."""
+    return "" if cell.student is None else STUDENTS[cell.student.name]
+
+
 def student_name(cell: Evaluate) -> str:
     """Who learns from vectors and how, where another recipe than ``vectors`` or another length is asked for.
 
@@ -16,7 +21,7 @@ def student_name(cell: Evaluate) -> str:
     """
     if cell.student is None:
         return ""
-    name, recipe = STUDENTS[cell.student.name], cell.recipe
+    name, recipe = network_name(cell), cell.recipe
     if isinstance(cell.protocol, PublishedMlp | PublishedTransformer):
         return f"{name} (published recipe)"
     assert isinstance(recipe, OnVectors)

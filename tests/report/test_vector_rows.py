@@ -78,7 +78,10 @@ def test_prefixes_are_rows_of_their_own_budget(fabric: Fabric) -> None:
 
 def test_students_are_compared_with_their_own_kind(fabric: Fabric) -> None:
     experiment = on_vectors(
-        fabric, ([{"name": "random", "shots": 5}], [MLP, TRANSFORMER]), ([RAT], [OWN]), ([{"name": "full"}], [MLP])
+        fabric,
+        ([{"name": "random", "shots": 5}], [MLP, TRANSFORMER]),
+        ([RAT], [OWN]),
+        ([{"name": "full"}], [MLP | {"epochs": 3}]),
     )
     plan = layout(experiment.cells, "table2")
     mlp, transformer, rat, _ = plan.rows
