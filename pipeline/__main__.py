@@ -289,14 +289,14 @@ def estimate(
 def check_grad(
     config: Config,
     set_: Settings = None,
-    index: Annotated[int | None, typer.Option(help="position in the grid (default: its first ddal cell)")] = None,
+    index: Annotated[int | None, typer.Option(help="position in the grid (default: the first that learns)")] = None,
     full: Annotated[bool, typer.Option("--full", help="the whole set, not a slice of it")] = False,
     root: Root = None,
 ) -> None:
     """Compare the configured hypergradient with the unroll and with finite differences; exit status 1 if it is off."""
     store = Store(root)
     experiment = launch.pin(load(config, set_ or []), store)
-    cell = launch.ddal_cell(experiment, index)
+    cell = launch.learning_cell(experiment, index)
     launch.run_stage([store.cell(cell.source.source)], "prepare", store)
     from pipeline.data.prepared import Prepared
     from pipeline.methods.gradient_check import SLICE, WHOLE, check_gradient

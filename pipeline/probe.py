@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from pipeline.bilevel import descend
 from pipeline.config import (
+    BPTT,
     DDAL,
     ByScores,
     ByVectors,
@@ -26,6 +27,7 @@ from pipeline.config import (
     Evaluate,
     FineTune,
     GradientSteps,
+    OnVectors,
     Training,
     on_real_text,
 )
@@ -36,8 +38,9 @@ from pipeline.methods.ddal import load_student
 from pipeline.methods.learned import LearnedSet, initial_tensors
 from pipeline.methods.outer import Estimation, OuterState
 from pipeline.methods.real import choose
+from pipeline.probe_vectors import Piece, distill_pieces, evaluate_pieces
 from pipeline.progress import quiet_libraries
-from pipeline.report import work
+from pipeline.report import vector_work, work
 from pipeline.store.atomic import read_json, write_json
 from pipeline.store.usage import Meter
 from pipeline.students.device import pick_device
@@ -136,6 +139,8 @@ def probe_distill(config: Distill, folder: Path, set_: Path) -> Slice:
     prepared, found = Prepared(folder), Slice(folder)
     if isinstance(config.method, DDAL):
         _ddal(config, config.method, prepared, found, set_)
+    elif isinstance(config.method, BPTT):
+        _repeat_all(found, distill_pieces(config, config.method, prepared, set_))
     elif isinstance(config.method, Coreset):
         _coreset(config, config.method, prepared, found)
     else:
@@ -147,6 +152,10 @@ def probe_distill(config: Distill, folder: Path, set_: Path) -> Slice:
 def probe_evaluate(config: Evaluate, folder: Path, set_: Path) -> Slice:
     """A part of a training on the set, and of the scoring of the splits."""
     found, prepared, protocol = Slice(folder), Prepared(folder), config.protocol
+    if vector_work.counted(config):
+        assert isinstance(config.recipe, OnVectors)
+        _repeat_all(found, evaluate_pieces(config, config.recipe, prepared))
+        return found
     distilled = load(set_)
     device = pick_device(config.runtime)
     if not isinstance(protocol, GradientSteps | FineTune):
@@ -167,6 +176,12 @@ def probe_evaluate(config: Evaluate, folder: Path, set_: Path) -> Slice:
     _learn(config, student, distilled, found)
     found.scoring(student, student.initial(0, 0), max(batches.values(), key=len))
     return found
+
+
+def _repeat_all(found: Slice, pieces: Sequence[Piece]) -> None:
+    found.begun()
+    for kind, once, each in pieces:
+        found.repeat(kind, once, lambda n, each=each: n * each)  # type: ignore[misc]
 
 
 def _learn(config: Evaluate, student: Student, distilled: DistilledSet, found: Slice) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import launch
-from pipeline.config import AlwaysMajority, Distill, Evaluate
+from pipeline.config import AlwaysMajority, Distill, Evaluate, OnVectors
 from pipeline.errors import InputError
 from pipeline.store import Store
 
@@ -127,6 +127,7 @@ def _measured(
     found: DistilledSet, config: Distill, prepared: Prepared, claim: Evaluation, seed: int, initialisations: int
 ) -> Mapping[tuple[str, str], Sequence[float]]:
     """Values of new students by (split, metric)."""
+    from pipeline.evaluation.on_vectors import evaluate_on_vectors
     from pipeline.evaluation.protocols import evaluate
     from pipeline.report.card.scores import read_runs
 
@@ -139,13 +140,15 @@ def _measured(
     cell = Evaluate(
         source=config,
         protocol=claim.protocol,
+        prefix=claim.prefix,
         initialisations=1 if isinstance(claim.protocol, AlwaysMajority) else initialisations,
         splits=tuple(dict.fromkeys(score.split for score in claim.scores)),
         seed=seed,
     )
     values: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        evaluate(cell, prepared, found, Path(folder))
+        protocol = evaluate_on_vectors if isinstance(cell.recipe, OnVectors) else evaluate
+        protocol(cell, prepared, found, Path(folder))
         for run in read_runs(Path(folder) / "results.csv"):
             values.setdefault((run.split, run.metric), []).append(run.value)
     return values
@@ -226,6 +229,12 @@ def _prepared(
     if now["embedding_hash"] != then["model"]["embedding_hash"]:
         raise InputError(
             f"the set was made with {then['model']['name']}, whose embedding matrix is another one than that of "
+            f"{source.model.name}; say where it is: --model FOLDER"
+        )
+    vectors, made_for = now.get("vectors", {}), then.get("vectors", {})
+    if vectors.get("encoder_hash") != made_for.get("encoder_hash"):
+        raise InputError(
+            f"the set was made with vectors of {then['model']['name']}, whose weights are others than those of "
             f"{source.model.name}; say where it is: --model FOLDER"
         )
     return config.model_copy(update={"source": source}), prepared

@@ -5,22 +5,32 @@ Needs the network for hub ids; everything after it works without.
 
 from __future__ import annotations
 
+import functools
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from pipeline.config import Prepare
+from transformers import PreTrainedModel
+
+from pipeline.config import Prepare, Runtime, Vectors
+from pipeline.data import vectors
 from pipeline.data.loading import load_raw
+from pipeline.data.prepared import Prepared
 from pipeline.data.splits import also_in, carve
 from pipeline.data.tokenised import content_hash, tokenise
 from pipeline.errors import InputError
 from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.store.atomic import write_json
+from pipeline.students.device import pick_device
+from pipeline.students.encoder import Student
+from pipeline.students.sentences import embed, encoder_hash
 from pipeline.students.snapshot import describe, load_encoder, save
 
 
 def run(config: Prepare, out: Path) -> None:
-    """Writes ``train/ dev/ test/``, ``model/`` and, last, ``manifest.json`` under ``out``.
+    """Writes ``train/ dev/ test/``, ``model/``, ``vectors.h5`` where asked for, and, last, ``manifest.json``.
 
     Args:
         config: with hub revisions resolved (see :func:`pipeline.launch.pin`).
@@ -67,6 +77,8 @@ def run(config: Prepare, out: Path) -> None:
                 manifest["also_in_train"][name] = also_in(splits["train"], rows, config.task.text)
             shown.update()
         save(model, tokenizer, out / "model")
+        if config.vectors is not None:
+            _write_vectors(config.vectors, out, model, manifest)
         write_json(out / "manifest.json", manifest)
     for name, count in manifest["also_in_train"].items():
         if count:
@@ -74,6 +86,23 @@ def run(config: Prepare, out: Path) -> None:
                 f"note: {count} of {manifest['sizes'][name]} {name} rows have the same text as a train row",
                 file=sys.stderr,
             )
+
+
+def _write_vectors(config: Vectors, out: Path, model: PreTrainedModel, manifest: dict[str, Any]) -> None:
+    """Writes ``vectors.h5``, of the snapshot and the splits under ``out``; the manifest says what they are of."""
+    if config.pooling == "cls" and not manifest["reads_first_token"]:
+        raise InputError(
+            f"{manifest['architecture']} does not read its first token, so that token's vector says nothing of a "
+            f"sentence; write vectors: mean"
+        )
+    student = Student.load(out / "model", manifest["fresh_parameters"], pick_device(Runtime(device=config.device)))
+    width = model.config.hidden_size
+    about = {"pooling": config.pooling, "dtype": config.dtype, "width": width, "encoder_hash": encoder_hash(model)}
+    made_of = json.dumps({**about, "hashes": manifest["hashes"]}, sort_keys=True)
+    embedded = functools.partial(embed, student, student.initial(0, 0), pooling=config.pooling)
+    splits = {name: Prepared(out).split(name) for name in manifest["sizes"]}
+    vectors.write(out, splits, embedded, width, config.dtype, student.device, made_of)
+    manifest["vectors"] = about
 
 
 def _length_limit(config: Prepare, positions: int | None, tokenizer_limit: int) -> int:

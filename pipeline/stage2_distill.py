@@ -41,6 +41,7 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         "classes": facts["classes"],
         "max_length": facts["max_length"],
         "model": {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]},
+        **({"vectors": facts["vectors"]} if "vectors" in facts else {}),
         "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
         "content": store.identity(config.source)["config"],
         "seed": config.seed,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.config import Evaluate, Robust
+from pipeline.config import Evaluate, LearningFromVectors, Robust, RobustOnVectors
 from pipeline.data.prepared import Prepared
-from pipeline.distilled import load
+from pipeline.distilled import DistilledSet, load
+from pipeline.evaluation.on_vectors import evaluate_on_vectors
 from pipeline.evaluation.protocols import evaluate
 from pipeline.evaluation.robustness import vary
+from pipeline.evaluation.variants_on_vectors import vary_on_vectors
 from pipeline.store import Store
 from pipeline.tracking import tracked
 
@@ -17,7 +20,7 @@ from pipeline.tracking import tracked
 def run(config: Evaluate, out: Path) -> None:
     """Writes ``results.csv`` and ``predictions.h5`` under ``out``; initialisations that are in both are not run again.
 
-    The protocol ``robust`` also writes ``robustness.csv``.
+    The protocols ``robust`` and ``vectors_robust`` also write ``robustness.csv``.
 
     Raises:
         InputError: the set cannot be evaluated by this protocol or with this encoder.
@@ -25,8 +28,15 @@ def run(config: Evaluate, out: Path) -> None:
     """
     store = Store.of(out)
     distilled = load(store.cell(config.source).folder / "distilled.h5")
-    protocol = vary if isinstance(config.protocol, Robust) else evaluate
-    protocol(config, Prepared(store.cell(config.source.source).folder), distilled, out)
+    _protocol(config)(config, Prepared(store.cell(config.source.source).folder), distilled, out)
+
+
+def _protocol(config: Evaluate) -> Callable[[Evaluate, Prepared, DistilledSet, Path], None]:
+    if isinstance(config.protocol, RobustOnVectors):
+        return vary_on_vectors
+    if isinstance(config.protocol, LearningFromVectors):
+        return evaluate_on_vectors
+    return vary if isinstance(config.protocol, Robust) else evaluate
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from analysis.benchmarks import evaluation, hypergradient, measure
+from analysis.benchmarks import evaluation, hypergradient, measure, window
 from analysis.benchmarks.figures import draw
 from analysis.benchmarks.floor import Sizes, forward_flop, step_flop
 from analysis.benchmarks.measure import Outcome, Table
@@ -374,3 +374,32 @@ def test_sentences_without_the_data() -> None:
     lengths = torch.tensor([len(row["input_ids"]) for row in split], dtype=torch.float)
     assert len(split) == len(labels) == evaluation.ROWS
     assert lengths.mean().item() == pytest.approx(25.2, abs=1.5)
+
+
+def test_a_window_costs_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that differentiate the window have its gradient, which is not that of all steps; ``before`` ends where it."""
+    monkeypatch.setattr(window, "W", 3)
+    found = {name: window.outer_step(name, "mlp", 5)() for name in window.CONTENDERS}
+    theta_N, gradients = found.pop("before"), {name: each for name, each in found.items() if each is not None}
+    assert gradients.keys() == set(window.CONTENDERS) - {"before"}
+    for name, reference in (("adjoint", "unroll"), ("published", "unroll"), ("full-adjoint", "full-unroll")):
+        error = (gradients[name] - gradients[reference]).norm() / gradients[reference].norm()
+        assert error < 1e-3, name
+    apart = (gradients["unroll"] - gradients["full-unroll"]).norm() / gradients["full-unroll"].norm()
+    assert apart > 0.05
+    assert set(theta_N) == {"hidden.0.weight", "hidden.0.bias", "head.weight", "head.bias"}
+
+
+def test_growth_of_a_window_is_told_without_the_steps_before_it() -> None:
+    costs = {"adjoint": ("0.3", "0.6"), "published": ("0.5", "2"), "before": ("0.1", "0.4")}
+    lines = [
+        {"T": T, "contender": name, "seconds": "1", "cpu_seconds": cpu[at], "peak_mb": str(10 * (1 + at))}
+        for name, cpu in costs.items()
+        for at, T in enumerate(("100", "400"))
+    ]
+    ours, public = window.verdicts(lines)
+    assert ours == (
+        "adjoint: T = 100 -> 400: 0.20 -> 0.20 s of CPU per step beyond the steps before the window (1.00 x), "
+        "10 -> 20 MB (2.00 x)"
+    )
+    assert "0.50 -> 2.00 s of CPU per step (4.00 x)" in public

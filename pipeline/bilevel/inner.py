@@ -23,6 +23,9 @@ class Student(Protocol):
 
     A student may also have ``fused()``, which returns its hand-derived passes as
     :class:`~pipeline.bilevel.derivatives.Derivatives`, or a sentence that says why it has none.
+
+    It may be an ensemble of K members that never meet: every parameter, and its logits, then have a leading axis K.
+    The inner loss is the sum over members, so that each is trained as if it were alone, the outer loss their mean.
     """
 
     def __call__(
@@ -32,7 +35,7 @@ class Student(Protocol):
 
         Args:
             parameters: θ by name.
-            inputs: [m, S, E].
+            inputs: [m, S, E], or whatever the student reads; of an ensemble shared, or with a leading axis K.
             rows: the query rows whose attention is returned.
 
         Returns:
@@ -51,8 +54,8 @@ class InnerBatch:
     """What one inner step trains on.
 
     Attributes:
-        inputs: [m, S, E].
-        labels: [m, C].
+        inputs: [m, S, E], or as the student reads them.
+        labels: [m, C], or [K, m, C].
         attention: [m, L, heads, Q, S] attention labels as probabilities, or ``None``.
         attention_weight: λ.
         learning_rate: η_t, a scalar.

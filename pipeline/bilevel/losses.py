@@ -15,11 +15,13 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """−Σ_c y_c log softmax(logits)_c, mean over samples.
 
     Args:
-        logits: [m, C].
-        labels: [m, C] one-hot, probabilities, or unrestricted reals.
+        logits: [m, C], or [K, m, C] of K students at once, whose losses are added: each gets its own full gradient.
+        labels: [m, C] one-hot, probabilities, or unrestricted reals; of K students also [K, m, C].
 
     """
-    return F.cross_entropy(logits, labels)
+    if logits.ndim == 2:
+        return F.cross_entropy(logits, labels)
+    return -(labels * logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1).sum()
 
 
 def attention_loss(attention: Tensor, labels: Tensor) -> Tensor:
@@ -51,7 +53,10 @@ class OuterLoss:
     offsets: Tensor | None = None
 
     def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of rows [B, C] of the classes ``labels`` [B]; a scalar."""
+        """The loss of rows [B, C], or [K, B, C] of K students, of the classes ``labels`` [B]; a scalar."""
+        if logits.ndim > 2:
+            labels = labels.expand(logits.shape[:-1]).flatten()
+            logits = logits.flatten(end_dim=-2)
         if self.weights is None:
             return F.cross_entropy(self.shifted(logits), labels)
         total = F.cross_entropy(self.shifted(logits), labels, weight=self.weights.to(logits), reduction="sum")

@@ -102,8 +102,23 @@ class _ByElement:
     _slots: ClassVar[int]
 
     def _move(self, theta: Tensor, gradient: Tensor, slots: Sequence[Tensor], rate: Tensor, t: int) -> list[Tensor]:
-        """θ_{t+1} and s_{t+1} of one tensor."""
+        """θ_{t+1} and s_{t+1} of one tensor, differentiable."""
         raise NotImplementedError
+
+    def _move_plainly(
+        self, theta: Tensor, gradient: Tensor, slots: Sequence[Tensor], rate: Tensor, t: int
+    ) -> Sequence[Tensor]:
+        """The same to the bit, where no graph is recorded."""
+        return self._move(theta, gradient, slots, rate, t)
+
+    def _back(
+        self, gradient: Tensor, slots: Sequence[Tensor], rate: Tensor, t: int, ends: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """Cotangents of η_t, g_t and s_t from ``ends``, those of θ_{t+1} and s_{t+1}; here by autograd."""
+        leaves = [tensor.detach().requires_grad_() for tensor in (rate, gradient, *slots)]
+        with torch.enable_grad():
+            after = self._move(gradient.new_zeros(()), leaves[1], leaves[2:], leaves[0], t)
+        return torch.autograd.grad(after, leaves, ends)
 
     def start(self, theta: Vector) -> State:
         """Zeros, which take no memory until they change."""
@@ -112,8 +127,10 @@ class _ByElement:
     def step(self, theta: Vector, state: State, gradient: Gradient, rate: Tensor, t: int) -> tuple[Vector, State]:
         """See :class:`Optimiser`."""
 
+        rule = self._move if torch.is_grad_enabled() else self._move_plainly
+
         def move(part: Tensor, g: Tensor, *slots: Tensor) -> Sequence[Tensor]:
-            return self._move(part, g, slots, rate, t)
+            return rule(part, g, slots, rate, t)
 
         found = [
             [part, *slots] if g is None else _in_pieces(move, [part, g, *slots], 1 + self._slots)
@@ -125,16 +142,13 @@ class _ByElement:
     def pullback(
         self, state: State, gradient: Gradient | None, rate: Tensor, t: int, cotangent: Vector, of_state: State
     ) -> Pullback:
-        """By autograd."""
+        """See :class:`Optimiser`."""
         assert gradient is not None
         of_rate = torch.zeros_like(rate)
 
         def back(part: Tensor, g: Tensor, *rest: Tensor) -> Sequence[Tensor]:
             slots, of_slots = rest[: self._slots], rest[self._slots :]
-            leaves = [tensor.detach().requires_grad_() for tensor in (rate, g, *slots)]
-            with torch.enable_grad():
-                after = self._move(g.new_zeros(()), leaves[1], leaves[2:], leaves[0], t)
-            its_rate, *found = torch.autograd.grad(after, leaves, (part, *of_slots))
+            its_rate, *found = self._back(g, slots, rate, t, (part, *of_slots))
             of_rate.add_(its_rate)
             return found
 
@@ -195,6 +209,43 @@ class Adam(_ByElement):
         moving = square > 0
         root = torch.where(moving, square, 1.0).sqrt() * moving / (1 - second ** (t + 1)) ** 0.5
         return [theta - rate / (1 - first ** (t + 1)) * mean / (root + self.eps), mean, square]
+
+    def _move_plainly(
+        self, theta: Tensor, gradient: Tensor, slots: Sequence[Tensor], rate: Tensor, t: int
+    ) -> Sequence[Tensor]:
+        """Without the precautions for derivatives, and in fewer buffers."""
+        first, second = self.betas
+        mean = (first * slots[0]).add_((1 - first) * gradient)
+        square = (second * slots[1]).add_(((1 - second) * gradient).mul_(gradient))
+        below = square.sqrt().div_((1 - second ** (t + 1)) ** 0.5).add_(self.eps)
+        step = (rate / (1 - first ** (t + 1)) * mean).div_(below)
+        return theta - step, mean, square
+
+    @torch.no_grad()
+    def _back(
+        self, gradient: Tensor, slots: Sequence[Tensor], rate: Tensor, t: int, ends: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """In closed form: the operations of autograd in its order, so that the result is the same to the bit.
+
+        With u = η̂ m / d and d = √v / c + ε: λ_m = μ − λ η̂ / d and λ_v = ν + λ u / d / (2 c √v), or ν where v = 0.
+        """
+        first, second = self.betas
+        correction = (1 - second ** (t + 1)) ** 0.5
+        size = rate / (1 - first ** (t + 1))
+        scaled = (1 - second) * gradient
+        mean = (first * slots[0]).add_((1 - first) * gradient)
+        square = (second * slots[1]).add_(scaled * gradient)
+        moving = square > 0
+        root = square.masked_fill_(~moving, 1.0).sqrt_()
+        below = (root * moving).div_(correction).add_(self.eps)
+        of_step = -ends[0]
+        of_below = (size * mean).div_(below).div_(below).mul_(-of_step)
+        of_step.div_(below)
+        of_rate = (of_step * mean).sum() / (1 - first ** (t + 1))
+        of_mean = of_step.mul_(size).add_(ends[1])
+        of_square = of_below.div_(correction).mul_(moving).div_(root.mul_(2)).add_(ends[2])
+        of_gradient = (of_square * gradient).mul_(1 - second).add_(scaled.mul_(of_square)).add_(of_mean * (1 - first))
+        return of_rate, of_gradient, of_mean.mul_(first), of_square.mul_(second)
 
 
 def moved(vector: Vector, change: Gradient, factor: Tensor) -> Vector:

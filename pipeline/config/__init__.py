@@ -1,30 +1,35 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
-``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``imbalance``
-what the outer loss does about rare classes), ``protocols`` stage 3, ``training`` AdamW in both, ``experiment`` YAML ->
+``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
+those that learn vectors, ``loops`` and ``imbalance`` what all that learn have), ``protocols`` stage 3 (``on_vectors``
+those of students on vectors), ``training`` AdamW in both, ``students`` those on vectors in both, ``experiment`` YAML ->
 grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
 ``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type about an experiment.
 """
 
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
-from pipeline.config.data import Model, Prepare, Task
+from pipeline.config.data import Model, Prepare, Task, Vectors
 from pipeline.config.experiment import Experiment, Report, load
 from pipeline.config.imbalance import ClassWeights, CrossEntropy, LogitAdjustment, RealLoss, Selection
+from pipeline.config.loops import AdamSteps, InnerOptimizer, MomentumSteps, PlainSteps, Validation
 from pipeline.config.methods import (
     DDAL,
-    AdamSteps,
     Distill,
-    InnerOptimizer,
     Method,
-    MomentumSteps,
     Outer,
-    PlainSteps,
     Precision,
     Runtime,
-    Validation,
     on_real_text,
 )
-from pipeline.config.protocols import AlwaysMajority, BestEpoch, Evaluate, FineTune, GradientSteps, Protocol, Robust
+from pipeline.config.on_vectors import (
+    BestCheck,
+    LearningFromVectors,
+    OnVectors,
+    PublishedMlp,
+    PublishedTransformer,
+    RobustOnVectors,
+)
+from pipeline.config.protocols import AlwaysMajority, Evaluate, FineTune, GradientSteps, Protocol, Robust
 from pipeline.config.real import (
     EL2N,
     Budget,
@@ -40,13 +45,17 @@ from pipeline.config.real import (
     RandomReal,
 )
 from pipeline.config.resources import Request
-from pipeline.config.training import Training
+from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
+from pipeline.config.training import BestEpoch, Training
+from pipeline.config.vectors import BPTT, VectorOuter, VectorValidation
 
 __all__ = [
+    "BPTT",
     "DDAL",
     "EL2N",
     "AdamSteps",
     "AlwaysMajority",
+    "BestCheck",
     "BestEpoch",
     "Budget",
     "ByScores",
@@ -65,29 +74,40 @@ __all__ = [
     "InnerOptimizer",
     "JobName",
     "KCentres",
+    "LearningFromVectors",
     "LogitAdjustment",
     "LossRank",
     "Majority",
     "Method",
+    "Mlp",
     "Model",
     "Moderate",
     "MomentumSteps",
+    "OnVectors",
     "Outer",
     "PlainSteps",
     "Precision",
     "Prepare",
     "Protocol",
+    "PublishedMlp",
+    "PublishedTransformer",
     "RandomReal",
     "RealLoss",
     "Report",
     "Request",
     "RetryReason",
     "Robust",
+    "RobustOnVectors",
     "Runtime",
     "Selection",
     "Task",
     "Training",
+    "Transformer",
     "Validation",
+    "VectorOuter",
+    "VectorStudentConfig",
+    "VectorValidation",
+    "Vectors",
     "load",
     "load_cluster",
     "on_real_text",

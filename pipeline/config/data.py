@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.schema import Frozen
+from pipeline.config.schema import Frozen, runtime
 
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "f1", "mcc", "accuracy_f1"]
 
@@ -117,11 +117,32 @@ def _model_by_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+class Vectors(Frozen):
+    """One vector per row: the encoder's last hidden states, frozen.
+
+    Attributes:
+        pooling: the first token's state (``cls``), or the mean over tokens.
+        dtype: in the file; ``float16`` halves it and rounds to 3 digits.
+        device: where they are computed; ``auto`` takes CUDA where there is one. No part of the identity.
+
+    """
+
+    pooling: Literal["cls", "mean"] = "cls"
+    dtype: Literal["float32", "float16"] = "float32"
+    device: str = runtime("auto")
+
+
+def _vectors_by_pooling(value: Any) -> Any:
+    return {"pooling": value} if isinstance(value, str) else value
+
+
 class Prepare(Frozen):
     """Stage 1. Input: a task and an encoder. Output: tokenised train / dev / test splits and a model snapshot.
 
     ``dev`` and ``test`` are what is carved from train where the source has none: a share of it (below 1) or a number
     of rows, stratified by label and drawn from ``seed``. ``test: null`` refuses a source without a test split.
+    ``vectors``, such as ``cls`` or ``{pooling: mean, dtype: float16}``, also writes a vector per row, for students that
+    take nothing else.
     """
 
     revision: int = 1
@@ -131,6 +152,7 @@ class Prepare(Frozen):
     dev: Annotated[float, Field(gt=0)] = 0.1
     test: Annotated[float | None, Field(gt=0)] = None
     seed: int = 42
+    vectors: Annotated[Vectors | None, BeforeValidator(_vectors_by_pooling)] = None
 
     @model_validator(mode="after")
     def _check(self) -> Prepare:
@@ -144,4 +166,5 @@ class Prepare(Frozen):
         """Readable part of the address."""
         where, _, rest = self.model.name.partition(":")
         model = rest.split("/")[0] if where == "package" else Path(self.model.name).name
-        return f"{self.task.name}.{model}".lower()
+        slug = f"{self.task.name}.{model}".lower()
+        return slug if self.vectors is None else f"{slug}.{self.vectors.pooling}"

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.data import Prepare
-from pipeline.config.imbalance import CrossEntropy, RealLoss, Selection
+from pipeline.config.imbalance import CrossEntropy, RealLoss
+from pipeline.config.loops import InnerOptimizer, PlainSteps, Validation
 from pipeline.config.real import (
     EL2N,
     Budget,
@@ -21,6 +22,7 @@ from pipeline.config.real import (
     RandomReal,
 )
 from pipeline.config.schema import Count, Frozen, Positive, Share, runtime
+from pipeline.config.vectors import BPTT
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -38,35 +40,6 @@ class LocalFile(Frozen):
 
 def _file_by_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
-
-
-class PlainSteps(Frozen):
-    """θ − η g: what the paper trains students with."""
-
-    name: Literal["gd"]
-
-
-class MomentumSteps(Frozen):
-    """Heavy-ball or Nesterov momentum, as ``torch.optim.SGD``."""
-
-    name: Literal["momentum"]
-    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    nesterov: bool = False
-
-
-class AdamSteps(Frozen):
-    """Adam without weight decay, as ``torch.optim.Adam``; the learned step sizes are its learning rates."""
-
-    name: Literal["adam"]
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    eps: Positive = 1e-8
-
-
-def _optimizer_by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-InnerOptimizer = Annotated[PlainSteps | MomentumSteps | AdamSteps, Field(discriminator="name")]
 
 
 class Outer(Frozen):
@@ -116,34 +89,6 @@ class Outer(Frozen):
         return self
 
 
-class Validation(Frozen):
-    """Checkpoint selection while distilling.
-
-    Attributes:
-        split: ``dev``, or ``test`` to reproduce the published protocol (every table then says so), or ``none`` to
-            keep the last step.
-        every: outer steps between two validations; by default one epoch.
-        initialisations: fresh students per validation, each scored on all of ``examples``; the same ones every time,
-            so that two checkpoints are compared on equal draws.
-        examples: rows of the split that are scored, a fixed stratified draw; ``null`` scores all.
-        by: what is compared, always of the plain logits: mean cross-entropy (``loss``, the paper) or ``accuracy``; for
-            tasks with rare classes ``balanced_loss`` (the mean over classes of their mean cross-entropy),
-            ``balanced_accuracy`` or ``mcc``.
-
-    """
-
-    split: Literal["dev", "test", "none"] = "dev"
-    every: Count | None = None
-    initialisations: Count = 20
-    examples: Count | None = None
-    by: Selection = "loss"
-
-    @property
-    def lower_is_better(self) -> bool:
-        """Of what is compared."""
-        return self.by in ("loss", "balanced_loss")
-
-
 class DDAL(Frozen):
     """Dataset distillation with attention labels (ACL 2023). Defaults are the published repository's.
 
@@ -187,7 +132,7 @@ class DDAL(Frozen):
     initialise: Literal["noise", "real"] = "noise"
     warm_start: Annotated[LocalFile | None, BeforeValidator(_file_by_path)] = None
     steps: Count = 1
-    inner_optimizer: Annotated[InnerOptimizer, BeforeValidator(_optimizer_by_name)] = PlainSteps(name="gd")
+    inner_optimizer: InnerOptimizer = PlainSteps(name="gd")
     window: Count | None = None
     draws: Count = 1
     batch_shots: Count = 1
@@ -238,7 +183,7 @@ class DDAL(Frozen):
 
 
 Method = Annotated[
-    DDAL | RandomReal | Herding | KCentres | Moderate | LossRank | EL2N | FullData | Majority,
+    DDAL | RandomReal | Herding | KCentres | Moderate | LossRank | EL2N | FullData | Majority | BPTT,
     Field(discriminator="name"),
 ]
 
@@ -273,6 +218,12 @@ class Distill(Frozen):
     method: Method
     seed: int = 42
     runtime: Runtime = runtime(Runtime())
+
+    @model_validator(mode="after")
+    def _check(self) -> Distill:
+        if isinstance(self.method, BPTT) and self.source.vectors is None:
+            raise ValueError("method 'bptt' learns from sentence vectors; add vectors: cls, or mean, to prepare")
+        return self
 
     @property
     def is_drawn(self) -> bool:

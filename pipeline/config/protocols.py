@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.methods import DDAL, Distill, Method, Runtime
+from pipeline.config.on_vectors import LearningFromVectors, OnVectors, RobustOnVectors
 from pipeline.config.real import FullData, Majority
 from pipeline.config.schema import Count, Frozen, Positive, runtime
-from pipeline.config.training import OptimizerName, Training
+from pipeline.config.students import Mlp, Transformer
+from pipeline.config.training import BestEpoch, OptimizerName, Training, selection_by_split
+from pipeline.config.vectors import BPTT
 
 
 class GradientSteps(Frozen):
@@ -29,25 +32,6 @@ class GradientSteps(Frozen):
     step_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
 
 
-class BestEpoch(Frozen):
-    """Which epoch of a training is kept.
-
-    Attributes:
-        split: that is scored after every epoch; never the one that is reported.
-        by: mean cross-entropy or accuracy; the earliest of equals.
-        examples: rows of the split that are scored, a fixed stratified draw; ``null`` scores all.
-
-    """
-
-    split: Literal["dev"] = "dev"
-    by: Literal["loss", "accuracy"] = "loss"
-    examples: Count | None = None
-
-
-def _selection_by_split(value: Any) -> Any:
-    return {"split": value} if isinstance(value, str) else value
-
-
 class FineTune(Training):
     """The recipe ``finetune``: AdamW, cosine schedule with warm-up, as DiLM evaluates (defaults are its own).
 
@@ -61,7 +45,7 @@ class FineTune(Training):
 
     name: Literal["finetune"]
     revision: int = 2
-    select: Annotated[BestEpoch | None, BeforeValidator(_selection_by_split)] = None
+    select: Annotated[BestEpoch | None, BeforeValidator(selection_by_split)] = None
 
     @model_validator(mode="after")
     def _check(self) -> FineTune:
@@ -122,21 +106,28 @@ class AlwaysMajority(Frozen):
     revision: int = 1
 
 
-Recipe = GradientSteps | FineTune | AlwaysMajority
-Protocol = Annotated[Recipe | Robust, Field(discriminator="name")]
+Recipe = GradientSteps | FineTune | AlwaysMajority | OnVectors
+Protocol = Annotated[
+    GradientSteps | FineTune | AlwaysMajority | Robust | LearningFromVectors, Field(discriminator="name")
+]
 Split = Literal["dev", "test"]
 
 
 class Evaluate(Frozen):
     """Stage 3. Input: a distilled set. Output: ``results.csv``, one row per (initialisation, split, metric).
 
-    Beside it ``predictions.h5``: what every initialisation answered on every row. The protocol ``robust`` writes both
-    for the recipe that it varies, and everything to ``robustness.csv``.
+    Beside it ``predictions.h5``: what every initialisation answered on every row. The protocols ``robust`` and
+    ``vectors_robust`` write both for the recipe that they vary, and everything to ``robustness.csv``.
+
+    Attributes:
+        prefix: only so many samples per class are learned from, the first ones of the set.
+
     """
 
     revision: int = 1
     source: Distill
     protocol: Protocol
+    prefix: Count | None = None
     initialisations: Count = 100
     splits: Annotated[tuple[Split, ...], Field(min_length=1)] = ("dev", "test")
     seed: int = 0
@@ -149,26 +140,77 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"protocol '{protocol.name}' cannot evaluate method '{method.name}'; 'majority' goes with 'majority'"
             )
+        if isinstance(protocol, LearningFromVectors):
+            self._check_vectors(protocol)
+        elif isinstance(method, BPTT):
+            raise ValueError(
+                f"protocol '{protocol.name}' learns from text, and method 'bptt' makes vectors; use vectors"
+            )
         if isinstance(protocol, GradientSteps):
             _check_steps(protocol, method)
-        if isinstance(protocol, Robust) and isinstance(method, FullData):
+        if isinstance(protocol, Robust | RobustOnVectors) and isinstance(method, FullData):
             raise ValueError(
-                "protocol 'robust' trains some 25 students per initialisation: on small sets, not on 'full'"
+                f"protocol '{protocol.name}' trains some 25 students per initialisation: on small sets, not on 'full'"
             )
+        if self.prefix is not None:
+            _check_prefix(self.prefix, method, self.recipe)
         return self
+
+    def _check_vectors(self, protocol: LearningFromVectors) -> None:
+        """Refuses recipes for vectors where there are none, and where nothing says which student learns."""
+        if isinstance(self.source.method, DDAL):
+            raise ValueError(
+                f"protocol '{protocol.name}' learns from vectors, and method 'ddal' makes embeddings of text"
+            )
+        if self.source.source.vectors is None:
+            raise ValueError(
+                f"protocol '{protocol.name}' needs the vectors of stage 1; add vectors: cls, or mean, to prepare"
+            )
+        if self.student is None:
+            place = "own: {name: vectors, student: mlp}" if isinstance(protocol, RobustOnVectors) else "student: mlp"
+            raise ValueError(
+                f"protocol '{protocol.name}': a set of real rows has no student of its own; name one, "
+                f"{{name: {protocol.name}, {place}}}, or a transformer"
+            )
 
     @property
     def recipe(self) -> Recipe:
-        """How students learn from the set; of the protocol ``robust`` the recipe that it varies."""
-        if not isinstance(self.protocol, Robust):
-            return self.protocol
-        of_method = GradientSteps(name="ddal") if isinstance(self.source.method, DDAL) else FineTune(name="finetune")
-        return self.protocol.own or of_method
+        """How students learn from the set; of a robust protocol the recipe that it varies."""
+        protocol = self.protocol
+        if isinstance(protocol, Robust):
+            steps = isinstance(self.source.method, DDAL)
+            return protocol.own or (GradientSteps(name="ddal") if steps else FineTune(name="finetune"))
+        return protocol.recipe if isinstance(protocol, LearningFromVectors) else protocol
+
+    @property
+    def student(self) -> Mlp | Transformer | None:
+        """The network that learns from vectors: the recipe's, or that which the set was distilled for."""
+        if not isinstance(self.recipe, OnVectors):
+            return None
+        return self.recipe.student or (self.source.method.student if isinstance(self.source.method, BPTT) else None)
+
+    @property
+    def shots(self) -> int | None:
+        """Samples per class that are learned from, or their mean; ``None`` for full data and majority."""
+        method = self.source.method
+        return None if isinstance(method, FullData | Majority) else self.prefix or method.shots
 
     @property
     def slug(self) -> str:
         """Readable part of the address."""
-        return f"{self.source.slug}.{self.protocol.name}"
+        slug = f"{self.source.slug}.{self.protocol.name}"
+        slug += f"-{self.student.name}" if self.student is not None else ""
+        return slug if self.prefix is None else f"{slug}.first{self.prefix}"
+
+
+def _check_prefix(prefix: int, method: Method, recipe: Recipe) -> None:
+    """Refuses a part of a set that has none, or whose parts mean nothing."""
+    if isinstance(method, FullData | Majority):
+        raise ValueError(f"prefix: method '{method.name}' has no samples per class to take the first of; remove it")
+    if isinstance(method, DDAL) and isinstance(recipe, GradientSteps):
+        raise ValueError("prefix: the steps of a ddal set are made for all of its samples; remove it, or use finetune")
+    if prefix > method.shots and (isinstance(method, BPTT) or method.budget == "uniform"):
+        raise ValueError(f"prefix: {prefix} samples per class are more than shots: {method.shots}")
 
 
 def _check_steps(protocol: GradientSteps, method: Method) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from pipeline.config.data import Vectors
 from pipeline.config.schema import Count, Frozen
 from pipeline.config.training import Training
 
@@ -77,6 +78,12 @@ class ByVectors(Coreset):
 
     pooling: Literal["first", "mean"] = "first"
     training: Training | None = None
+
+    def reads(self, stored: Vectors | None) -> bool:
+        """Whether the vectors of stage 1 are the ones that are looked at, so that none need be computed."""
+        pooling = "cls" if self.pooling == "first" else "mean"
+        same = stored is not None and (stored.pooling, stored.dtype) == (pooling, "float32")
+        return same and self.training is None
 
     @property
     def is_drawn(self) -> bool:

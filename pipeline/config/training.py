@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -34,3 +34,23 @@ class Training(Frozen):
         """How long it is, such as ``200 steps`` or ``1 epoch``."""
         number, noun = (self.steps, "step") if self.epochs is None else (self.epochs, "epoch")
         return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+class BestEpoch(Frozen):
+    """Which epoch of a training is kept.
+
+    Attributes:
+        split: that is scored after every epoch; never the one that is reported.
+        by: mean cross-entropy or accuracy; the earliest of equals.
+        examples: rows of the split that are scored, a fixed stratified draw; ``null`` scores all.
+
+    """
+
+    split: Literal["dev"] = "dev"
+    by: Literal["loss", "accuracy"] = "loss"
+    examples: Count | None = None
+
+
+def selection_by_split(value: Any) -> Any:
+    """``dev`` for ``{split: dev}``."""
+    return {"split": value} if isinstance(value, str) else value

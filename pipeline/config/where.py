@@ -150,7 +150,7 @@ def _values(path: str, fields: list[FieldInfo], inside: list[type[BaseModel]], w
         return
     if any(_valid(field.annotation, wanted) for field in fields):
         return
-    literals = [str(value) for field in fields for value in _literals(field.annotation)]
+    literals = list(dict.fromkeys(str(value) for field in fields for value in _literals(field.annotation)))
     if literals:
         yield f"{path}: '{wanted}' is no value of it{nearest(str(wanted), literals)}; allowed: {', '.join(literals)}"
     else:

@@ -1,5 +1,5 @@
 """Task -> raw splits -> tokenised Arrow -> batches.
 
 ``loading`` a task's rows, checked; ``hub`` revisions and errors; ``splits`` carving dev and test; ``tokenised`` Arrow
-splits and batches; ``prepared`` what stage 1 leaves for the others.
+splits and batches; ``vectors`` a frozen vector per row; ``prepared`` what stage 1 leaves for the others.
 """

@@ -9,7 +9,9 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from pipeline.data import vectors
 from pipeline.data.tokenised import Split
+from pipeline.data.vectors import VectorSplit
 from pipeline.errors import InputError
 from pipeline.store.atomic import read_json
 
@@ -19,7 +21,8 @@ class Prepared:
     """A prepared task on disk.
 
     Files: ``train/ dev/ test/`` tokenised Arrow, ``model/`` the encoder with its tokenizer, ``manifest.json`` (task,
-    classes, sizes, class counts, hashes, usable positions, the parameters drawn anew per initialisation).
+    classes, sizes, class counts, hashes, usable positions, the parameters drawn anew per initialisation), and, where
+    they were asked for, ``vectors.h5``.
     """
 
     folder: Path
@@ -57,3 +60,12 @@ class Prepared:
     def split(self, name: str) -> Split:
         """One of "train", "dev", "test"."""
         return Split.load(self.folder / name, self.tokenizer)
+
+    def vectors(self, name: str) -> VectorSplit:
+        """The frozen vectors of "train", "dev" or "test", in the order of the split's rows.
+
+        Raises:
+            InputError: the task was prepared without them.
+
+        """
+        return vectors.read(self.folder, name, self.split(name).labels)

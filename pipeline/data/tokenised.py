@@ -85,17 +85,23 @@ class Split:
         """The whole split as (row positions, batch) in order of length, so that little is padded; every row once."""
         return list(self.by_length(device, size))
 
-    def by_length(self, device: torch.device | str = "cpu", size: int = 64) -> Iterator[tuple[Tensor, Batch]]:
-        """The same batches one at a time, for splits that are read once and may be large."""
+    def by_length(
+        self, device: torch.device | str = "cpu", size: int = 64, after: int = 0
+    ) -> Iterator[tuple[Tensor, Batch]]:
+        """The same batches one at a time, ``after`` so many rows, for splits that are read once and may be large."""
         order = np.argsort(self.lengths, kind="stable")
-        for start in range(0, len(order), size):
+        for start in range(after, len(order), size):
             rows = order[start : start + size]
             yield torch.from_numpy(rows), self.batch(rows, device)
 
     def stratified(self, rows: int, seed: int, purpose: str) -> Split:
         """At most ``rows`` rows with the split's class shares, a fixed draw of (seed, purpose)."""
+        return self if rows >= len(self) else self.select(self.stratified_rows(rows, seed, purpose))
+
+    def stratified_rows(self, rows: int, seed: int, purpose: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Their positions, in ascending order."""
         if rows >= len(self):
-            return self
+            return np.arange(len(self))
         labels = self.labels.numpy()
         order = numpy_generator(seed, purpose).permutation(len(labels))
         classes, counts = np.unique(labels, return_counts=True)
@@ -104,7 +110,7 @@ class Split:
         # what rounding down leaves goes to the classes that lost most by it
         quota[np.argsort(quota - exact, kind="stable")[: rows - quota.sum()]] += 1
         taken = [order[labels[order] == label][:number] for label, number in zip(classes, quota, strict=True)]
-        return self.select(np.sort(np.concatenate(taken)))
+        return np.sort(np.concatenate(taken))
 
 
 class TrainingOrder:

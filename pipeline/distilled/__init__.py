@@ -1,9 +1,11 @@
 """The distilled set: the one thing that flows from the methods to the evaluation.
 
-``set`` it in memory, with its inner batches and its three-line use; ``h5`` it as ``distilled.h5`` (format textdd/1).
+``set`` it in memory, with its inner batches and its three-line use; ``recipe`` how students learn from it;
+``classifier`` what those on vectors become; ``h5`` it as ``distilled.h5`` (format textdd/1).
 """
 
 from pipeline.distilled.h5 import load, save
-from pipeline.distilled.set import DistilledSet, Recipe
+from pipeline.distilled.recipe import Recipe
+from pipeline.distilled.set import DistilledSet
 
 __all__ = ["DistilledSet", "Recipe", "load", "save"]

@@ -8,6 +8,7 @@ Datasets (N samples, C classes, S positions, E embedding width, T inner steps):
 ``inputs_embeds``   float32 [N, S, E]          input embeddings, before positions and layer norm; or instead
 ``token_ids``       int32 [N, length]          token ids, padded with -1
 ``token_type_ids``  int32 [N, length]          segment ids, where the tokenizer makes them
+``vectors``         float32 [N, D]             sentence vectors, instead of both
 ``attention_labels``  float32 [N, L, heads, Q, S]  logits; softmax over the last axis gives the labels
 ``learning_rates``  float32 [T]                step sizes
 ``batch_order``     int64 [T, batch]           rows of each inner step
@@ -31,7 +32,8 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.distilled.set import DistilledSet, Recipe
+from pipeline.distilled.recipe import Recipe
+from pipeline.distilled.set import DistilledSet
 from pipeline.errors import InputError
 from pipeline.store.atomic import replacing
 
@@ -43,6 +45,7 @@ _TYPES = {
     "inputs_embeds": "<f4",
     "token_ids": "<i4",
     "token_type_ids": "<i4",
+    "vectors": "<f4",
     "attention_labels": "<f4",
     "learning_rates": "<f4",
     "batch_order": "<i8",
@@ -92,7 +95,8 @@ def load(path: str | Path) -> DistilledSet:
             f"{path}: not a whole distilled set ({str(error).splitlines()[0]}); copy or make it again"
         ) from error
     absent = {"labels", "label_ids"} - tensors.keys()
-    if absent or ("inputs_embeds" in tensors) == ("token_ids" in tensors):
+    inputs = {"inputs_embeds", "token_ids", "vectors"} & tensors.keys()
+    if absent or len(inputs) != 1:
         raise InputError(f"{path}: not a whole distilled set (it has: {', '.join(tensors)}); copy or make it again")
     try:
         known = _RECIPE.validate_json(recipe)

@@ -4,62 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.bilevel import Adam, GradientDescent, InnerBatch, Momentum, Optimiser, descend
-from pipeline.config import AdamSteps, FineTune, InnerOptimizer, MomentumSteps, PlainSteps, Precision
+from pipeline.bilevel import InnerBatch, descend
+from pipeline.config import (
+    FineTune,
+    Mlp,
+    OnVectors,
+    Transformer,
+)
+from pipeline.distilled.classifier import TextClassifier, learned
+from pipeline.distilled.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.randomness import torch_generator
 from pipeline.students.encoder import Student, embedding_hash
 from pipeline.students.finetune import finetune
-
-_PLAIN = PlainSteps(name="gd")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a student is meant to learn from the set.
-
-    Attributes:
-        name: ``ddal`` (T steps of the inner optimiser), ``finetune`` (AdamW), ``majority`` (nothing is trained).
-        attention_weight: λ.
-        order: ``fixed`` follows ``batch_order``; ``random`` draws a batch per step.
-        dropout: the encoder's dropout is on.
-        precision: autocast of the forward passes.
-        inner_optimizer: what makes the T steps.
-
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    name: Literal["ddal", "finetune", "majority"]
-    attention_weight: float = 1.0
-    order: Literal["fixed", "random"] = "fixed"
-    dropout: bool = False
-    precision: Precision = "fp32"
-    inner_optimizer: InnerOptimizer = _PLAIN
-
-    @property
-    def optimiser(self) -> Optimiser:
-        """The inner optimiser as an update rule."""
-        given = self.inner_optimizer
-        if isinstance(given, MomentumSteps):
-            return Momentum(given.momentum, given.nesterov)
-        if isinstance(given, AdamSteps):
-            return Adam(given.betas, given.eps)
-        return GradientDescent()
+from pipeline.students.sentences import encoder_hash
+from pipeline.students.vector_training import Samples
 
 
 @dataclass(frozen=True)
 class DistilledSet:
     """N synthetic (or chosen) samples of C classes.
 
-    Exactly one of ``inputs_embeds`` and ``token_ids`` is given.
+    Exactly one of ``inputs_embeds``, ``token_ids`` and ``vectors`` is given.
 
     Attributes:
         labels: [N, C] as the loss uses them.
@@ -68,6 +40,7 @@ class DistilledSet:
         inputs_embeds: [N, S, E] input embeddings; the encoder still adds positions and normalises.
         token_ids: [N, length] token ids, padded on the right with -1.
         token_type_ids: [N, length] segment ids, where the tokenizer makes them.
+        vectors: [N, D] sentence vectors; ``about["vectors"]`` says of which encoder and pooling.
         attention_labels: [N, L, heads, Q, S] logits of the attention labels (softmax over the last axis).
         learning_rates: [T] step sizes.
         batch_order: [T, batch] rows of each inner step; always on the CPU.
@@ -81,13 +54,14 @@ class DistilledSet:
     inputs_embeds: Tensor | None = None
     token_ids: Tensor | None = None
     token_type_ids: Tensor | None = None
+    vectors: Tensor | None = None
     attention_labels: Tensor | None = None
     learning_rates: Tensor | None = None
     batch_order: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert (self.inputs_embeds is None) != (self.token_ids is None)
+        assert sum(each is not None for each in (self.inputs_embeds, self.token_ids, self.vectors)) == 1
         assert self.labels.ndim == 2
         assert len(self.labels) == len(self.label_ids)
 
@@ -129,9 +103,10 @@ class DistilledSet:
         return batches
 
     def _batch(self, rows: Tensor, rate: Tensor) -> InnerBatch:
-        assert self.inputs_embeds is not None
+        inputs = self.inputs_embeds if self.vectors is None else self.vectors
+        assert inputs is not None
         attention = None if self.attention_labels is None else self.attention_labels[rows].softmax(dim=-1)
-        return InnerBatch(self.inputs_embeds[rows], self.labels[rows], attention, self.recipe.attention_weight, rate)
+        return InnerBatch(inputs[rows], self.labels[rows], attention, self.recipe.attention_weight, rate)
 
     def random_order(self, seed: int, index: int) -> Tensor:
         """[T, batch] rows drawn by (seed, index) without replacement within a step, not stratified."""
@@ -147,6 +122,8 @@ class DistilledSet:
         """Rows as a batch for :func:`~pipeline.students.finetune.finetune`: inputs, mask, and ``labels`` [rows, C]."""
         if self.inputs_embeds is not None:
             return {"inputs_embeds": self.inputs_embeds[rows], "labels": self.labels[rows]}
+        if self.vectors is not None:
+            return {"vectors": self.vectors[rows], "labels": self.labels[rows]}
         assert self.token_ids is not None
         ids = self.token_ids[rows]
         longest = int((ids >= 0).sum(dim=1).max())
@@ -161,6 +138,41 @@ class DistilledSet:
             batch["token_type_ids"] = self.token_type_ids[rows][:, : ids.shape[1]]
         return batch
 
+    def prefix(self, shots: int) -> DistilledSet:
+        """The first ``shots`` samples of every class, in the set's order; its T steps, which see all, are left out."""
+        seen = [0] * self.labels.shape[1]
+        rows = []
+        for row, label in enumerate(self.label_ids.tolist()):
+            seen[label] += 1
+            if seen[label] <= shots:
+                rows.append(row)
+        about = self.about
+        if "chosen" in about:
+            chosen = [about["chosen"]["rows"][row] for row in rows]
+            about = {**about, "chosen": {**about["chosen"], "rows": chosen}}
+        part = replace(self, learning_rates=None, batch_order=None)._mapped(lambda tensor: tensor[rows])
+        return replace(part, about=about)
+
+    def check_vectors(self, pooling: str, encoder_hash: str) -> None:
+        """Refuses sentence vectors of an encoder, or of a pooling, among whose vectors the set's mean nothing.
+
+        Raises:
+            InputError: they are not those that the set was made for.
+
+        """
+        made_for = self.about.get("vectors", {})
+        name = self.about.get("model", {}).get("name", "the encoder it was made for")
+        if made_for.get("encoder_hash") != encoder_hash:
+            raise InputError(
+                f"this set holds sentence vectors of {name}; those of another encoder, or of other weights, have "
+                f"nothing to do with them: load {name} instead, in float32"
+            )
+        if made_for["pooling"] != pooling:
+            raise InputError(
+                f"this set holds {made_for['pooling']} vectors and is asked for {pooling} vectors; "
+                f"prepare with vectors: {made_for['pooling']}"
+            )
+
     def check_model(self, matrix: Tensor) -> None:
         """Refuses an encoder in whose embedding matrix [vocabulary, E] the set means nothing.
 
@@ -170,6 +182,11 @@ class DistilledSet:
         """
         made_for = self.about.get("model", {})
         name = made_for.get("name", "the encoder it was made for")
+        if self.vectors is not None:
+            raise InputError(
+                f"this set holds sentence vectors of {name}, from which small students learn: evaluate it with "
+                f"{{name: vectors}}; in Python use classifier(encoder) instead of fine_tune(model)"
+            )
         if self.inputs_embeds is not None and embedding_hash(matrix) != made_for.get("embedding_hash"):
             raise InputError(
                 f"this set holds input embeddings of {name}; the given model has another embedding matrix, "
@@ -227,10 +244,35 @@ class DistilledSet:
         model.set_attn_implementation(attention)
         return model
 
+    def classifier(
+        self,
+        encoder: PreTrainedModel,
+        student: Mlp | Transformer | None = None,
+        recipe: OnVectors | None = None,
+        seed: int = 0,
+    ) -> TextClassifier:
+        """A classifier of text from a set of sentence vectors.
+
+        Args:
+            encoder: the one whose vectors these are, with or without a head; it stays as it is.
+            student: what learns; by default the network that the set was distilled for.
+            recipe: how; by default Adam, 1,000 steps.
+            seed: of the student.
+
+        Raises:
+            InputError: a set of something else, another encoder, or no student where the set knows none.
+
+        """
+        if self.vectors is None:
+            raise InputError("this set holds no sentence vectors; use fine_tune(model)")
+        self.check_vectors(self.about["vectors"]["pooling"], encoder_hash(encoder))
+        samples = Samples(self.vectors, self.labels)
+        return learned(samples, self.about, encoder, student, recipe or OnVectors(name="vectors"), seed)
+
     @torch.no_grad()
     def predict(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | TextClassifier,
         texts: Sequence[str | tuple[str, str]],
         tokenizer: PreTrainedTokenizerBase | None = None,
         batch_size: int = 64,
@@ -238,7 +280,7 @@ class DistilledSet:
         """Class names that ``model`` gives to texts (or pairs of texts).
 
         Args:
-            model: as returned by :meth:`fine_tune`.
+            model: as returned by :meth:`fine_tune` or :meth:`classifier`.
             texts: sentences, or (first, second) pairs for a pair task.
             tokenizer: by default the one saved beside the model.
             batch_size: texts per forward pass.

@@ -1,5 +1,6 @@
 """Scores a distilled set on fresh initialisations.
 
-``protocols`` how a student learns from the set; ``metrics`` what is measured; ``results`` the CSV that is its own
-checkpoint.
+``protocols`` how a student learns from the set, ``on_vectors`` small students from vectors, ``robustness`` and
+``variants_on_vectors`` both in other ways than meant; ``metrics`` what is measured; ``results`` the CSV that is its own
+checkpoint, ``record`` it and the predictions.
 """

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipeline import stopping
 from pipeline.config import Evaluate, FineTune, Robust, on_real_text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
-from pipeline.evaluation.metrics import decisions, measure
-from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.protocols import trained
-from pipeline.evaluation.results import MAJORITY, OWN, Results, VariantResults
+from pipeline.evaluation.record import VariantRecord
 from pipeline.evaluation.variants import Variant, variants
 from pipeline.progress import bar
 from pipeline.randomness import derive
@@ -42,7 +38,7 @@ def vary(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out: Pat
     protocol, recipe = config.protocol, config.recipe
     assert isinstance(protocol, Robust)
     splits = {name: prepared.split(name) for name in config.splits}
-    record = _Record(out, {name: split.labels for name, split in splits.items()}, distilled.labels.shape[1])
+    record = VariantRecord(out, {name: split.labels for name, split in splits.items()}, distilled.labels.shape[1])
     device = pick_device(config.runtime)
     batches = {name: split.batches(device) for name, split in splits.items()}
     distilled = distilled.to(device)
@@ -67,7 +63,7 @@ def vary(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out: Pat
                     theta_T = trained(student, variant.made(index), variant.recipe, seed, index, watch)
                     seconds = time.perf_counter() - began
                     logits = {name: score(student, theta_T, of_split) for name, of_split in batches.items()}
-                    record.add(variant, index, logits, seconds)
+                    record.add(variant.name, index, logits, seconds)
                 stopping.check()
                 shown.update(len(record.done) - shown.n)
 
@@ -89,33 +85,3 @@ def _student(prepared: Prepared, variant: Variant, device: torch.device) -> Stud
         precision=variant.precision,
         outer_precision=on_real_text(variant.precision),
     )
-
-
-class _Record:
-    """The three files of a cell, which agree on what is done whenever the process is killed."""
-
-    def __init__(self, out: Path, labels: Mapping[Any, Tensor], classes: int) -> None:
-        splits = tuple(labels)
-        self._labels, self._results = labels, Results(out / "results.csv", splits)
-        self._predictions = Predictions(out / "predictions.h5", labels, classes)
-        self._variants = VariantResults(out / "robustness.csv", splits)
-        self._results.keep(self._predictions.done)
-        self._predictions.keep(self._results.done)
-        if (MAJORITY, 0) not in self._variants.done:
-            constant = {split: torch.full_like(true, int(true.mode().values)) for split, true in labels.items()}
-            worth = {split: decisions(constant[split], true, classes) for split, true in labels.items()}
-            self._variants.add(MAJORITY, 0, worth, 0.0)
-
-    @property
-    def done(self) -> set[tuple[str, int]]:
-        """Name of the variant and number of the initialisation."""
-        found = {key for key in self._variants.done if key[0] not in (OWN, MAJORITY)}
-        return found | {(OWN, index) for index in self._results.done if (OWN, index) in self._variants.done}
-
-    def add(self, variant: Variant, index: int, logits: Mapping[Any, Tensor], seconds: float) -> None:
-        """Writes what one student scored."""
-        scores = {split: measure(logits[split], true) for split, true in self._labels.items()}
-        self._variants.add(variant.name, index, scores, seconds)
-        if variant.name == OWN:
-            self._predictions.add(index, {split: each.argmax(dim=-1) for split, each in logits.items()})
-            self._results.add(index, scores, seconds)

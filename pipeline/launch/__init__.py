@@ -14,7 +14,7 @@ submission need no torch. In the order of a grid's way through it:
 """
 
 from pipeline.launch.command import guarded, stage_command
-from pipeline.launch.stages import MODULES, StageName, ddal_cell, pin, stage_cells, stage_config
+from pipeline.launch.stages import MODULES, StageName, learning_cell, pin, stage_cells, stage_config
 from pipeline.launch.submitter import submit
 from pipeline.launch.work import Outcome, canary, led, run_stage
 
@@ -23,8 +23,8 @@ __all__ = [
     "Outcome",
     "StageName",
     "canary",
-    "ddal_cell",
     "guarded",
+    "learning_cell",
     "led",
     "pin",
     "run_stage",

@@ -29,6 +29,7 @@ from pipeline.config import (
     Evaluate,
     Experiment,
     FineTune,
+    OnVectors,
     Prepare,
     RandomReal,
 )
@@ -109,12 +110,17 @@ def class_of(config: Stage) -> Stage:
         plain: dict[str, Any] = {"steps": 200, "epochs": None, "lr": 1e-4, "weight_decay": 0.01, "warmup_ratio": 0.5}
         kept = protocol.select is not None  # the pace of scoring dev is that of the splits
         protocol = protocol.model_copy(update=plain | {"epochs": 1 if kept else None, "max_grad_norm": 1.0})
+    together = 1
+    if isinstance(protocol, OnVectors):
+        together = min(config.initialisations, protocol.together)
+        plain = {"steps": 1000, "epochs": None, "lr": 1e-3, "weight_decay": 0.01, "select": None}
+        protocol = protocol.model_copy(update=plain)
     source = class_of(config.source)
     assert isinstance(source, Distill)
     if isinstance(source.method, Coreset):  # which sentences they are does not matter to those who train on them
         drawn = RandomReal(name="random", shots=source.method.shots, budget=source.method.budget)
         source = source.model_copy(update={"method": drawn})
-    return config.model_copy(update={"source": source, "protocol": protocol, "initialisations": 1, "seed": 0})
+    return config.model_copy(update={"source": source, "protocol": protocol, "initialisations": together, "seed": 0})
 
 
 def _method_class(method: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.config import DDAL, Distill, Evaluate, Experiment, Prepare
+from pipeline.config import BPTT, DDAL, Distill, Evaluate, Experiment, Prepare
 from pipeline.config.data import HubSource
 from pipeline.errors import InputError
 from pipeline.store import Cell, Store, locate
@@ -35,17 +35,17 @@ def name_of(cell: Cell) -> str:
     return f"{cell.folder.parent.name}/{cell.folder.name}"
 
 
-def ddal_cell(experiment: Experiment, index: int | None) -> Evaluate:
+def learning_cell(experiment: Experiment, index: int | None) -> Evaluate:
     """The cell at ``index``, or the first one whose set is distilled.
 
     Raises:
         InputError: there is none, or the one asked for is not distilled.
 
     """
-    distilled = [i for i, cell in enumerate(experiment.cells) if isinstance(cell.source.method, DDAL)]
+    distilled = [i for i, cell in enumerate(experiment.cells) if isinstance(cell.source.method, DDAL | BPTT)]
     if not distilled or index not in (None, *distilled):
-        allowed = ", ".join(map(str, distilled)) or "none; give an experiment with method ddal"
-        raise InputError(f"--index {index}: no ddal cell; ddal cells of {experiment.name}: {allowed}")
+        allowed = ", ".join(map(str, distilled)) or "none; give an experiment with method ddal or bptt"
+        raise InputError(f"--index {index}: no ddal cell and none of bptt; such cells of {experiment.name}: {allowed}")
     return experiment.cells[distilled[0] if index is None else index]
 
 

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config import DDAL, AlwaysMajority, Distill, Evaluate, Experiment, Outer
+from pipeline.config import BPTT, DDAL, AlwaysMajority, Distill, Evaluate, Experiment, Outer
 from pipeline.launch.scheduler import JobState, stuck
 from pipeline.launch.stages import MODULES, StageName, name_of, stage_config
 from pipeline.store import Cell, Store
@@ -156,9 +156,12 @@ class _Look:
         path = cell.folder / ("log.csv" if isinstance(cell.config, Distill) else "results.csv")
         if path.name not in names:
             return {}
-        if isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL):
-            outer, done = cell.config.method.outer, _last_step(path)
-            total = outer.steps or outer.epochs * self._epoch_steps(cell.config, outer)
+        if isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL | BPTT):
+            method, done = cell.config.method, _last_step(path)
+            if isinstance(method, BPTT):
+                total = method.outer.steps * len(method.stages)
+            else:
+                total = method.outer.steps or method.outer.epochs * self._epoch_steps(cell.config, method.outer)
         elif isinstance(cell.config, Evaluate) and not isinstance(cell.config.protocol, AlwaysMajority):
             total = cell.config.initialisations
             lines = path.read_text().splitlines()[1:]

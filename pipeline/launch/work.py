@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import stopping
-from pipeline.config import DDAL, Distill, Experiment, Prepare
+from pipeline.config import BPTT, DDAL, Distill, Experiment, Prepare
 from pipeline.config.typed import Typed
 from pipeline.errors import InputError, StageError
 from pipeline.launch.stages import MODULES, StageName, stage_cells
@@ -36,12 +36,13 @@ def canary(experiment: Experiment, store: Store) -> None:
 
 
 def check_gradient(cell: Cell, store: Store, typed: Typed | None = None) -> None:
-    """Compares the hypergradient of a ``ddal`` cell with its references, on a small slice in float64.
+    """Compares the hypergradient of a cell that learns with its references, on a small slice in float64.
 
-    Once per prepared encoder, estimator and version of the code: that it holds is noted beside the prepared task.
+    Once per prepared encoder, student on vectors, estimator and version of the code: that it holds is noted beside the
+    prepared task.
 
     Args:
-        cell: any; others than those of ``ddal`` have none.
+        cell: any; those of other methods than ``ddal`` and ``bptt`` have none.
         store: of the cell.
         typed: how its experiment was, where that is known.
 
@@ -49,10 +50,11 @@ def check_gradient(cell: Cell, store: Store, typed: Typed | None = None) -> None
         StageError: it does not agree.
 
     """
-    if not isinstance(cell.config, Distill) or not isinstance(cell.config.method, DDAL):
+    if not isinstance(cell.config, Distill) or not isinstance(cell.config.method, DDAL | BPTT):
         return
-    source = store.cell(cell.config.source)
-    noted, mine = source.folder / "gradient_check.json", {"code": code_digest(), "by": cell.config.method.estimator}
+    method, source = cell.config.method, store.cell(cell.config.source)
+    name = "gradient_check.json" if isinstance(method, DDAL) else f"gradient_check.{method.student.name}.json"
+    noted, mine = source.folder / name, {"code": code_digest(), "by": method.estimator}
     if source.state != "done" or read_json(noted) == mine:
         return
     quiet_libraries()

@@ -1,7 +1,9 @@
 """Ways to make a small set, one file each; all return a distilled set.
 
 ``ddal`` attention labels (its outer loop), ``outer`` one step of it, ``imbalance`` what that does about rare classes,
-``learned`` what it learns, ``checkpoint`` how it resumes, ``gradient_check`` whether its hypergradient is right;
+``learned`` what it learns, ``gradient_check`` whether its hypergradient is right; ``vectors`` RaT-BPTT and Boost-DD on
+frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``loop`` the outer loop of both,
+``checkpoint`` how they resume;
 ``real`` sets of real training sentences, ``coresets`` those that a rule chooses, ``budgets`` how many of each class.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import DDAL, Distill
+from pipeline.config import BPTT, DDAL, Distill
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.parallel import Ranks
@@ -21,6 +23,10 @@ def make(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = N
         from pipeline.methods.ddal import distill
 
         return distill(config, prepared, out, ranks)
+    if isinstance(config.method, BPTT):
+        from pipeline.methods import vectors
+
+        return vectors.distill(config, prepared, out)
     from pipeline.methods.real import choose
 
     return choose(config, prepared)

@@ -8,7 +8,6 @@ through the T steps.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,15 @@ from pipeline.errors import InputError, StageError
 from pipeline.methods.checkpoint import Checkpoint
 from pipeline.methods.imbalance import check_classes, measured
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
-from pipeline.methods.outer import Best, Estimation, OuterState
+from pipeline.methods.loop import Best, check_validation, leave_if_asked, loop
+from pipeline.methods.outer import Estimation, OuterState
 from pipeline.parallel import Ranks
-from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters, Student
 from pipeline.students.scoring import score
+
+ADVICE = "a smaller learning_rate or outer.lr, a longer outer.warmup_ratio, or precision: fp32"
 
 
 def check(method: DDAL, manifest: dict[str, Any]) -> None:
@@ -53,13 +54,7 @@ def check(method: DDAL, manifest: dict[str, Any]) -> None:
             f"{manifest['architecture']} does not classify by its first token, so it cannot be a student of ddal; "
             f"give an encoder such as BERT, or evaluate with {{name: finetune}}"
         )
-    split, rows = method.validation.split, method.validation.examples
-    scored = math.inf if split == "none" else min(manifest["sizes"][split], rows or math.inf)
-    if scored < len(manifest["classes"]):
-        raise InputError(
-            f"validation on {scored} {split} rows for {len(manifest['classes'])} classes; "
-            f"give more rows (prepare.dev, validation.examples)"
-        )
+    check_validation(method.validation, manifest)
 
 
 def distill(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None) -> DistilledSet:
@@ -94,7 +89,8 @@ def distill(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None 
     ranks.say(f"hypergradient by {estimator.name}: {estimator.why}")
     run = OuterState(method, learned, student, prepared.split("train"), config.seed, estimator, ranks)
     validate = _Validator(method.validation, prepared, student, config.seed, ranks)
-    _loop(run, validate, Checkpoint(out, config.runtime.save_seconds, writes=ranks.first))
+    checkpoint = Checkpoint(out, config.runtime.save_seconds, writes=ranks.first)
+    loop(run, validate, checkpoint, advice=ADVICE)
     if method.validation.split != "none" and run.best.step == 0:
         raise StageError(
             "no validation had a finite loss, so there is nothing to select; "
@@ -114,57 +110,6 @@ def load_student(method: DDAL, prepared: Prepared, device: torch.device) -> Stud
         precision=method.precision,
         outer_precision=method.outer_precision,
     )
-
-
-def _loop(run: OuterState, validate: _Validator, checkpoint: Checkpoint) -> None:
-    """Outer steps, validations and saves until the last step; saves at once where a signal asks to stop."""
-    saved = run.ranks.share(checkpoint.load())
-    row: dict[str, Any] = {}  # of a step that is taken but not validated
-    if saved is not None:
-        run.restore(saved)
-        row = saved.get("row", {})
-        for name, value in run.conditions().items():
-            if saved.get(name, value) != value:
-                run.ranks.say(f"resumed with {name} {value} instead of {saved[name]}: not bit-equal to an unbroken run")
-    every = run.method.validation.every or run.epoch_steps
-    with stopping.polled(), bar(run.steps, "distill", "step", run.step, shown=run.ranks.first) as shown:
-        try:
-            while run.step < run.steps or row:
-                began = time.perf_counter()
-                _leave_if_asked(run.ranks)
-                row = row or _advance(run, checkpoint)
-                if run.step % every == 0 or run.step == run.steps:
-                    row |= validate(run)
-                facts = {"loss": row["loss"]} | ({} if run.best.accuracy is None else {"accuracy": run.best.accuracy})
-                shown.set_postfix({name: f"{value:.3f}" for name, value in facts.items()}, refresh=False)
-                shown.update(run.step - shown.n)
-                rate = run.learned.view().learning_rates
-                assert rate is not None
-                checkpoint.log(**row, learning_rate=rate.mean().item(), seconds=round(time.perf_counter() - began, 4))
-                row = {}
-                if checkpoint.due() or run.step == run.steps:
-                    checkpoint.save(run.state())
-        except stopping.Stopped:
-            checkpoint.save(run.state() | {"row": row})
-            raise
-
-
-def _advance(run: OuterState, checkpoint: Checkpoint) -> dict[str, Any]:
-    """One outer step; what the log says of it."""
-    try:
-        loss, norm = run.advance()
-    except FloatingPointError as error:
-        checkpoint.save(run.state())
-        raise StageError(
-            f"step {run.step + 1}: {error}; the state before it is saved. "
-            f"Try a smaller learning_rate or outer.lr, a longer outer.warmup_ratio, or precision: fp32"
-        ) from error
-    return {"step": run.step, "epoch": (run.step - 1) // run.epoch_steps, "loss": loss, "gradient_norm": norm}
-
-
-def _leave_if_asked(ranks: Ranks) -> None:
-    if ranks.asked is not None:
-        raise stopping.Stopped(ranks.asked)
 
 
 class _Validator:
@@ -202,7 +147,7 @@ class _Validator:
             for row, by in enumerate(("loss", "accuracy", self.config.by)):
                 scores[row, index] = measured(by, logits, self.split.labels)
         self.ranks.sum_([scores])
-        _leave_if_asked(self.ranks)
+        leave_if_asked(self.ranks)
         loss, accuracy, compared = (sum(values) / len(values) for values in scores.tolist())
         merit = compared if self.config.lower_is_better else -compared
         if merit < run.best.score:

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from pipeline.bilevel import Estimator, InnerBatch
 from pipeline.bilevel.check import Agreement, agreements
-from pipeline.config import DDAL, AdamSteps, Distill
+from pipeline.config import BPTT, DDAL, AdamSteps, Distill
 from pipeline.data.prepared import Prepared
+from pipeline.methods import vectors
 from pipeline.methods.ddal import check, load_student
 from pipeline.methods.imbalance import counts_of, outer_loss, real_order
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
 from pipeline.methods.outer import Estimation
+from pipeline.methods.vector_check import agreements_on_vectors, part_of
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Student
@@ -109,7 +111,7 @@ def check_gradient(config: Distill, prepared: Prepared, extent: Extent = SLICE) 
     """Agreement per learned tensor, in float64 and float32, of the estimator that a run of ``config`` would use.
 
     Args:
-        config: a ``ddal`` cell.
+        config: a ``ddal`` or ``bptt`` cell.
         prepared: its stage 1.
         extent: how much of it; by default at most 2 samples per step, 64 positions and 2 steps, on whole batches.
 
@@ -118,6 +120,8 @@ def check_gradient(config: Distill, prepared: Prepared, extent: Extent = SLICE) 
 
     """
     began, method = time.perf_counter(), config.method
+    if isinstance(method, BPTT):
+        return _on_vectors(config, method, prepared, extent, began)
     assert isinstance(method, DDAL)
     check(method, prepared.manifest)
     used = Estimation.of(method, config.runtime, load_student(method, prepared, pick_device(config.runtime)))
@@ -134,11 +138,26 @@ def check_gradient(config: Distill, prepared: Prepared, extent: Extent = SLICE) 
     return Checked(used.name, used.why, found, LIMITS | adam, time.perf_counter() - began)
 
 
+def _on_vectors(config: Distill, method: BPTT, prepared: Prepared, extent: Extent, began: float) -> Checked:
+    vectors.check(method, prepared.manifest)
+    student = vectors.load_student(method, prepared, pick_device(config.runtime))
+    used = Estimation.of(method, config.runtime, student)
+    method = part_of(method, extent.samples, extent.steps)
+    how = {"rows": extent.rows, "steep": extent.steep}
+    found = {
+        dtype: agreements_on_vectors(
+            method, prepared, config.seed, used.name, dtype, step=DIFFERENCE_STEPS[dtype], **how
+        )
+        for dtype in extent.precisions
+    }  # fmt: skip
+    return Checked(used.name, used.why, found, LIMITS, time.perf_counter() - began)
+
+
 def canary_of(config: Distill, folder: Path) -> Checked:
     """The small slice of a cell, on one thread: products so small only wait for a second one where others want it.
 
     Args:
-        config: a ``ddal`` cell.
+        config: a ``ddal`` or ``bptt`` cell.
         folder: of its stage 1.
 
     Raises:
@@ -161,7 +180,8 @@ def _agreements(
     start = initial_tensors(method, prepared, student, config.seed)
     train = prepared.split("train")
     classes, of_samples = len(prepared.classes), sample_classes(method, prepared.manifest)
-    order = real_order(train, classes, method.outer.model_copy(update={"bucket_by_length": False}), config.seed)
+    plain, labels = method.outer.model_copy(update={"bucket_by_length": False}), train.labels
+    order = real_order(labels, train.lengths, classes, plain, config.seed)
     adam = isinstance(method.inner_optimizer, AdamSteps)
 
     def build(tensors: dict[str, Tensor]) -> list[InnerBatch]:
@@ -181,7 +201,7 @@ def _agreements(
         optimiser=LearnedSet(method, classes, start, of_samples).view().recipe.optimiser,
         window=method.window,
         steep=extent.steep,
-        loss=outer_loss(method.outer.loss, counts_of(train, classes)),
+        loss=outer_loss(method.outer.loss, counts_of(labels, classes)),
     )
 
 

@@ -1,4 +1,4 @@
-"""DDAL on classes of unequal size: which real batches it sees, what its outer loss weighs, what validation compares."""
+"""Classes of unequal size: which real batches methods see, what their outer loss weighs, what validation compares."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.bilevel import CROSS_ENTROPY, OuterLoss
-from pipeline.config import DDAL, ClassWeights, CrossEntropy, Outer, RealLoss, Selection
+from pipeline.config import BPTT, DDAL, ClassWeights, CrossEntropy, Outer, RealLoss, Selection, VectorOuter
 from pipeline.data.balanced import BalancedOrder
-from pipeline.data.tokenised import Split, TrainingOrder
+from pipeline.data.tokenised import TrainingOrder
 from pipeline.errors import InputError
 from pipeline.methods.budgets import Integers
 
 
-def check_classes(method: DDAL, manifest: dict[str, Any]) -> None:
+def check_classes(method: DDAL | BPTT, manifest: dict[str, Any]) -> None:
     """Refuses options that need rows of every class, or batches that classes share equally, where they are not there.
 
     Raises:
@@ -26,10 +26,11 @@ def check_classes(method: DDAL, manifest: dict[str, Any]) -> None:
 
     """
     outer, C = method.outer, len(manifest["classes"])
+    budget = method.budget if isinstance(method, DDAL) else "uniform"
     by_counts = {
         "outer.sampling: balanced": outer.sampling == "balanced",
         f"outer.loss: {outer.loss.name}": not isinstance(outer.loss, CrossEntropy),
-        f"budget: {method.budget}": method.budget != "uniform",
+        f"budget: {budget}": budget != "uniform",
     }
     asked = [words for words, given in by_counts.items() if given]
     if not asked:
@@ -46,13 +47,14 @@ def check_classes(method: DDAL, manifest: dict[str, Any]) -> None:
         )
 
 
-def real_order(train: Split, classes: int, outer: Outer, seed: int) -> TrainingOrder | BalancedOrder:
-    """Which training rows the real batches hold, as ``outer.sampling`` says."""
+def real_order(
+    labels: Tensor, lengths: Integers, classes: int, outer: Outer | VectorOuter, seed: int
+) -> TrainingOrder | BalancedOrder:
+    """Which of the training rows, of these classes [rows] and tokens [rows], the real batches hold."""
+    bucket = isinstance(outer, Outer) and outer.bucket_by_length
     if outer.sampling == "shuffled":
-        return TrainingOrder(train.lengths, outer.batch_size, seed, outer.bucket_by_length)
-    return BalancedOrder(
-        train.labels.numpy(), train.lengths, classes, outer.batch_size, seed, outer.bucket_by_length
-    )  # fmt: skip
+        return TrainingOrder(lengths, outer.batch_size, seed, bucket)
+    return BalancedOrder(labels.numpy(), lengths, classes, outer.batch_size, seed, bucket)
 
 
 def outer_loss(given: RealLoss, counts: Integers) -> OuterLoss:
@@ -71,9 +73,9 @@ def outer_loss(given: RealLoss, counts: Integers) -> OuterLoss:
     return OuterLoss(offsets=torch.from_numpy(given.tau * np.log(n / n.sum())))
 
 
-def counts_of(train: Split, classes: int) -> Integers:
-    """[C] training rows of every class."""
-    return np.bincount(train.labels.numpy(), minlength=classes)
+def counts_of(labels: Tensor, classes: int) -> Integers:
+    """[C] rows of every class, of the classes [rows] of the training split."""
+    return np.bincount(labels.numpy(), minlength=classes)
 
 
 def measured(by: Selection, logits: Tensor, labels: Tensor) -> float:

@@ -132,7 +132,7 @@ def initial_tensors(method: DDAL, prepared: Prepared, student: Student, seed: in
         shape = (N, L, heads, 1 if method.attention_labels == "cls" else S, S)
         tensors["attention_labels"] = torch.randn(shape, generator=torch_generator(seed, "initial attention labels"))
     steps = method.steps if method.learning_rate_per_step else 1
-    tensors["learning_rates"] = _inverse_softplus(torch.full((steps,), method.learning_rate))
+    tensors["learning_rates"] = inverse_softplus(torch.full((steps,), method.learning_rate))
     if method.warm_start is not None:
         tensors |= _warm(method.warm_start.path, method, student, tensors, of_samples)
     return {name: tensor.to(student.device).requires_grad_() for name, tensor in tensors.items()}
@@ -166,7 +166,8 @@ def _rows(train: Split, label: int, shots: int, length: int, seed: int) -> np.nd
     return np.asarray(shuffled[long_first][:shots])
 
 
-def _inverse_softplus(value: Tensor) -> Tensor:
+def inverse_softplus(value: Tensor) -> Tensor:
+    """x with softplus(x) = value, for positive values."""
     return value + torch.log(-torch.expm1(-value))
 
 
@@ -190,7 +191,7 @@ def _warm(
         given["labels"] = found.labels if method.labels == "unrestricted" else _soft_logits(found.labels, path)
     if found.learning_rates is not None:
         rates = found.learning_rates if method.learning_rate_per_step else found.learning_rates[:1]
-        given["learning_rates"] = _inverse_softplus(rates)
+        given["learning_rates"] = inverse_softplus(rates)
     for name, tensor in tensors.items():
         other = given.get(name)
         if other is None or other.shape != tensor.shape:

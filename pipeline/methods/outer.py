@@ -18,14 +18,16 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from pipeline.bilevel import Estimator, Snapshots, choose, hypergradient
-from pipeline.config import DDAL, Outer, Runtime, Validation
+from pipeline.config import BPTT, DDAL, Outer, Runtime
 from pipeline.data.tokenised import Batch, Split
 from pipeline.errors import InputError
 from pipeline.methods.imbalance import counts_of, outer_loss, real_order
 from pipeline.methods.learned import LearnedSet
+from pipeline.methods.loop import Best
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive
 from pipeline.students.encoder import Student
+from pipeline.students.vectors import VectorStudent
 
 _OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
@@ -46,7 +48,7 @@ class Estimation:
     snapshots: Snapshots
 
     @classmethod
-    def of(cls, method: DDAL, runtime: Runtime, student: Student) -> Estimation:
+    def of(cls, method: DDAL | BPTT, runtime: Runtime, student: Student | VectorStudent) -> Estimation:
         """What this student has and this memory allows.
 
         Raises:
@@ -61,33 +63,9 @@ class Estimation:
         if runtime.memory_mb is None:
             return cls(name, why, Snapshots(runtime.snapshots))
         budget = runtime.memory_mb * 2**20
-        theta = sum(parameter.nbytes for parameter in student.initial(0, 0).values())
+        drawn = student.initial(0, range(method.draws)) if isinstance(student, VectorStudent) else student.initial(0, 0)
+        theta = sum(parameter.nbytes for parameter in drawn.values())
         return cls(name, why, Snapshots(runtime.snapshots, budget, max(0, budget - (differentiated - 1) * theta)))
-
-
-@dataclass
-class Best:
-    """The best state so far; without validation, the last one. ``score`` is what was compared, lower is better."""
-
-    step: int
-    score: float
-    loss: float | None
-    accuracy: float | None
-    tensors: dict[str, Tensor]
-
-    def describe(self, validation: Validation) -> dict[str, Any]:
-        """How this state was chosen; plain JSON values."""
-        facts = {"split": validation.split, "step": self.step}
-        if validation.split == "none":
-            return facts
-        return facts | {
-            "by": validation.by,
-            validation.by: self.score if validation.lower_is_better else -self.score,
-            "loss": self.loss,
-            "accuracy": self.accuracy,
-            "initialisations": validation.initialisations,
-            "examples": validation.examples,
-        }
 
 
 @dataclass(frozen=True)
@@ -132,8 +110,9 @@ class OuterState:
         self.estimator = estimator
         self.ranks = ranks or Ranks()
         self.portion = Portion.of(method.draws, self.ranks)
-        self.order = real_order(train, learned.classes, outer, seed)
-        self.loss = outer_loss(outer.loss, counts_of(train, learned.classes))
+        labels = train.labels
+        self.order = real_order(labels, train.lengths, learned.classes, outer, seed)
+        self.loss = outer_loss(outer.loss, counts_of(labels, learned.classes))
         self.epoch_steps = max(1, self.order.batches_per_epoch // outer.real_batches)
         self.steps = outer.steps or outer.epochs * self.epoch_steps
         self.optimizer = _optimizer(learned, outer)
@@ -143,6 +122,19 @@ class OuterState:
         self.scaler = torch.amp.GradScaler(student.device.type, enabled=method.precision == "fp16")
         self.step = 0
         self.best = Best(0, math.inf, None, None, learned.state())
+
+    @property
+    def validates(self) -> bool:
+        """Whether the set is scored after the step that was just taken."""
+        every = self.method.validation.every or self.epoch_steps
+        return self.step % every == 0 or self.step == self.steps
+
+    @property
+    def learning_rate(self) -> float:
+        """Mean step size of the inner loop, for the log."""
+        rates = self.learned.view().learning_rates
+        assert rates is not None
+        return rates.mean().item()
 
     def advance(self) -> tuple[float, float]:
         """One outer step (DDAL, algorithm 1); returns the outer loss and the gradient norm before clipping.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from pipeline.report.tables import METRIC_NAMES
 
 Axis = Literal["shots", "steps"]
 AXES: dict[Axis, str] = {"shots": "samples per class", "steps": "gradient steps of a student"}
+_FAR = 10  # times the smallest budget, from which on the axis is logarithmic
 _INTERVAL = "95 % interval of the mean (none for a single run)"
 
 
@@ -31,7 +33,7 @@ def draw(collected: Collected, title: str, stem: Path) -> tuple[Path, Path]:
     """Writes ``<stem>.png`` and ``<stem>.pdf``: a panel per task for samples, and one for steps where they vary."""
     columns = collected.layout.columns
     rows = [row for row in collected.layout.rows if row.kind == "ddal"]
-    steps = len({row.steps for row in rows}) > 1
+    steps = len({row.steps for row in rows if row.steps}) > 1
     axes: list[Axis] = ["shots"] if not steps else ["shots", "steps"]
     places = [(column, axis) for column in columns for axis in axes]
     wide = min(2, len(places))
@@ -64,6 +66,8 @@ def series(collected: Collected, column: Column, axis: Axis) -> dict[str, list[P
 
 
 def _along_shots(row: Row) -> str:
+    if row.steps is None:
+        return _name(row, "")
     if row.kind != "ddal" or row.data in ("different", "random"):
         return _name(row, f"{row.data} data per step" if row.kind == "ddal" else "")
     return _name(row, "1 step" if row.steps == 1 else f"{row.steps} steps on the same data")
@@ -117,22 +121,30 @@ def _panel(panel: Any, collected: Collected, column: Column, axis: Axis) -> None
     if not found:
         panel.text(0.5, 0.5, "no such rows with results", ha="center", va="center", transform=panel.transAxes)
         return
-    panel.set_xticks(budgets)
-    wide = max(budgets) - min(budgets) or 1
-    panel.set_xlim(min(budgets) - 0.15 * wide, max(budgets) + 0.15 * wide)
+    low, high = min(budgets), max(budgets)
+    if high >= _FAR * low:
+        panel.set_xscale("log")
+    panel.set_xticks(budgets, labels=[str(budget) for budget in budgets], minor=False)
+    panel.minorticks_off()
+    panel.set_xlim(_aside(low, low, high, -0.15), _aside(high, low, high, 0.15))
     ends = []
     for number, (name, points) in enumerate(found.items()):
-        aside = 0.018 * wide * (number - (len(found) - 1) / 2)  # so that intervals do not hide each other
-        _curve(panel, points, number, aside)
+        apart = 0.018 * (number - (len(found) - 1) / 2)  # so that intervals do not hide each other
+        xs = [_aside(point.x, low, high, apart) for point in points]
+        _curve(panel, points, number, xs)
         last = points[-1]
-        ends.append((last.x + aside, last.mean, f"{name}  {last.mean:.1f}", look(number)))
+        ends.append((xs[-1], last.mean, f"{name}  {last.mean:.1f}", look(number)))
     _references(panel, collected, column)
     label_on_the_right(panel, ends)
 
 
-def _curve(panel: Any, points: Sequence[Point], number: int, aside: float) -> None:
-    xs, means = [point.x + aside for point in points], [point.mean for point in points]
-    panel.plot(xs, means, linewidth=1.2, markersize=6, zorder=3, **look(number))
+def _aside(x: int, low: int, high: int, share: float) -> float:
+    """``x`` moved by a share of the axis from ``low`` to ``high``."""
+    return x * (high / low) ** share if high >= _FAR * low else x + share * (high - low or 1)
+
+
+def _curve(panel: Any, points: Sequence[Point], number: int, xs: Sequence[float]) -> None:
+    panel.plot(xs, [point.mean for point in points], linewidth=1.2, markersize=6, zorder=3, **look(number))
     for x, point in zip(xs, points, strict=True):
         if point.low is not None and point.high is not None:
             reach = [[point.mean - point.low], [point.high - point.mean]]
@@ -141,10 +153,9 @@ def _curve(panel: Any, points: Sequence[Point], number: int, aside: float) -> No
 
 
 def _references(panel: Any, collected: Collected, column: Column) -> None:
-    kinds: tuple[tuple[Literal["majority", "full"], str, str], ...]
-    kinds = (("majority", ":", "majority"), ("full", "--", "full data"))
-    for kind, style, label in kinds:
-        sample = collected.reference(kind, column)
-        if sample is not None:
-            line = {"color": "0.4", "linestyle": style, "linewidth": 1.0, "zorder": 1, "label": label}
-            panel.axhline(100 * sample.estimate.mean, **line)
+    line: dict[str, Any] = {"color": "0.4", "linewidth": 1.0, "zorder": 1}
+    majority = collected.reference("majority", column)
+    if majority is not None:
+        panel.axhline(100 * majority.estimate.mean, linestyle=":", label="majority", **line)
+    for (row, sample), style in zip(collected.references("full", column), cycle(("--", "-.", (0, (6, 2))))):
+        panel.axhline(100 * sample.estimate.mean, linestyle=style, label=row.method, **line)

@@ -167,10 +167,14 @@ class Collected:
         entry = self.entries.get((row, column))
         return None if entry is None else entry.headline
 
-    def reference(self, kind: Literal["majority", "full"], column: Column) -> Sample | None:
-        """The runs of the majority label or of full data."""
-        found = (self.sample(row, column) for row in self.layout.rows if row.kind == kind)
-        return next((sample for sample in found if sample is not None), None)
+    def reference(self, kind: Literal["majority", "full"], column: Column, network: str = "") -> Sample | None:
+        """The runs of the majority label or of full data, learned from by that ``network``; text without one."""
+        return next((sample for row, sample in self.references(kind, column) if row.network == network), None)
+
+    def references(self, kind: Literal["majority", "full"], column: Column) -> list[tuple[Row, Sample]]:
+        """The same of every student."""
+        found = [(row, self.sample(row, column)) for row in self.layout.rows if row.kind == kind]
+        return [(row, sample) for row, sample in found if sample is not None]
 
     def classes(self, column: Column) -> int | None:
         """Number of classes, None while it is not known."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.report.collect import Collected, Sample
 from pipeline.report.layout import Column, Row
@@ -100,15 +101,14 @@ def _write(panel: Any, at: int, text: str) -> None:
 
 
 def _references(panel: Any, collected: Collected, column: Column) -> None:
-    kinds: tuple[tuple[Literal["majority", "full"], str, str], ...]
-    kinds = (("majority", "--", "majority"), ("full", "-", "full data"))
-    for kind, style, label in kinds:
-        sample, classes = collected.reference(kind, column), collected.classes(column)
-        line = {"color": "black", "linestyle": style, "linewidth": 1.2, "zorder": 2}
-        if sample is not None:
-            panel.axvline(100 * sample.estimate.mean, label=label, **line)
-        elif kind == "majority" and classes and column.metric in _CHANCE:
-            panel.axvline(100 / classes, label="chance", **line)
+    line: dict[str, Any] = {"color": "black", "linewidth": 1.2, "zorder": 2}
+    majority, classes = collected.reference("majority", column), collected.classes(column)
+    if majority is not None:
+        panel.axvline(100 * majority.estimate.mean, label="majority", linestyle="--", **line)
+    elif classes and column.metric in _CHANCE:
+        panel.axvline(100 / classes, label="chance", linestyle="--", **line)
+    for (row, sample), style in zip(collected.references("full", column), cycle(("-", "-.", ":"))):
+        panel.axvline(100 * sample.estimate.mean, label=row.method, linestyle=style, **line)
 
 
 def _legend(figure: Any, panels: Sequence[Any]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipeline.config import (
+    BPTT,
     Coreset,
     Distill,
     Evaluate,
@@ -22,19 +23,19 @@ from pipeline.config import (
     GradientSteps,
     Majority,
     Prepare,
-    Protocol,
     RandomReal,
 )
 from pipeline.config.problems import nearest
 from pipeline.config.schema import Frozen, is_runtime
 from pipeline.errors import InputError
+from pipeline.report.vector_words import bptt_name, bptt_order, network_name, student_name, student_order
 from pipeline.report.words import BUDGETS, REAL, correction, real_name
 
 LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
 ATTENTION = {"none": "", "cls": " + AL", "all": " + AL (all)"}
 RUNS_ONLY = ("distill.seed", "evaluate.seed", "evaluate.initialisations", "evaluate.splits")
 _DATA = ("-", "same", "different", "random")
-_NOT_A_SPLIT = ("prepare.max_length", "prepare.revision", "prepare.model.")
+_NOT_A_SPLIT = ("prepare.max_length", "prepare.revision", "prepare.vectors", "prepare.model.")
 
 
 class Row(NamedTuple):
@@ -42,6 +43,8 @@ class Row(NamedTuple):
 
     ``data`` says what the T inner steps see: ``same`` (every step the whole set), ``different`` blocks of it,
     ``random`` draws, or ``-`` where there is one step. ``on_test``: its checkpoint was selected on the test split.
+    ``kind``: ``ddal`` stands for every learned set. ``network``: who learns from vectors, empty where students learn
+    from text; ``student``: by which recipe, too.
     """
 
     order: tuple[int, ...]
@@ -51,6 +54,8 @@ class Row(NamedTuple):
     shots: int | None
     data: str
     on_test: bool
+    student: str = ""
+    network: str = ""
 
     @property
     def competes(self) -> bool:
@@ -110,30 +115,57 @@ def row_of(cell: Evaluate) -> Row:
     if isinstance(method, Majority):
         return Row((0,), "majority", "majority", None, None, "", False)
     if isinstance(method, RandomReal | Coreset):
-        return _real_row(method, cell.recipe)
+        return _real_row(method, cell)
     if isinstance(method, FullData):
-        return Row((3,), "full data", "full", None, None, "", False)
+        student = student_name(cell)
+        return Row(
+            (3, *student_order(cell)),
+            _by("full data", student),
+            "full",
+            None,
+            None,
+            "",
+            False,
+            student,
+            network_name(cell),
+        )
+    if isinstance(method, BPTT):
+        return _bptt_row(method, cell)
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
     if data == "different" and method.order == "random":
         data = "random"
     on_test = method.validation.split == "test"
     ranks = list(ATTENTION).index(method.attention_labels), list(LABELS).index(method.labels), _DATA.index(data)
-    order: tuple[int, ...] = (2, *ranks, method.steps, method.shots, int(on_test))
+    shots = cell.shots or method.shots
+    order: tuple[int, ...] = (2, *ranks, method.steps, shots, int(on_test))
     label = LABELS[method.labels] + ATTENTION[method.attention_labels] + correction(method)
     if isinstance(cell.recipe, FineTune):
         order, label = (*order, 1), f"{label}, fine-tuned"
-    return Row(order, label, "ddal", method.steps, method.shots, data, on_test)
+    return Row(order, label, "ddal", method.steps, shots, data, on_test)
 
 
-def _real_row(method: RandomReal | Coreset, protocol: Protocol) -> Row:
-    name = real_name(method)
-    label = name + BUDGETS[method.budget]
+def _bptt_row(method: BPTT, cell: Evaluate) -> Row:
+    on_test = method.validation.split == "test"
+    order = (2, len(ATTENTION), *student_order(cell), *bptt_order(method), cell.shots or 0, int(on_test))
+    student, name = student_name(cell), bptt_name(method, cell.student) + correction(method)
+    return Row(order, _by(name, student), "ddal", None, cell.shots, "", on_test, student, network_name(cell))
+
+
+def _by(method: str, student: str) -> str:
+    return f"{method}, {student}" if student else method
+
+
+def _real_row(method: RandomReal | Coreset, cell: Evaluate) -> Row:
+    name, protocol, shots = real_name(method), cell.recipe, cell.shots or method.shots
+    student = student_name(cell)
+    label = _by(name + BUDGETS[method.budget], student)
     steps = len(protocol.step_sizes or ()) if isinstance(protocol, GradientSteps) else None
-    order = (1, REAL.index(name), list(BUDGETS).index(method.budget), steps or 0, method.shots)
+    ranks = REAL.index(name), list(BUDGETS).index(method.budget), *student_order(cell)
+    order = (1, *ranks, steps or 0, shots)
     kind: Literal["random", "coreset"] = "random" if isinstance(method, RandomReal) else "coreset"
     if steps is None:
-        return Row(order, label, kind, None, method.shots, "", False)
-    return Row(order, f"{label}, gradient steps", kind, steps, method.shots, "-" if steps == 1 else "same", False)
+        return Row(order, label, kind, None, shots, "", False, student, network_name(cell))
+    return Row(order, f"{label}, gradient steps", kind, steps, shots, "-" if steps == 1 else "same", False)
 
 
 def alternatives(cells: Sequence[Evaluate]) -> list[list[Evaluate]]:
@@ -196,9 +228,9 @@ def asked_pairs(asked: Sequence[tuple[str, ...]], plan: Layout) -> list[tuple[Ro
 
 
 def same_budget(a: Row, b: Row) -> bool:
-    """Whether two rows have equally many samples, and equally many steps where both count them."""
+    """Whether two rows have one kind of student, equally many samples, and steps where both count them."""
     pairs = ((a.shots, b.shots), (a.steps, b.steps), (a.data or None, b.data or None))
-    return all(x is None or y is None or x == y for x, y in pairs)
+    return a.student == b.student and all(x is None or y is None or x == y for x, y in pairs)
 
 
 def _labelled(label: str, plan: Layout) -> list[Row]:
@@ -274,7 +306,7 @@ def _apart(prepare: Prepare, twins: Sequence[Prepare]) -> str:
     """What tells a column from others of the same task and encoder, such as `` (seed=1)``."""
     flats = [_flat(twin, "prepare") for twin in twins]
     own = _flat(prepare, "prepare")
-    keys = dict.fromkeys(key for flat in flats for key in flat if not key.startswith(_NOT_A_SPLIT[:2]))
+    keys = dict.fromkeys(key for flat in flats for key in flat if not key.startswith(_NOT_A_SPLIT[:3]))
     differ = [key for key in keys if len({str(flat.get(key)) for flat in flats}) > 1]
     words = ", ".join(f"{key.removeprefix('prepare.')}={own.get(key)}" for key in differ)
     return f" ({words})" if words else ""

@@ -180,12 +180,13 @@ def name_of(config: Stage) -> str:
 def _payoffs(collected: Collected, ledger: Ledger) -> Iterator[str]:
     """One sentence per column that has full data."""
     for column in collected.layout.columns:
-        full = next((e for (row, c), e in collected.entries.items() if c == column and row.kind == "full"), None)
-        if full is None or full.chosen is None:
-            continue
+        of_all = {row.network: e for (row, c), e in collected.entries.items() if c == column and row.kind == "full"}
         parts, searched = [], False
         for row in collected.layout.rows:
             entry = collected.entries.get((row, column))
+            full = of_all.get(row.network)
+            if full is None or full.chosen is None:
+                continue
             if entry is not None and row.kind in ("ddal", "coreset") and entry.chosen is not None:
                 found = [_reuse(entry, full, ledger, kind) for kind in ("flops", "seconds")]
                 more = _search(collected, row, column, ledger) if entry.planned > 1 else None

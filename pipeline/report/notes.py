@@ -41,7 +41,7 @@ def caption(collected: Collected, shows_paper: bool) -> tuple[str, ...]:
         *_selected(collected),
         RUNS,
         *_spreads(collected),
-        LABELS if any(row.kind == "ddal" for row in collected.layout.rows) else "",
+        LABELS if any(row.kind == "ddal" and not row.student for row in collected.layout.rows) else "",
         *_searched(collected),
         _grouped("Students", collected, lambda chosen: chosen.recipe),
         _grouped("Coresets are real sentences chosen by", collected, lambda chosen: chosen.rule),

@@ -1,4 +1,4 @@
-"""How robust sets are to their use: what the protocol ``robust`` scored, as a matrix and as one number per set.
+"""How robust sets are to their use: what ``robust`` and ``vectors_robust`` scored, as a matrix and one number per set.
 
 The *retention* of a variant is the share of the recipe's worth that is left: (a − m) / (o − m) with the mean accuracy a
 of the variant, o of the set's own recipe and m of always answering the split's most frequent class (likewise for other
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import Evaluate, Robust
+from pipeline.config import Evaluate, Robust, RobustOnVectors
 from pipeline.errors import InputError
 from pipeline.evaluation.results import MAJORITY, OWN
 from pipeline.report.archive import name_of
@@ -41,6 +41,7 @@ FACTORS = {
     "dropout": "dropout",
     "precision": "precision",
     "attention_labels": "attention labels",
+    "student": "student",
 }
 LINES = ("learning_rate", "steps")
 _KEYS = ["cell", "variant", "initialisation", "split", "seconds"]
@@ -191,7 +192,7 @@ def read_runs(path: Path) -> pd.DataFrame:
 
 
 def _is_robust(config: Evaluate) -> bool:
-    return isinstance(config.protocol, Robust)
+    return isinstance(config.protocol, Robust | RobustOnVectors)
 
 
 def _wide(name: str, runs: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Shown:
-    """A set with what it is called; ``words`` is None where its encoder is not here."""
+    """A set with what it is called; ``words`` is None where its encoder is not here, or it has none."""
 
     column: Column
     name: str
@@ -97,7 +97,8 @@ def _of(collected: Collected, row: Row, column: Column, store: Store, released: 
     file = _file(config, store, released)
     if file is not None:
         found, encoder = distilled.load(file), _encoder(config.source, store)
-        yield Shown(column, collected.layout.labels[row], found, None if encoder is None else words(found, encoder))
+        shown = None if encoder is None or found.vectors is not None else words(found, encoder)
+        yield Shown(column, collected.layout.labels[row], found, shown)
 
 
 def _file(config: Distill, store: Store, released: Path) -> Path | None:

@@ -187,7 +187,7 @@ def _joined(collected: Collected, row: Row, text: Callable[[Entry], str]) -> str
 
 
 def _share(collected: Collected, entry: Entry) -> str:
-    full, sample = collected.reference("full", entry.column), entry.headline
+    full, sample = collected.reference("full", entry.column, entry.row.network), entry.headline
     whole = 0.0 if full is None else full.estimate.mean
     return f"{100 * sample.estimate.mean / whole:.1f}" if sample is not None and whole > 0 else "–"
 

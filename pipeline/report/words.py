@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config import (
+    BPTT,
     DDAL,
     EL2N,
     ByScores,
@@ -17,9 +18,10 @@ from pipeline.config import (
     LogitAdjustment,
     LossRank,
     Method,
-    Protocol,
+    OnVectors,
     RandomReal,
 )
+from pipeline.config.protocols import Recipe
 
 REAL = (
     *("random real", "herding", "k-centres", "k-centres (k-means)", "moderate"),
@@ -43,11 +45,11 @@ def real_name(method: RandomReal | Coreset) -> str:
     return method.name
 
 
-def correction(method: DDAL) -> str:
+def correction(method: DDAL | BPTT) -> str:
     """What a row's name says of unequal classes: budget, real batches, outer loss; empty for the paper's."""
     loss = method.outer.loss
     parts = [
-        BUDGETS[method.budget].removeprefix(", "),
+        BUDGETS[method.budget].removeprefix(", ") if isinstance(method, DDAL) else "",
         "balanced batches" if method.outer.sampling == "balanced" else "",
         "class weights" if isinstance(loss, ClassWeights) else "",
         f"β = {loss.beta:g}" if isinstance(loss, ClassWeights) and loss.beta is not None else "",
@@ -61,21 +63,36 @@ def selection(cell: Evaluate) -> str:
     """How the distilled set's checkpoint, or the epoch of a training on it, was selected."""
     method, protocol = cell.source.method, cell.protocol
     ways = []
-    if isinstance(method, DDAL):
+    if isinstance(method, DDAL | BPTT):
         where, by = method.validation.split, method.validation.by.replace("_", " ")
         ways.append({"none": "last step", "test": f"TEST {by} (as published)", "dev": f"dev {by}"}[where])
     if isinstance(protocol, FineTune) and protocol.select is not None:
         ways.append(f"epoch by {protocol.select.split} {protocol.select.by}")
+    if isinstance(protocol, OnVectors) and protocol.select is not None:
+        ways.append(f"moment of training by {protocol.select.split} {protocol.select.by}")
     return ", ".join(ways) or "none"
 
 
 def recipe(cell: Evaluate) -> str:
     """How a student learns from the set: the protocol's name, its revision and what it does, in a few words."""
     protocol = cell.recipe
+    if isinstance(protocol, OnVectors):
+        named = cell.protocol
+        return f"{named.name} (revision {named.revision}: {_on_vectors(protocol, cell)})"
     return f"{protocol.name} (revision {protocol.revision}: {_what_it_does(protocol, cell.source.method)})"
 
 
-def _what_it_does(protocol: Protocol, method: Method) -> str:
+def _on_vectors(recipe: OnVectors, cell: Evaluate) -> str:
+    student, samples = cell.student, "all samples" if recipe.batch_size is None else f"{recipe.batch_size} at most"
+    assert student is not None
+    dropout = f", dropout {student.dropout:g}" if student.dropout else ""
+    size = f"{student.name}, width {student.width}{dropout}"
+    text = f"{size}; {_OPTIMIZERS[recipe.optimizer]}, step size {recipe.lr:g}, batches of {samples}, {recipe.amount}"
+    chosen = recipe.select
+    return text if chosen is None else f"{text}, the best moment by {chosen.split} {chosen.by} is kept"
+
+
+def _what_it_does(protocol: Recipe, method: Method) -> str:
     if isinstance(protocol, FineTune):
         text = f"{_OPTIMIZERS[protocol.optimizer]}, step size {protocol.lr:g}"
         text += f", batch {protocol.batch_size} at most, {protocol.amount}"

@@ -15,6 +15,7 @@ import numpy as np
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from pipeline.config import (
+    BPTT,
     DDAL,
     ByScores,
     ByVectors,
@@ -30,6 +31,7 @@ from pipeline.config import (
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split, TrainingOrder
 from pipeline.randomness import derive, seeded
+from pipeline.report import vector_work
 from pipeline.students import flops
 from pipeline.students.flops import Lengths, Sizes
 from pipeline.students.postnorm import structure_of
@@ -69,11 +71,15 @@ def of_distill(config: Distill, folder: Path) -> Work:
     prepared, method = Prepared(folder), config.method
     if isinstance(method, DDAL):
         return _ddal(config, method, prepared)
+    if isinstance(method, BPTT):
+        return Work(**vector_work.of_bptt(config, prepared.manifest))
     if not isinstance(method, Coreset):
         return Work()
     lengths = _lengths(folder, "train")
     share = 1.0 if method.candidates is None else min(1.0, method.candidates / len(lengths))
     if isinstance(method, ByVectors):
+        if method.reads(config.source.vectors):
+            return Work()
         labels = _split(folder, "train").labels.numpy()
         by_class = [lengths[labels == label] for label in range(len(prepared.classes))]
         work = Work(scoring=share * sum(scored(folder, found, fused=False) for found in by_class))
@@ -85,6 +91,8 @@ def of_distill(config: Distill, folder: Path) -> Work:
 
 def of_training(config: Evaluate, folder: Path) -> Work:
     """What one initialisation's training takes, with the scoring that selects an epoch."""
+    if vector_work.counted(config):
+        return Work(**vector_work.of_training(config, Prepared(folder).manifest))
     method, protocol = config.source.method, config.protocol
     fused = has_passes(folder)
     if isinstance(protocol, GradientSteps):
@@ -105,6 +113,8 @@ def of_training(config: Evaluate, folder: Path) -> Work:
 
 def of_scoring(config: Evaluate, folder: Path) -> Work:
     """What scoring one initialisation on all of the splits takes."""
+    if vector_work.counted(config):
+        return Work(**vector_work.of_scoring(config, Prepared(folder).manifest))
     if not isinstance(config.protocol, GradientSteps | FineTune):
         return Work()
     fused = has_passes(folder)

@@ -16,6 +16,9 @@ OPTIMISERS: dict[str, Optimiser] = {
 }
 
 
+SCALES = (1.0, 1e-3, 1e-2, 0.1, 1.0, 1e2, 1e-4)  # of θ, g, m, √v and what comes back
+
+
 def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -132,3 +135,19 @@ def test_piece_by_piece_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) 
     (whole, rate), (pieces, other_rate) = found
     assert all(torch.equal(one, other) for one, other in zip(whole, pieces, strict=True))
     torch.testing.assert_close(rate, other_rate)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("t", [0, 1, 30])
+def test_adams_closed_form_is_autograd_to_the_bit(t: int, dtype: torch.dtype) -> None:
+    adam, rate = Adam(), torch.tensor(0.01, dtype=dtype)
+    theta, gradient, mean, square, *ends = (scale * drawn(at, 999).to(dtype) for at, scale in enumerate(SCALES))
+    square = square.square()
+    gradient[:300], mean[:100], square[:200] = 0, 0, 0
+    closed = adam._back(gradient, (mean, square), rate, t, ends)
+    by_autograd = optimisers._ByElement._back(adam, gradient, (mean, square), rate, t, ends)
+    plain = adam._move_plainly(theta, gradient, (mean, square), rate, t)
+    with_graph = adam._move(theta, gradient, (mean, square), rate, t)
+    for ours, reference in zip((*closed, *plain), (*by_autograd, *with_graph), strict=True):
+        assert torch.equal(ours, reference)
+        assert reference.any()

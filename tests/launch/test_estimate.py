@@ -81,6 +81,19 @@ def test_classes_of_evaluations() -> None:
     assert class_of(cell_of({"name": "herding"}).source) != class_of(cell_of({"name": "el2n"}).source)
 
 
+def test_classes_of_evaluations_on_vectors() -> None:
+    def on(initialisations: int = 5, shots: int = 1, **protocol: Any) -> Evaluate:
+        whole = cell_of({"name": "random", "shots": shots}, protocol={"name": "finetune"}).model_dump()
+        whole["source"]["source"]["vectors"] = "cls"
+        given = {"name": "vectors", "student": "mlp"} | protocol
+        return Evaluate.model_validate(whole | {"protocol": given, "initialisations": initialisations})
+
+    assert class_of(on(steps=50, lr=0.1, select="dev")) == class_of(on())
+    for other in (on(initialisations=2), on(shots=3), on(student="transformer"), on(batch_size=8)):
+        assert class_of(other) != class_of(on())
+    assert class_of(on(initialisations=99)) == class_of(on(initialisations=10)), "so many train at once"
+
+
 # --- sums ----------------------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,18 @@ def stepped(fabric: Fabric, *more, **kinds):
     return collect(experiment, fabric.store)
 
 
+@pytest.mark.parametrize(("shots", "scale"), [([1, 3, 9], "linear"), ([1, 5, 50], "log")])
+def test_budgets_that_lie_far_apart_stand_on_a_logarithmic_axis(fabric: Fabric, panels, tmp_path, shots, scale):
+    experiment = fabric.experiment(RANDOM | {"distill.method.shots": shots})
+    fabric.fill(experiment, lambda cell: {"test": [0.5, 0.6]})
+    budget_figure.draw(collect(experiment, fabric.store), "title", tmp_path / "figure")
+    panel = panels[0]
+    assert panel.get_xscale() == scale
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == [str(count) for count in shots]
+    assert panel.get_xticks(minor=True).tolist() == []
+    assert panel.lines[0].get_xdata().tolist() == pytest.approx(shots)
+
+
 def test_series_along_samples_and_steps(fabric: Fabric):
     found = stepped(fabric)
     (column,) = found.layout.columns

@@ -78,10 +78,17 @@ class Encoder:
 
     def logits(self, theta: Views, vectors: Tensor, grid: Grid, segments: Tensor | None = None) -> Tensor:
         """[B, C] from word vectors [n, E]; nothing is kept."""
+        first = self.hidden(theta, vectors, grid, segments, all_rows=False)
+        return Classifier(self.structure).forward(theta.ends, first).logits
+
+    def hidden(
+        self, theta: Views, vectors: Tensor, grid: Grid, segments: Tensor | None = None, *, all_rows: bool
+    ) -> Tensor:
+        """The last hidden states from word vectors [n, E]: [B, H] of first tokens, or [n, H]; nothing is kept."""
         x, _ = Embeddings(self.structure, grid, segments).forward(theta.ends, vectors)
-        for weights, query in zip(theta.layers, self._queries(grid, False), strict=True):
+        for weights, query in zip(theta.layers, self._queries(grid, all_rows), strict=True):
             x, _ = layer.forward(weights, x, grid, query, self.structure, keep=False)
-        return Classifier(self.structure).forward(theta.ends, x).logits
+        return x
 
     def forward(
         self, theta: Views, vectors: Tensor, grid: Grid, segments: Tensor | None = None, *, all_rows: bool = False

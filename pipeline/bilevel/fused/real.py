@@ -32,6 +32,23 @@ class RealPasses:
         """[B, C] in the order of the chunk's rows."""
         return self.encoder.logits(self.theta, packed.vectors, _grid(packed), packed.segments)
 
+    def first_tokens(self, packed: Packed) -> Tensor:
+        """[B, H] last hidden states of the first tokens, in the order of the chunk's rows."""
+        return self.encoder.hidden(self.theta, packed.vectors, _grid(packed), packed.segments, all_rows=False)
+
+    def means(self, packed: Packed) -> Tensor:
+        """[B, H] means of the last hidden states over real tokens, in the order of the chunk's rows."""
+        hidden = self.encoder.hidden(self.theta, packed.vectors, _grid(packed), packed.segments, all_rows=True)
+        rows, length = packed.size
+        padded = hidden
+        if packed.places is not None:
+            padded = hidden.new_zeros(rows * length, hidden.shape[1]).index_copy_(0, packed.places, hidden)
+        padded = padded.view(rows, length, -1)
+        if packed.mask is None:
+            return padded.mean(dim=1)
+        mask = packed.mask.unsqueeze(-1).to(hidden.dtype)
+        return (padded * mask).sum(dim=1) / mask.sum(dim=1)
+
     def cross_entropy(
         self,
         packed: Packed,

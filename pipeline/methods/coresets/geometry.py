@@ -67,13 +67,18 @@ def k_centres(vectors: Matrix, count: int, start: int) -> Integers:
 
 def nearest_to_centroids(vectors: Matrix, count: int, seed: int) -> Integers:
     """The row nearest to each centroid of k-means (k-means++, one start), as DiLM's code does; none twice."""
-    centroids = KMeans(count, init="k-means++", n_init=1, random_state=seed).fit(vectors).cluster_centers_
     rows: list[int] = []
-    for centroid in centroids:
+    for centroid in centroids(vectors, count, seed):
         distances = squared_distances(vectors, centroid)
         distances[rows] = np.inf
         rows.append(int(distances.argmin()))
     return np.asarray(rows, dtype=np.int64)
+
+
+def centroids(vectors: Matrix, count: int, seed: int) -> Matrix:
+    """[count, D] of k-means (k-means++, one start)."""
+    found: Matrix = KMeans(count, init="k-means++", n_init=1, random_state=seed).fit(vectors).cluster_centers_
+    return found
 
 
 def moderate(vectors: Matrix, count: int) -> Integers:

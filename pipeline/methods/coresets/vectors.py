@@ -36,13 +36,18 @@ class Vectors:
                 f"{prepared.manifest['architecture']} does not read its first token, so that token's vector says "
                 f"nothing of a sentence; write pooling: mean"
             )
+        self._stored = prepared.vectors("train").vectors.numpy() if self._method.reads(config.source.vectors) else None
+        if self._stored is not None:
+            return
         self._student = load_student(config, prepared)
         self._theta = self._student.initial(config.seed, 0)
         if self._method.training is not None:
             self._theta = trained(self._student, train, len(prepared.classes), self._method.training, config.seed, 0)
 
     def of(self, rows: Integers) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """[rows, hidden]; read in order of length."""
+        """[rows, hidden]; read in order of length, or from stage 1's file."""
+        if self._stored is not None:
+            return np.asarray(self._stored[rows])
         found: np.ndarray[Any, np.dtype[np.float32]] | None = None
         with bar(len(rows), "vectors", "row") as shown:
             for positions, batch in self._train.select(rows).by_length(self._student.device):

@@ -19,6 +19,7 @@ from pipeline.distilled import DistilledSet
 from pipeline.randomness import torch_generator
 from pipeline.report.card.facts import Finding
 from pipeline.report.card.overlap import NGRAM, Corpus, Tokens
+from pipeline.report.card.vector_audit import distances_to_rows, lengths
 from pipeline.students.encoder import Student
 from pipeline.students.vocabulary import nearest_tokens
 
@@ -54,6 +55,8 @@ def audit(distilled: DistilledSet, prepared: Prepared, seed: int = 0) -> Audit:
         InputError: the set was made for another encoder.
 
     """
+    if distilled.vectors is not None:
+        return _of_vectors(distilled, distilled.vectors, prepared, seed)
     student = Student.load(prepared.model_folder, prepared.manifest["fresh_parameters"], "cpu")
     distilled.check_model(student.embedding_matrix)
     found: list[Finding] = []
@@ -73,6 +76,16 @@ def audit(distilled: DistilledSet, prepared: Prepared, seed: int = 0) -> Audit:
     if distilled.attention_labels is not None:
         found += _attention(distilled.attention_labels.softmax(dim=-1), student, prepared)
     return Audit(tuple(found), tuple(words[:SHOWN]))
+
+
+def _of_vectors(distilled: DistilledSet, vectors: Tensor, prepared: Prepared, seed: int) -> Audit:
+    """Samples beside real rows; they look like the training rows that they are nearest to."""
+    about = prepared.manifest.get("vectors", {})
+    distilled.check_vectors(about.get("pooling", ""), about.get("encoder_hash", ""))
+    found, rows = distances_to_rows(vectors, prepared, seed)
+    ids = prepared.split("train").rows[rows[:SHOWN]]["input_ids"]
+    words = [prepared.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    return Audit((*found, lengths(distilled, prepared), *_labels(distilled)), tuple(words))
 
 
 def _distances(vectors: Tensor, cosine: Tensor, matrix: Tensor, seed: int) -> list[Finding]:

@@ -27,9 +27,13 @@ class Score(Frozen):
 
 
 class Evaluation(Frozen):
-    """Scores by one protocol. ``seeds``: those of the evaluations, none of which another student should use again."""
+    """Scores by one protocol. ``seeds``: those of the evaluations, none of which another student should use again.
+
+    ``prefix``: of the first so many samples per class alone.
+    """
 
     protocol: Protocol
+    prefix: int | None = None
     how: str
     seeds: tuple[int, ...]
     scores: tuple[Score, ...]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import DDAL, Coreset, Distill, RandomReal
+from pipeline.config import BPTT, DDAL, Coreset, Distill, RandomReal
 from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts, Score, read_front_matter
 from pipeline.report.layout import ATTENTION, LABELS
+from pipeline.report.vector_words import bptt_name
 from pipeline.report.words import real_name
 
 _FRACTIONS = ("mcc", "loss", "ece")
@@ -70,6 +71,8 @@ def _method(config: Distill) -> str:
     method = config.method
     if isinstance(method, DDAL):
         return LABELS[method.labels] + ATTENTION[method.attention_labels]
+    if isinstance(method, BPTT):
+        return bptt_name(method)
     return real_name(method) if isinstance(method, RandomReal | Coreset) else method.name
 
 

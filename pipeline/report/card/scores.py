@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.config import DDAL, Coreset, Distill, Evaluate, Prepare
+from pipeline.config import BPTT, DDAL, Coreset, Distill, Evaluate, Prepare
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.report.archive import Archive
@@ -90,10 +90,10 @@ def evaluations_of(distill: Distill, known: Iterable[Scored]) -> tuple[Evaluatio
     Standard deviations are of the sample (n − 1).
     """
     mine = [each for each in known if _same(each.config.source, distill)]
-    protocols = {repr(canonical(each.config.protocol)): each.config for each in mine}
+    protocols = {_way(each.config): each.config for each in mine}
     found = []
     for name, config in protocols.items():
-        members = [each for each in mine if repr(canonical(each.config.protocol)) == name]
+        members = [each for each in mine if _way(each.config) == name]
         values = {
             (run.split, run.metric, each.config.seed, run.initialisation): run.value
             for each in members
@@ -107,8 +107,15 @@ def evaluations_of(distill: Distill, known: Iterable[Scored]) -> tuple[Evaluatio
             if (score := _score(split, metric, [v for (s, m, *_), v in values.items() if (s, m) == (split, metric)]))
         ]
         seeds = tuple(sorted({each.config.seed for each in members}))
-        found.append(Evaluation(protocol=config.protocol, how=recipe(config), seeds=seeds, scores=tuple(scores)))
+        how = recipe(config) if config.prefix is None else f"the first {config.prefix} per class; {recipe(config)}"
+        scored = {"how": how, "seeds": seeds, "scores": tuple(scores)}
+        found.append(Evaluation(protocol=config.protocol, prefix=config.prefix, **scored))
     return tuple(found)
+
+
+def _way(config: Evaluate) -> str:
+    """What evaluations of one line of a card have in common."""
+    return repr((canonical(config.protocol), config.prefix))
 
 
 def _score(split: Any, metric: str, values: Sequence[float]) -> Score | None:
@@ -157,7 +164,7 @@ def history(distill: Distill, about: dict[str, Any], known: Sequence[Scored]) ->
 
 def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
     method, found = distill.method, about.get("selection", {})
-    if not isinstance(method, DDAL):
+    if not isinstance(method, DDAL | BPTT):
         return ["No score on dev or test selected anything: the rows follow from the method, train and the seed."]
     if found.get("split", "none") == "none":
         return ["Checkpoint: the last outer step, selected by nothing."]
@@ -173,7 +180,7 @@ def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
 
 def _settings(distill: Distill, known: Sequence[Scored]) -> list[str]:
     """Other settings of the same method and budget that were tried where the card was written."""
-    if not isinstance(distill.method, DDAL | Coreset):
+    if not isinstance(distill.method, DDAL | BPTT | Coreset):
         return []
     mine = [each.config for each in known if _same(each.config.source, distill)]
     if not mine:

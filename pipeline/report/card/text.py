@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.config import (
+    BPTT,
     DDAL,
     AdamSteps,
     Coreset,
@@ -20,9 +21,10 @@ from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts
 from pipeline.report.card.front import metadata, scores_table, title
 from pipeline.report.layout import LABELS, published_split
+from pipeline.report.vector_words import bptt_name
 from pipeline.report.words import rule
 
-_ARRAYS = ("inputs_embeds", "token_ids", "labels", "attention_labels", "learning_rates", "batch_order")
+_ARRAYS = ("inputs_embeds", "token_ids", "vectors", "labels", "attention_labels", "learning_rates", "batch_order")
 
 
 def card_text(distilled: DistilledSet, facts: Facts) -> str:
@@ -39,7 +41,7 @@ def card_text(distilled: DistilledSet, facts: Facts) -> str:
         "## Made from\n\n" + _bullets(_origin(distilled, config, facts)),
         "## How it was selected\n\n" + _bullets([*facts.selection, *_reads(facts)]),
         "## Recipe\n\n" + _bullets(_recipe(distilled, config)),
-        "## Audit\n\n" + _audit(facts),
+        "## Audit\n\n" + _audit(facts, of_rows=distilled.vectors is not None),
         "## Limits\n\n" + _bullets(_limits(distilled, config, facts)),
     ]
     return f"---\n{head}\n---\n\n" + "\n\n".join(sections) + "\n"
@@ -51,11 +53,14 @@ def _what(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
     if distilled.inputs_embeds is not None:
         S, E = distilled.inputs_embeds.shape[1:]
         kind = f"{N} synthetic samples of {S} input embeddings (width {E}): vectors, no text"
+    elif distilled.vectors is not None:
+        pooling = {"cls": "first-token", "mean": "mean-token"}[about["vectors"]["pooling"]]
+        kind = f"{N} synthetic sentence vectors (width {distilled.vectors.shape[1]}, {pooling}): no text"
     else:
         kind = f"{N} real training sentences as token ids"
     lines = [
         f"{kind}, in place of the {about['data']['sizes']['train']:,} training rows of "
-        f"{config.source.task.name} ({C} classes: {', '.join(about['classes'])}). An encoder with a fresh classifier "
+        f"{config.source.task.name} ({C} classes: {', '.join(about['classes'])}). {_learner(distilled)} "
         f"that learns from them as below classifies the task's text.",
         "",
         f"`{facts.file}` is HDF5, format `textdd/1`, without pickle; sha256 `{facts.sha256}`:",
@@ -68,6 +73,11 @@ def _what(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
     return "\n".join(lines)
 
 
+def _learner(distilled: DistilledSet) -> str:
+    of_text = distilled.vectors is None
+    return "An encoder with a fresh classifier" if of_text else "A small fresh student behind the frozen encoder"
+
+
 def _use(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
     if distilled.recipe.name == "majority":
         return "Nothing is trained on it: its one sample says which class is most frequent."
@@ -75,13 +85,16 @@ def _use(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
     name = model.name if model.revision else "ENCODER"
     revision = f', revision="{model.revision}"' if model.revision else ""
     text = '("one text", "its other")' if len(config.source.task.text) == 2 else '"a text"'
-    encoder = f'AutoModelForSequenceClassification.from_pretrained("{name}"{revision}, num_labels={C})'
+    library, learn = "AutoModelForSequenceClassification", "fine_tune"
+    encoder = f'{library}.from_pretrained("{name}"{revision}, num_labels={C})'
+    if distilled.vectors is not None:
+        library, learn, encoder = "AutoModel", "classifier", f'AutoModel.from_pretrained("{name}"{revision})'
     code = [
         f'found = distilled.load("{facts.file}")',
-        f"model = found.fine_tune({encoder})",
+        f"model = found.{learn}({encoder})",
         f"print(found.predict(model, [{text}]))",
     ]
-    head = ["from pipeline import distilled", "from transformers import AutoModelForSequenceClassification"]
+    head = ["from pipeline import distilled", f"from transformers import {library}"]
     place = (
         ""
         if revision
@@ -184,9 +197,22 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
             f"embeddings started from {start}, step sizes from {method.learning_rate:g}; {LABELS[method.labels]}: "
             f"{method.labels} labels; attention labels: {method.attention_labels}."
         )
+    elif isinstance(method, BPTT):
+        lines.append(_bptt(method))
     else:
         lines.append(f"Chosen by `{method.name}`: {_rule(config)}")
     return lines
+
+
+def _bptt(method: BPTT) -> str:
+    outer, student = method.outer, method.student
+    stages = f", in stages of {', '.join(map(str, method.stages))} per class" if method.boost else ""
+    return (
+        f"Distilled by {bptt_name(method)} (Feng, Vedantam and Kempe, ICLR 2024) for the student `{student.name}` of "
+        f"width {student.width}, dropout {student.dropout:g}{stages}: {outer.steps} outer steps of {outer.optimizer} "
+        f"on {outer.batch_size} real vectors, step size {outer.lr:g}; inner steps by {method.inner_optimizer.name}, "
+        f"step size {method.learning_rate:g}; vectors started from {method.initialise}; {method.labels} labels."
+    )
 
 
 def _rule(config: Distill) -> str:
@@ -198,7 +224,7 @@ def _rule(config: Distill) -> str:
     return "see the method's configuration in the file." if words is None else f"{words}."
 
 
-def _audit(facts: Facts) -> str:
+def _audit(facts: Facts, *, of_rows: bool) -> str:
     if not facts.audit:
         return "Not audited: the prepared data were not at hand when the card was written."
     lines = ["| looked at | found | compared with | flagged if | |", "| --- | --- | --- | --- | --- |"]
@@ -207,7 +233,8 @@ def _audit(facts: Facts) -> str:
         cells = (each.about, each.measured, each.beside or "–", each.flagged_if or "–", mark)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     if facts.looks_like:
-        lines += ["", "The first samples as text (of vectors: the nearest token of each position by cosine):", ""]
+        what = "the nearest training row" if of_rows else "of vectors: the nearest token of each position"
+        lines += ["", f"The first samples as text ({what} by cosine):", ""]
         lines += [f"* `{' '.join(text.split()).replace('`', chr(39))}`" for text in facts.looks_like]
     return "\n".join(lines)
 
@@ -219,7 +246,12 @@ def _limits(distilled: DistilledSet, config: Distill, facts: Facts) -> list[str]
             "The samples are vectors in this encoder's embedding matrix; another encoder, even one of the same "
             "architecture, is refused. Their nearest tokens, as text, are another set, which was not scored."
         )
-    if distilled.steps:
+    if distilled.vectors is not None:
+        lines.append(
+            "The samples are vectors among those of this encoder, frozen, with this pooling; another encoder, and the "
+            "same one after any training, is refused. They are no text."
+        )
+    elif distilled.steps:
         lines.append(
             "The scores are for the recipe above; other optimisers, step sizes, orders and steps were not scored."
         )

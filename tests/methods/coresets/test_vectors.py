@@ -28,9 +28,9 @@ FIRST = ["bert", "roberta", "electra", "albert", "mpnet", "distilbert"]
 def ready(experiment: Write, encoder_folder: Callable[..., Path], tmp_path: Path) -> Ready:
     """A prepared task with an encoder of the family, and a cell that chooses from it."""
 
-    def ready(family: str = "bert", **method: Any) -> tuple[Distill, Prepared]:
+    def ready(family: str = "bert", vectors: str | None = None, **method: Any) -> tuple[Distill, Prepared]:
         grids = [{"distill.method": [{"name": "herding", **method}], "evaluate.protocol": [{"name": "finetune"}]}]
-        path = experiment(prepare={"model": str(encoder_folder(family))}, grids=grids)
+        path = experiment(prepare={"model": str(encoder_folder(family)), "vectors": vectors}, grids=grids)
         plan, store = load_experiment(path), Store(tmp_path / "ck")
         run_stage(stage_cells(plan, store, "prepare"), "prepare", store)
         config = plan.cells[0].source
@@ -100,3 +100,15 @@ def test_the_first_token_of_an_encoder_that_does_not_read_it_is_refused(ready: R
     config, prepared = ready(family)
     with pytest.raises(InputError, match=r"does not read its first token.*pooling: mean"):
         Vectors(config, prepared, prepared.split("train"))
+
+
+@pytest.mark.parametrize(("pooling", "stored"), [("first", "cls"), ("mean", "mean")])
+def test_stage_1s_vectors_are_used_where_they_are_the_same(ready: Ready, pooling: str, stored: str) -> None:
+    rows = np.asarray([5, 0, 17])
+    config, prepared = ready(vectors=stored, pooling=pooling)
+    train = prepared.split("train")
+    found = Vectors(config, prepared, train).of(rows)
+    assert np.array_equal(found, prepared.vectors("train").vectors[rows].numpy())
+    np.testing.assert_allclose(found, alone(prepared, rows.tolist(), pooling), rtol=1e-4, atol=1e-5)
+    other, prepared = ready(vectors=stored, pooling="mean" if pooling == "first" else "first")
+    assert not np.allclose(Vectors(other, prepared, prepared.split("train")).of(rows), found, atol=1e-2)

@@ -1,0 +1,70 @@
+"""What all methods that learn a set have: the optimiser of the inner loop, and the validation of the outer one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from pipeline.config.imbalance import Selection
+from pipeline.config.schema import Count, Frozen, Positive, Share
+
+
+class PlainSteps(Frozen):
+    """θ − η g: what the paper trains students with."""
+
+    name: Literal["gd"]
+
+
+class MomentumSteps(Frozen):
+    """Heavy-ball or Nesterov momentum, as ``torch.optim.SGD``."""
+
+    name: Literal["momentum"]
+    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    nesterov: bool = False
+
+
+class AdamSteps(Frozen):
+    """Adam without weight decay, as ``torch.optim.Adam``; the learned step sizes are its learning rates."""
+
+    name: Literal["adam"]
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Positive = 1e-8
+
+
+def _optimizer_by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+InnerOptimizer = Annotated[
+    Annotated[PlainSteps | MomentumSteps | AdamSteps, Field(discriminator="name")],
+    BeforeValidator(_optimizer_by_name),
+]
+
+
+class Validation(Frozen):
+    """Checkpoint selection while distilling.
+
+    Attributes:
+        split: ``dev``, or ``test`` to reproduce the published protocol (every table then says so), or ``none`` to
+            keep the last step.
+        every: outer steps between two validations; by default one epoch.
+        initialisations: fresh students per validation, each scored on all of ``examples``; the same ones every time,
+            so that two checkpoints are compared on equal draws.
+        examples: rows of the split that are scored, a fixed stratified draw; ``null`` scores all.
+        by: what is compared, always of the plain logits: mean cross-entropy (``loss``, the paper) or ``accuracy``; for
+            tasks with rare classes ``balanced_loss`` (the mean over classes of their mean cross-entropy),
+            ``balanced_accuracy`` or ``mcc``.
+
+    """
+
+    split: Literal["dev", "test", "none"] = "dev"
+    every: Count | None = None
+    initialisations: Count = 20
+    examples: Count | None = None
+    by: Selection = "loss"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Of what is compared."""
+        return self.by in ("loss", "balanced_loss")

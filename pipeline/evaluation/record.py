@@ -1,0 +1,69 @@
+"""The files of a cell, which agree on what is done whenever the process is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.evaluation.metrics import decisions, measure
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import MAJORITY, OWN, Results, VariantResults
+
+
+class Record:
+    """``results.csv`` and ``predictions.h5``: an initialisation counts when it is in both.
+
+    Args:
+        out: the cell's folder.
+        labels: [rows] true classes of every split.
+        classes: C.
+
+    """
+
+    def __init__(self, out: Path, labels: Mapping[Any, Tensor], classes: int) -> None:
+        self.labels, self.classes = labels, classes
+        self._results = Results(out / "results.csv", tuple(labels))
+        self._predictions = Predictions(out / "predictions.h5", labels, classes)
+        self._results.keep(self._predictions.done)
+        self._predictions.keep(self._results.done)
+
+    @property
+    def initialisations(self) -> set[int]:
+        """Those that are in both files."""
+        return self._results.done
+
+    def write(self, index: int, logits: Mapping[Any, Tensor], seconds: float) -> dict[Any, dict[str, float]]:
+        """Adds an initialisation by its logits [rows, C] on every split; returns its scores."""
+        scores = {split: measure(logits[split], true) for split, true in self.labels.items()}
+        self._predictions.add(index, {split: each.argmax(dim=-1) for split, each in logits.items()})
+        self._results.add(index, scores, seconds)
+        return scores
+
+
+class VariantRecord(Record):
+    """The same, and ``robustness.csv`` with every variant; arguments as for :class:`Record`."""
+
+    def __init__(self, out: Path, labels: Mapping[Any, Tensor], classes: int) -> None:
+        super().__init__(out, labels, classes)
+        self._variants = VariantResults(out / "robustness.csv", tuple(labels))
+        if (MAJORITY, 0) not in self._variants.done:
+            constant = {split: torch.full_like(true, int(true.mode().values)) for split, true in labels.items()}
+            worth = {split: decisions(constant[split], true, classes) for split, true in labels.items()}
+            self._variants.add(MAJORITY, 0, worth, 0.0)
+
+    @property
+    def done(self) -> set[tuple[str, int]]:
+        """Name of the variant and number of the initialisation."""
+        found = {key for key in self._variants.done if key[0] not in (OWN, MAJORITY)}
+        return found | {(OWN, index) for index in self.initialisations if (OWN, index) in self._variants.done}
+
+    def add(self, variant: str, index: int, logits: Mapping[Any, Tensor], seconds: float) -> None:
+        """Adds what one student scored."""
+        scores = {split: measure(logits[split], true) for split, true in self.labels.items()}
+        self._variants.add(variant, index, scores, seconds)
+        if variant == OWN:
+            self.write(index, logits, seconds)
