@@ -99,9 +99,14 @@ class VectorRun:
         before = self.learned.first(self.older)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.gradient().item()
-        norm = self._clip()
+        limit = self._limit()
+        norm = torch.nn.utils.clip_grad_norm_(self.learned.tensors.values(), limit).item()
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise FloatingPointError(f"outer loss {loss}, gradient norm {norm}")
+        if outer.clip is not None:
+            kept = min(norm, limit)
+            old = kept if self.average is None else self.average
+            self.average = outer.clip.coefficient * old + (1 - outer.clip.coefficient) * kept
         self.optimizer.step()
         self.scheduler.step()
         beta = self.method.boost.beta if self.method.boost is not None else 1.0
@@ -196,17 +201,10 @@ class VectorRun:
         shots = self.method.stages[self.stage]
         self._begin(initial_tensors(self.method, self.train, self.classes, shots, self.seed, self.selected[-1].tensors))
 
-    def _clip(self) -> float:
-        """Cuts the gradient where it is longer than the moving average allows; its length before that."""
-        clip, limit = self.method.outer.clip, math.inf
-        if clip is not None and self.average is not None:
-            limit = clip.factor * self.average
-        norm = torch.nn.utils.clip_grad_norm_(self.learned.tensors.values(), limit).item()
-        if clip is not None and math.isfinite(norm):
-            kept = min(norm, limit)
-            old = kept if self.average is None else self.average
-            self.average = clip.coefficient * old + (1 - clip.coefficient) * kept
-        return norm
+    def _limit(self) -> float:
+        """How long a gradient may be, by the moving average of those before it."""
+        clip = self.method.outer.clip
+        return math.inf if clip is None or self.average is None else clip.factor * self.average
 
     @torch.no_grad()
     def _losses(self) -> Tensor:

@@ -175,7 +175,10 @@ def test_nan_stops_with_the_last_good_state(on_vectors: Write, tmp_path: Path, m
     monkeypatch.setattr(vector_run, "hypergradient", poisoned)
     with pytest.raises(StageError, match=r"step 3: outer loss nan.*state before it is saved.*a shorter window"):
         vectors.distill(distill, prepared, tmp_path)
-    assert torch.load(tmp_path / "progress.pt", weights_only=True)["step"] == 2
+    state = torch.load(tmp_path / "progress.pt", weights_only=True)
+    assert state["step"] == 2
+    lengths = [float(row["gradient_norm"]) for row in rows(tmp_path)]
+    assert state["average"] == pytest.approx(0.9 * lengths[0] + 0.1 * min(lengths[1], 2 * lengths[0]), rel=1e-5)
     vectors.distill(distill, prepared, tmp_path)
     assert [int(row["step"]) for row in rows(tmp_path)] == [1, 2, 3, 4]
 
