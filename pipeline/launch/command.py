@@ -35,6 +35,7 @@ def stage_command(stage: StageName) -> None:
         led(lambda ranks: work(ranks, restricted(load(config, set_ or []), only or []), index, root))
 
     def work(ranks: Ranks, experiment: Experiment, index: int | None, root: str | None) -> None:
+        """What every process of the stage does."""
         store = Store(root)
         if job_id() is not None:
             typed = experiment.typed.model_copy(update={"root": root})
