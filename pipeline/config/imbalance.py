@@ -53,3 +53,18 @@ RealLoss = Annotated[
     BeforeValidator(_loss_by_name),
 ]
 Selection = Literal["loss", "accuracy", "balanced_loss", "balanced_accuracy", "mcc"]
+Sampling = Literal["shuffled", "balanced"]
+
+
+def check_sampling(sampling: Sampling, loss: RealLoss) -> None:
+    """Refuses two corrections for the classes' shares.
+
+    Raises:
+        ValueError: batches are balanced and the loss is corrected too.
+
+    """
+    if sampling == "balanced" and not isinstance(loss, CrossEntropy):
+        raise ValueError(
+            f"sampling: balanced and loss: {loss.name} both correct for the classes' shares, which would "
+            f"count rare classes twice; keep one: sampling: shuffled, or loss: cross_entropy"
+        )

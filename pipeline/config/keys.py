@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from pipeline.config.data import Prepare
 from pipeline.config.methods import Distill
-from pipeline.config.problems import _models
+from pipeline.config.problems import models_in
 from pipeline.config.protocols import Evaluate
 
 _SECTIONS: dict[str, type[BaseModel]] = {"prepare": Prepare, "distill": Distill, "evaluate": Evaluate}
@@ -22,7 +22,7 @@ def ending_in(key: str) -> list[str]:
 
 def _paths(above: str, model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        inside = _models(field.annotation)
+        inside = models_in(field.annotation)
         if not set(inside) & set(_SECTIONS.values()):  # an earlier stage, which has a section of its own
             yield f"{above}.{name}"
             for one in inside:

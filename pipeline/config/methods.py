@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.data import Prepare
-from pipeline.config.imbalance import CrossEntropy, RealLoss
+from pipeline.config.imbalance import CrossEntropy, RealLoss, Sampling, check_sampling
 from pipeline.config.loops import InnerOptimizer, PlainSteps, Validation
 from pipeline.config.real import (
     EL2N,
@@ -66,7 +66,7 @@ class Outer(Frozen):
     batch_size: Count = 32
     real_batches: Count = 1
     bucket_by_length: bool = False
-    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    sampling: Sampling = "shuffled"
     loss: RealLoss = CrossEntropy(name="cross_entropy")
     precision: Literal["fp32", "bf16"] | None = None
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -81,11 +81,7 @@ class Outer(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Outer:
-        if self.sampling == "balanced" and not isinstance(self.loss, CrossEntropy):
-            raise ValueError(
-                f"sampling: balanced and loss: {self.loss.name} both correct for the classes' shares, which would "
-                f"count rare classes twice; keep one: sampling: shuffled, or loss: cross_entropy"
-            )
+        check_sampling(self.sampling, self.loss)
         return self
 
 

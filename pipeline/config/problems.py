@@ -74,16 +74,17 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str]
         if position == len(loc) - 1:
             break
         field = None if current is None else current.model_fields.get(str(part))
-        options = _models(field.annotation) if field is not None else []
+        options = models_in(field.annotation) if field is not None else []
         current = options[0] if len(options) == 1 else None
     return names, current
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The configs that a field with this annotation may hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        return [found for part in typing.get_args(annotation) for found in _models(part)]
+        return [found for part in typing.get_args(annotation) for found in models_in(part)]
     return []
 
 

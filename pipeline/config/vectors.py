@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.imbalance import CrossEntropy, RealLoss
+from pipeline.config.imbalance import CrossEntropy, RealLoss, Sampling, check_sampling
 from pipeline.config.loops import AdamSteps, InnerOptimizer, Validation
 from pipeline.config.schema import Count, Frozen, Positive, Share, runtime
 from pipeline.config.students import Mlp, VectorStudentConfig
@@ -57,7 +57,7 @@ class VectorOuter(Frozen):
 
     steps: Count = 500
     batch_size: Count = 1024
-    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    sampling: Sampling = "shuffled"
     loss: RealLoss = CrossEntropy(name="cross_entropy")
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: Positive = 1e-2
@@ -70,11 +70,7 @@ class VectorOuter(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> VectorOuter:
-        if self.sampling == "balanced" and not isinstance(self.loss, CrossEntropy):
-            raise ValueError(
-                f"sampling: balanced and loss: {self.loss.name} both correct for the classes' shares, which would "
-                f"count rare classes twice; keep one: sampling: shuffled, or loss: cross_entropy"
-            )
+        check_sampling(self.sampling, self.loss)
         return self
 
 

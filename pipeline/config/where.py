@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pipeline.config.data import Prepare
 from pipeline.config.experiment import SECTIONS, Experiment, assigned_values
 from pipeline.config.methods import Distill
-from pipeline.config.problems import _models, nearest
+from pipeline.config.problems import models_in, nearest
 from pipeline.config.protocols import Evaluate
 from pipeline.config.resources import Resources
 from pipeline.config.schema import Frozen
@@ -129,7 +129,7 @@ def _along(path: str, models: list[type[BaseModel]], names: list[str], wanted: A
         yield f"{path}.{name}: no config has that key{nearest(name, allowed)}; {hint}"
         return
     fields = [model.model_fields[name] for model in models if name in model.model_fields]
-    inside = [model for field in fields for model in _models(field.annotation)]
+    inside = [model for field in fields for model in models_in(field.annotation)]
     if below:
         yield from _along(f"{path}.{name}", inside, below, wanted)
     elif isinstance(wanted, list) and not any(_is_tuple(field.annotation) for field in fields):

@@ -3,7 +3,7 @@
 ``ddal`` attention labels (its outer loop), ``outer`` one step of it, ``imbalance`` what that does about rare classes,
 ``learned`` what it learns, ``gradient_check`` whether its hypergradient is right; ``vectors`` RaT-BPTT and Boost-DD on
 frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``loop`` the outer loop of both,
-``checkpoint`` how they resume;
+``leaves`` their learned tensors, ``checkpoint`` how they resume;
 ``real`` sets of real training sentences, ``coresets`` those that a rule chooses, ``budgets`` how many of each class.
 """
 

@@ -16,11 +16,12 @@ from pipeline.data.tokenised import Split
 from pipeline.distilled import DistilledSet, Recipe, load
 from pipeline.errors import InputError
 from pipeline.methods.budgets import interleaved, per_class
+from pipeline.methods.leaves import Leaves
 from pipeline.randomness import numpy_generator, torch_generator
 from pipeline.students.encoder import Student
 
 
-class LearnedSet:
+class LearnedSet(Leaves):
     """The learned tensors and the set that they parametrise.
 
     ``tensors`` (N = C · shots; sample i is made for ``of_samples[i]``, by default class i mod C, as published):
@@ -34,9 +35,9 @@ class LearnedSet:
     def __init__(
         self, method: DDAL, classes: int, tensors: Mapping[str, Tensor], of_samples: Tensor | None = None
     ) -> None:
+        super().__init__(tensors)
         self.method = method
         self.classes = classes
-        self.tensors = dict(tensors)
         inputs = self.tensors["inputs_embeds"]
         device = inputs.device
         turns = torch.arange(classes * method.shots) % classes
@@ -78,16 +79,6 @@ class LearnedSet:
             "learning_rates": outer.lr_learning_rates,
         }
         return [{"params": [tensor], "lr": rates[name] or outer.lr} for name, tensor in self.tensors.items()]
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the leaves."""
-        return {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Puts saved leaves back in place."""
-        with torch.no_grad():
-            for name, tensor in self.tensors.items():
-                tensor.copy_(state[name])
 
 
 def batch_order(method: DDAL, classes: int) -> Tensor:

@@ -18,10 +18,11 @@ from pipeline.errors import InputError
 from pipeline.methods.budgets import Integers
 from pipeline.methods.coresets.geometry import centroids
 from pipeline.methods.learned import inverse_softplus
+from pipeline.methods.leaves import Leaves
 from pipeline.randomness import derive, numpy_generator, torch_generator
 
 
-class LearnedVectors:
+class LearnedVectors(Leaves):
     """The learned tensors and the set that they parametrise; sample i is of class i mod C.
 
     ``tensors`` (N = C · shots):
@@ -32,7 +33,8 @@ class LearnedVectors:
     """
 
     def __init__(self, method: BPTT, classes: int, tensors: Mapping[str, Tensor]) -> None:
-        self.method, self.classes, self.tensors = method, classes, dict(tensors)
+        super().__init__(tensors)
+        self.method, self.classes = method, classes
         vectors = self.tensors["vectors"]
         self.label_ids = torch.arange(len(vectors), device=vectors.device) % classes
         self._one_hot = F.one_hot(self.label_ids, classes).to(vectors.dtype)
@@ -132,16 +134,6 @@ class LearnedVectors:
     def first(self, samples: int) -> dict[str, Tensor]:
         """Copies of what is learned of the first samples."""
         return {name: tensor.detach()[:samples].clone() for name, tensor in self.tensors.items() if tensor.ndim}
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the leaves."""
-        return {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Puts saved leaves back in place."""
-        with torch.no_grad():
-            for name, tensor in self.tensors.items():
-                tensor.copy_(state[name])
 
 
 def unit_length(vectors: Tensor) -> None:

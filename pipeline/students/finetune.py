@@ -22,6 +22,7 @@ from pipeline.bilevel.fused.real import RealPasses
 from pipeline.config import Training
 from pipeline.randomness import seeded, torch_generator
 from pipeline.students.encoder import Parameters, Student
+from pipeline.students.first_order import optimizer_of
 
 Examples = Callable[[Any], dict[str, Tensor]]
 _ROWS = 4096  # rows whose token ids are looked at together
@@ -61,7 +62,7 @@ def finetune(
     steps = recipe.steps if recipe.epochs is None else recipe.epochs * per_epoch
     # Samples that fit one batch are trained on as they are; more come in a new order every epoch.
     learner = _learner(student, parameters, size, examples, recipe.dropout)
-    optimizer = _optimizer(learner.tensors, recipe)
+    optimizer = optimizer_of(recipe, learner.tensors)
     scheduler = get_scheduler(recipe.scheduler, optimizer, int(recipe.warmup_ratio * steps), steps)
     decay = 1.0
     best: tuple[float, Parameters | None] = (math.inf, None)
@@ -109,14 +110,6 @@ def plain_steps(
         learner.backward(batch)
         torch.optim.SGD(learner.tensors, lr=step_size).step()
     return learner.parameters(1.0)
-
-
-def _optimizer(tensors: list[Tensor], recipe: Training) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(tensors, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(tensors, lr=recipe.lr, fused=True)
-    return torch.optim.SGD(tensors, lr=recipe.lr, momentum=0.9 if recipe.optimizer == "momentum" else 0.0)
 
 
 def _batches(size: int, batch_size: int, seed: int, index: int) -> Iterator[Tensor]:

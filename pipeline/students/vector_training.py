@@ -1,7 +1,7 @@
 """Students on vectors trained to convergence, K at once: the losses of the inner loop, torch's own optimisers.
 
-:func:`~pipeline.bilevel.descend` makes the same steps (tests compare them); torch's fused kernels, which have no
-derivatives, make them 1.4 to 5 times as fast (K = 5 or 10 MLPs on 4 to 200 samples, one core).
+:func:`~pipeline.bilevel.descend` makes the same steps (tests compare them), with derivatives, which torch's fused
+kernels have not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pipeline import stopping
 from pipeline.bilevel import InnerBatch, Parameters, inner_loss
 from pipeline.config import OnVectors
 from pipeline.randomness import torch_generator
+from pipeline.students.first_order import optimizer_of
 from pipeline.students.vectors import VectorStudent
 
 
@@ -63,7 +64,7 @@ def learn(
     """
     parameters = student.initial(seed, members)
     names, tensors = list(parameters), [part.requires_grad_() for part in parameters.values()]
-    optimizer = _optimizer(tensors, recipe)
+    optimizer = optimizer_of(recipe, tensors)
     batches = _batches(samples, recipe.batch_of(len(samples)), seed, members)
     rate = torch.tensor(recipe.lr)
     for step, (vectors, labels) in zip(range(max(moments)), batches, strict=False):
@@ -76,14 +77,6 @@ def learn(
         watch(step + 1)
         if step + 1 in moments:
             yield step + 1, {name: tensor.detach() for name, tensor in zip(names, tensors, strict=True)}
-
-
-def _optimizer(tensors: list[Tensor], recipe: OnVectors) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(tensors, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(tensors, lr=recipe.lr, fused=True)
-    return torch.optim.SGD(tensors, lr=recipe.lr, momentum=0.9 if recipe.optimizer == "momentum" else 0.0)
 
 
 def _batches(samples: Samples, size: int, seed: int, members: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:

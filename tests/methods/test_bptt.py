@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +12,12 @@ import torch
 from pipeline.bilevel import check
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
-from pipeline.distilled import load
 from pipeline.errors import StageError
 from pipeline.launch import run_stage, stage_cells
 from pipeline.methods import vector_run, vectors
 from pipeline.methods.gradient_check import WHOLE, canary_of, check_gradient
 from pipeline.store import Store
-from tests.methods.test_ddal import _reached, distilled, rows, same
+from tests.methods.killed import assert_same_log, distilled, killed_and_resumed, rows, same
 
 Write = Callable[..., Path]
 SMALL = {
@@ -85,24 +80,11 @@ EVERYTHING = {
 def test_killed_and_started_again_it_ends_bit_equal(on_vectors: Write, tmp_path: Path) -> None:
     path = on_vectors(save_seconds=0, **EVERYTHING)
     undisturbed, folder = distilled(path, tmp_path / "a")
-    complete, root = rows(folder), tmp_path / "b"
+    complete = rows(folder)
     assert len(complete) == 24
-    command = [sys.executable, "-m", "pipeline.stage2_distill", str(path), "--root", str(root)]
-    run_stage(stage_cells(load_experiment(path), Store(root), "prepare"), "prepare", Store(root))
-    target, kills = root / "distill" / folder.name, 0
-    for wanted in (4, 15):  # in the first stage, and in the second
-        process = subprocess.Popen(command)
-        while process.poll() is None and not _reached(target, wanted):
-            time.sleep(0.005)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills == 2, "the run was over before it could be killed; give it more steps"
-    subprocess.run(command, check=True)
-    assert same(undisturbed, load(target / "distilled.h5"))
-    for name in ("step", "loss", "gradient_norm", "learning_rate", "validation_loss", "validation_accuracy"):
-        assert [row[name] for row in rows(target)] == [row[name] for row in complete], name
+    resumed, target = killed_and_resumed(path, tmp_path / "b", folder.name, (4, 15))  # in the first stage, the second
+    assert same(undisturbed, resumed)
+    assert_same_log(target, complete)
 
 
 @pytest.mark.parametrize("student", [{"name": "mlp", "width": 8}, EVERYTHING["student"]])

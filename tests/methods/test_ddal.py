@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,33 +11,13 @@ import torch
 from pipeline.config import DDAL, Distill
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
-from pipeline.distilled import DistilledSet, load
 from pipeline.errors import InputError, StageError
 from pipeline.launch import run_stage, stage_cells
 from pipeline.methods import ddal, outer
 from pipeline.store import Store
+from tests.methods.killed import assert_same_log, distilled, killed_and_resumed, rows, same
 
 Write = Callable[..., Path]
-
-
-def distilled(path: Path, root: Path) -> tuple[DistilledSet, Path]:
-    """Stages 1 and 2 in this process; the set and its folder."""
-    experiment, store = load_experiment(path), Store(root)
-    for stage in ("prepare", "distill"):
-        outcome = run_stage(stage_cells(experiment, store, stage), stage, store)
-        assert not outcome.failed, outcome.failed
-    folder = store.cell(experiment.cells[0].source).folder
-    return load(folder / "distilled.h5"), folder
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def same(one: DistilledSet, other: DistilledSet) -> bool:
-    pairs = [(value, vars(other)[name]) for name, value in vars(one).items() if isinstance(value, torch.Tensor)]
-    return len(pairs) >= 4 and all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_it_learns_the_keywords(experiment: Write, tmp_path: Path, encoder_folder: Callable[..., Path]) -> None:
@@ -85,33 +60,9 @@ def test_killed_and_started_again_it_ends_bit_equal(
     path = experiment(method=settings, distill={"runtime": {"save_seconds": 0, "threads": 1}})
     undisturbed, folder = distilled(path, tmp_path / "a")
     complete = rows(folder)
-
-    root = tmp_path / "b"
-    command = [sys.executable, "-m", "pipeline.stage2_distill", str(path), "--root", str(root)]
-    run_stage(stage_cells(load_experiment(path), Store(root), "prepare"), "prepare", Store(root))
-    target = root / "distill" / folder.name
-    kills = 0
-    for wanted in (5, 19):
-        process = subprocess.Popen(command)
-        while process.poll() is None and not _reached(target, wanted):
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills == 2, "the run was over before it could be killed; give it more steps"
-    subprocess.run(command, check=True)
-    resumed = load(target / "distilled.h5")
+    resumed, target = killed_and_resumed(path, tmp_path / "b", folder.name, (5, 19))
     assert same(undisturbed, resumed)
-    for name in ("step", "loss", "gradient_norm", "learning_rate", "validation_loss", "validation_accuracy"):
-        assert [row[name] for row in rows(target)] == [row[name] for row in complete], name
-
-
-def _reached(folder: Path, step: int) -> bool:
-    try:
-        return len((folder / "log.csv").read_text().splitlines()) > step
-    except FileNotFoundError:
-        return False
+    assert_same_log(target, complete)
 
 
 def test_a_log_that_is_ahead_of_the_state_is_cut_back(experiment: Write, tmp_path: Path) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import stage1_prepare, stage2_distill, stage3_evaluate
 from pipeline.config import load
 from pipeline.launch.estimate import estimate
 from pipeline.report import work
 from pipeline.store import Store
-from tests.students.flop_counter import counted
+from tests.students.flop_counter import counted_stages
 
 TRANSFORMER = {"name": "transformer", "tokens": 4, "width": 16, "layers": 1, "heads": 2, "feed_forward": 32}
 BPTT: dict[str, Any] = {"name": "bptt", "steps": 16, "outer": {"steps": 5, "batch_size": 24}}
@@ -59,12 +58,7 @@ def test_an_estimate_of_such_a_grid(experiment: Callable[..., Path], tmp_path: P
 
 def _compared(cell: Any, store: Store) -> tuple[float, float]:
     """What is estimated for stages 2 and 3, over what torch counted."""
-    found = []
-    stages = (stage1_prepare.run, cell.source.source), (stage2_distill.run, cell.source), (stage3_evaluate.run, cell)
-    for stage, config in stages:
-        with store.cell(config).claim() as out:
-            assert out is not None
-            found.append(counted(lambda stage=stage, config=config, out=out: stage(config, out)))
+    found = counted_stages(cell, store)
     folder = store.cell(cell.source.source).folder
     ours = work.of_distill(cell.source, folder).total, work.of_evaluate(cell, folder).total
     return ours[0] / max(1.0, found[1]), ours[1] / found[2]

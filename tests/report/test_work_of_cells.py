@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import stage1_prepare, stage2_distill, stage3_evaluate
 from pipeline.config import DDAL, load
 from pipeline.data.prepared import Prepared
 from pipeline.report import work
 from pipeline.store import Store
 from pipeline.students.encoder import Student
-from tests.students.flop_counter import counted
+from tests.students.flop_counter import counted, counted_stages
 
 COUNTED = 0.08  # attention of packed sentences stands on a padded grid, which the formula leaves out
 
@@ -60,12 +59,7 @@ def test_real_sentences(experiment: Callable[..., Path], tmp_path: Path, method:
 
 def run(cell: Any, store: Store) -> tuple[float, float]:
     """FLOPs that torch counted in stages 2 and 3; in 3 without the comparison of the passes with the model."""
-    found = []
-    stages = (stage1_prepare.run, cell.source.source), (stage2_distill.run, cell.source), (stage3_evaluate.run, cell)
-    for stage, config in stages:
-        with store.cell(config).claim() as out:
-            assert out is not None
-            found.append(counted(lambda stage=stage, config=config, out=out: stage(config, out)))
+    found = counted_stages(cell, store)
     prepared = Prepared(store.cell(cell.source.source).folder)
     student = Student.load(prepared.model_folder, prepared.manifest["fresh_parameters"], "cpu")
     return found[1], found[2] - counted(student.passes)

@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline import stage1_prepare, stage2_distill, stage3_evaluate
+from pipeline.config import Evaluate
+from pipeline.store import Store
+
 
 def counted(work: Callable[[], object]) -> float:
     """By torch, with the products that it does not know: those through oneDNN and fused attention on a CPU."""
@@ -26,3 +30,17 @@ def counted(work: Callable[[], object]) -> float:
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         work()
     return float(counter.get_total_flops())
+
+
+def counted_stages(cell: Evaluate, store: Store) -> list[float]:
+    """Of the three stages that a cell takes, run in this process."""
+    found = []
+    for stage, config in (
+        (stage1_prepare, cell.source.source),
+        (stage2_distill, cell.source),
+        (stage3_evaluate, cell),
+    ):
+        with store.cell(config).claim() as out:
+            assert out is not None
+            found.append(counted(lambda stage=stage, config=config, out=out: stage.run(config, out)))
+    return found
