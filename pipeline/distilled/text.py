@@ -97,7 +97,7 @@ def transferred(distilled: DistilledSet, own: Prepared, other: Prepared) -> Dist
     return replace(moved, about=moved.about | {"model": model, "max_length": facts["max_length"]})
 
 
-def token_tensors(encoded: Mapping[str, Any]) -> dict[str, Tensor | None]:
+def token_tensors(encoded: Mapping[str, Any]) -> dict[str, Any]:
     """``token_ids`` and ``token_type_ids`` [N, longest, rounded up to a multiple of 8] of what a tokenizer returns."""
     types = encoded.get("token_type_ids")
     return {
@@ -114,15 +114,12 @@ def _padded(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
 def _rows(distilled: DistilledSet) -> list[list[int]]:
     """The token ids of every sample, without padding."""
     if distilled.token_ids is None:
-        kind = "input embeddings" if distilled.vectors is None else "sentence vectors"
         name = distilled.about.get("model", {}).get("name", "one encoder")
+        if distilled.vectors is not None:
+            raise InputError(f"this set holds sentence vectors of {name}, which are no text, nor can be made one")
         raise InputError(
-            f"this set holds {kind} of {name}, which are no text; "
-            + (
-                "make a set of text from it, such as its nearest tokens: distill: {method: {name: project}, parent: …}"
-                if distilled.vectors is None
-                else "no text has them; distil one with {name: ddal}, or choose real sentences"
-            )
+            f"this set holds input embeddings of {name}, which are no text; make a set of its nearest tokens: "
+            f"distill: {{method: {{name: project}}, parent: {{method: {{name: ddal, …}}}}}}"
         )
     return [[token for token in row if token >= 0] for row in distilled.token_ids.tolist()]
 
