@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from pipeline.config.chain import Stage
 from pipeline.config.data import Prepare
 from pipeline.config.experiment import SECTIONS, Experiment, assigned_values
 from pipeline.config.methods import Distill
@@ -49,9 +50,9 @@ class Rule(Frozen):
             raise ValueError(f"asks for nothing; give at least one of {', '.join(SECTIONS)}")
         return self
 
-    def fits(self, cell: Evaluate) -> bool:
-        """Whether a cell has all that ``where`` says."""
-        return fits(cell, self.where)
+    def fits(self, config: Stage) -> bool:
+        """Whether a config, of the first stage for which something is asked or a later one, has all of ``where``."""
+        return fits(config, self.where)
 
 
 def restricted(experiment: Experiment, settings: Iterable[str]) -> Experiment:
@@ -78,9 +79,13 @@ def restricted(experiment: Experiment, settings: Iterable[str]) -> Experiment:
     return experiment.model_copy(update={"only": only, "typed": typed})
 
 
-def fits(cell: Evaluate, where: Mapping[str, Any]) -> bool:
-    """Whether a cell has all that ``where`` says, which is as in :class:`Rule`."""
-    configs: dict[str, Any] = {"prepare": cell.source.source, "distill": cell.source, "evaluate": cell}
+def fits(config: Stage, where: Mapping[str, Any]) -> bool:
+    """Whether a config has all that ``where`` says, which is as in :class:`Rule`."""
+    configs: dict[str, Any] = {}
+    while not isinstance(config, Prepare):
+        configs["evaluate" if isinstance(config, Evaluate) else "distill"] = config
+        config = config.source
+    configs["prepare"] = config
     for key, wanted in where.items():
         section, *names = key.split(".")
         value = configs[section]
@@ -122,8 +127,8 @@ def _problems(where: dict[str, Any], stage: str) -> Iterator[str]:
 def _along(path: str, models: list[type[BaseModel]], names: list[str], wanted: Any) -> Iterator[str]:
     """Goes down a dotted key through all configs that may stand at each place, then looks at the value."""
     name, *below = names
-    keys = ((key, field) for model in models for key, field in model.model_fields.items())
-    allowed = dict.fromkeys(key for key, field in keys if field.annotation not in _CONFIGS.values())
+    hidden = "source" if path in SECTIONS else None  # of an earlier stage, which has a section of its own
+    allowed = dict.fromkeys(key for model in models for key in model.model_fields if key != hidden)
     if name not in allowed:
         hint = f"allowed: {', '.join(allowed)}" if allowed else "this key has none below it"
         yield f"{path}.{name}: no config has that key{nearest(name, allowed)}; {hint}"

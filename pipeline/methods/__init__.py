@@ -17,12 +17,23 @@ from pipeline.distilled import DistilledSet
 from pipeline.parallel import Ranks
 
 
-def make(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None) -> DistilledSet:
-    """Runs the method that ``config`` names; ``out`` is for its private progress, ``ranks`` for ``ddal`` alone."""
+def make(
+    config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None, parent: Path | None = None
+) -> DistilledSet:
+    """Runs the method that ``config`` names.
+
+    Args:
+        config: the cell.
+        prepared: stage 1's output.
+        out: for the method's private progress.
+        ranks: the processes that do this together, of ``ddal`` alone.
+        parent: the folder of the cell that it starts from, where ``config`` has one.
+
+    """
     if isinstance(config.method, DDAL):
         from pipeline.methods.ddal import distill
 
-        return distill(config, prepared, out, ranks)
+        return distill(config, prepared, out, ranks, parent)
     if isinstance(config.method, BPTT):
         from pipeline.methods import vectors
 

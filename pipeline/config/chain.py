@@ -1,0 +1,31 @@
+"""What a config reads: the edges of the graph of cells. Nothing else may follow them by hand."""
+
+from __future__ import annotations
+
+from pipeline.config.data import Prepare
+from pipeline.config.methods import Distill
+from pipeline.config.protocols import Evaluate
+
+Stage = Prepare | Distill | Evaluate
+
+
+def inputs(config: Stage) -> tuple[Prepare | Distill, ...]:
+    """The configs whose artifacts a cell reads, what stage 1 made before what stage 2 made.
+
+    Of a set its prepared data, and its parent; of an evaluation the set, the data that it was made from (its tokenizer,
+    and without other data the rows), and the other data.
+    """
+    if isinstance(config, Prepare):
+        return ()
+    if isinstance(config, Distill):
+        return (config.source,) if config.parent is None else (config.source, config.parent)
+    data = () if config.data is None else (config.data,)
+    return (config.source.source, *data, config.source)
+
+
+def upstream(config: Stage) -> tuple[Prepare | Distill, ...]:
+    """All that a cell depends on, each once, inputs before what reads them."""
+    found: list[Prepare | Distill] = []
+    for one in inputs(config):
+        found += [each for each in (*upstream(one), one) if each not in found]
+    return tuple(found)
