@@ -105,12 +105,14 @@ def _task_by_name(value: Any) -> Any:
 class Model(Frozen):
     """An encoder: a hub id, a local folder, or ``package:NAME/path`` for one that an installed package ships.
 
-    ``pretrained: false`` keeps the architecture and the tokenizer but draws every weight anew.
+    ``pretrained: false`` keeps the architecture and the tokenizer but draws every weight anew. ``head: language`` loads
+    a causal language model, which writes text, instead of a classifier.
     """
 
     name: str
     revision: str | None = None
     pretrained: bool = True
+    head: Literal["classifier", "language"] = "classifier"
 
 
 def _model_by_name(value: Any) -> Any:
