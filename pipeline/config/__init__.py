@@ -1,6 +1,6 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
-``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
+``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``dilm`` those by a language model, ``real`` those that choose sentences, ``vectors``
 those that learn vectors, ``loops`` and ``imbalance`` what all that learn have, ``making`` what all say of
 themselves), ``protocols`` stage 3 (``on_vectors`` those of students on vectors), ``training`` AdamW in both,
 ``students`` those on vectors in both, ``chain`` what a config reads, ``experiment`` YAML -> grid of cells (``loader``
@@ -11,6 +11,20 @@ its syntax, ``completed`` configs inside configs), ``cluster`` another YAML -> w
 from pipeline.config.chain import Stage, inputs, upstream
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
 from pipeline.config.data import Model, Prepare, Task, Vectors
+from pipeline.config.dilm import (
+    LM,
+    AtRandom,
+    ByCentres,
+    ByHerding,
+    ByRank,
+    DiLM,
+    Generated,
+    GeneratorTraining,
+    LoRA,
+    Sampling,
+    TextSelection,
+    Unselected,
+)
 from pipeline.config.experiment import Experiment, Report, load
 from pipeline.config.imbalance import ClassWeights, CrossEntropy, LogitAdjustment, RealLoss, Selection
 from pipeline.config.loops import AdamSteps, InnerOptimizer, MomentumSteps, PlainSteps, Validation
@@ -55,22 +69,30 @@ __all__ = [
     "BPTT",
     "DDAL",
     "EL2N",
+    "LM",
     "AdamSteps",
     "AlwaysMajority",
+    "AtRandom",
     "BestCheck",
     "BestEpoch",
     "Budget",
+    "ByCentres",
+    "ByHerding",
+    "ByRank",
     "ByScores",
     "ByVectors",
     "ClassWeights",
     "Cluster",
     "Coreset",
     "CrossEntropy",
+    "DiLM",
     "Distill",
     "Evaluate",
     "Experiment",
     "FineTune",
     "FullData",
+    "Generated",
+    "GeneratorTraining",
     "GradientSteps",
     "Herding",
     "InnerOptimizer",
@@ -78,6 +100,7 @@ __all__ = [
     "KCentres",
     "LearningFromVectors",
     "LogitAdjustment",
+    "LoRA",
     "LossRank",
     "Majority",
     "Method",
@@ -101,11 +124,14 @@ __all__ = [
     "Robust",
     "RobustOnVectors",
     "Runtime",
+    "Sampling",
     "Selection",
     "Stage",
     "Task",
+    "TextSelection",
     "Training",
     "Transformer",
+    "Unselected",
     "Validation",
     "VectorOuter",
     "VectorStudentConfig",

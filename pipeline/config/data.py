@@ -165,6 +165,8 @@ class Prepare(Frozen):
         for name, size in (("dev", self.dev), ("test", self.test)):
             if size is not None and size >= 1 and size != int(size):
                 raise ValueError(f"{name}: {size} is neither a share (below 1) nor a whole number of rows")
+        if self.model.head == "language" and self.vectors is not None:
+            raise ValueError("vectors: a language model has none to write; set vectors: null beside its name")
         return self
 
     def split_otherwise(self, other: Prepare) -> str | None:

@@ -112,6 +112,7 @@ class Sampling(Frozen):
         temperature, repetition_penalty: of the logits.
         max_tokens: of a text; ``null`` takes the longest training row's.
         batch_size: texts drawn together; another one draws other texts.
+        precision: autocast of the language model meanwhile.
 
     """
 
@@ -121,6 +122,7 @@ class Sampling(Frozen):
     repetition_penalty: Positive = 1.0
     max_tokens: Count | None = None
     batch_size: Count = 512
+    precision: Literal["fp32", "bf16"] = "bf16"
 
 
 class Teachers(Frozen):
