@@ -28,7 +28,6 @@ from pipeline.students.encoder import Student
 from pipeline.students.sentences import embed, encoder_hash
 from pipeline.students.snapshot import describe, load_encoder, load_language_model, save
 
-
 _BESIDE_TEXT = 3  # tokens that a generator adds: its class, a separator, the end
 
 
@@ -51,7 +50,8 @@ def run(config: Prepare, out: Path) -> None:
         writes = config.model.head == "language"
         seed = derive(config.seed, "encoder")
         if writes:
-            (model, tokenizer), fresh = load_language_model(config.model, seed), []
+            model, tokenizer = load_language_model(config.model, seed)
+            fresh: list[str] = []
         else:
             model, tokenizer, fresh = load_encoder(config.model, len(raw.classes), seed)
         student = describe(model, fresh)

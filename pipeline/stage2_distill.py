@@ -1,4 +1,7 @@
-"""Stage 2, distill: a prepared task -> ``distilled.h5`` (and ``log.csv``) by the method that the config names."""
+"""Stage 2, distill: a prepared task -> ``distilled.h5`` (and ``log.csv``) by the method that the config names.
+
+Methods that make a language model, which other cells write sets with, leave ``generator/`` instead.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,18 @@ from pathlib import Path
 
 from pipeline.config import Distill
 from pipeline.data.prepared import Prepared
-from pipeline.distilled import save
+from pipeline.distilled import DistilledSet, save
 from pipeline.methods import make
 from pipeline.parallel import Ranks
 from pipeline.store import Store
+from pipeline.store.atomic import write_json
 from pipeline.store.provenance import provenance
 from pipeline.tracking import tracked
 
 
 @tracked
 def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
-    """Writes ``distilled.h5`` under ``out``; a run that was killed goes on from ``progress.pt``.
+    """Writes ``distilled.h5`` or ``generator/`` under ``out``; a run that was killed goes on from ``progress.pt``.
 
     Args:
         config: the cell.
@@ -32,7 +36,7 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     store = Store.of(out)
     prepared = Prepared(store.cell(config.source).folder)
     facts = prepared.manifest
-    distilled = make(config, prepared, out, ranks)
+    made = make(config, prepared, out, ranks)
     if ranks is not None and not ranks.first:
         return
     about = {
@@ -46,10 +50,14 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         "content": store.identity(config.source)["config"],
         "seed": config.seed,
         "selection": {"split": "none"},
-        **distilled.about,
+        **(made.about if isinstance(made, DistilledSet) else {}),
         "provenance": provenance(),
     }
-    save(replace(distilled, about=about), out / "distilled.h5")
+    if isinstance(made, DistilledSet):
+        save(replace(made, about=about), out / "distilled.h5")
+    else:
+        made.save(out / "generator")
+        write_json(out / "generator" / "about.json", about)
 
 
 if __name__ == "__main__":

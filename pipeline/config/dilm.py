@@ -19,7 +19,7 @@ GENERATORS = ("lm", "dilm")
 
 
 class LoRA(Frozen):
-    """Low-rank adapters on the linear layers; they and the new tokens are all that is trained, and are merged at the end.
+    """Low-rank adapters on the linear layers; they and the new tokens are all that is trained; merged at the end.
 
     Attributes:
         rank, alpha, dropout: of the adapters (Hu et al., ICLR 2022).
@@ -28,7 +28,7 @@ class LoRA(Frozen):
     """
 
     rank: Count = 16
-    alpha: Positive = 32.0
+    alpha: Count = 32
     dropout: Share = 0.0
     modules: tuple[str, ...] | None = None
 
@@ -208,11 +208,13 @@ class DiLM(GeneratorTraining, Making):
     def _check(self) -> DiLM:
         if self.shots % self.clusters:
             raise ValueError(
-                f"pool.clusters: {self.clusters} does not divide shots: {self.shots}, of which each gives equally many; "
+                f"pool.clusters: {self.clusters} does not divide shots: {self.shots}, each gives equally many; "
                 f"allowed: {', '.join(str(n) for n in range(1, self.shots + 1) if self.shots % n == 0)}"
             )
         if self.pool_size < self.shots:
-            raise ValueError(f"pool.size: {self.pool_size} texts per class are fewer than the {self.shots} of an update")
+            raise ValueError(
+                f"pool.size: {self.pool_size} texts per class are fewer than the {self.shots} of an update"
+            )
         if self.student.epochs is not None:
             raise ValueError("student.epochs: the student's steps follow from updates and student_steps; remove it")
         if self.student.steps < self.longest:

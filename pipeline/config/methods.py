@@ -192,7 +192,19 @@ class DDAL(Making):
 
 
 Method = Annotated[
-    DDAL | RandomReal | Herding | KCentres | Moderate | LossRank | EL2N | FullData | Majority | BPTT | LM | DiLM | Generated,
+    DDAL
+    | RandomReal
+    | Herding
+    | KCentres
+    | Moderate
+    | LossRank
+    | EL2N
+    | FullData
+    | Majority
+    | BPTT
+    | LM
+    | DiLM
+    | Generated,
     Field(discriminator="name"),
 ]
 

@@ -46,7 +46,7 @@ def tokenise_plainly(
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         columns = [tokenizer(batch[name], add_special_tokens=False)["input_ids"] for name in text]
         kept = [_shortened(fields, max_length) for fields in zip(*columns, strict=True)]
-        found: dict[str, Any] = {"input_ids": [sum(fields, []) for fields in kept]}
+        found: dict[str, Any] = {"input_ids": [[token for ids in fields for token in ids] for fields in kept]}
         if len(text) > 1:
             found["first"] = [len(fields[0]) for fields in kept]
         return found | {"length": [len(ids) for ids in found["input_ids"]]}

@@ -99,6 +99,11 @@ class Student:
         return cls(model.to(device), fresh, dropout=dropout, precision=precision, outer_precision=outer_precision)
 
     @property
+    def body(self) -> str:
+        """The prefix of the names of the encoder's own parameters; the head's have another."""
+        return str(self._module.base_model_prefix)
+
+    @property
     def width(self) -> int:
         """E, the width of the embedding table (not always the hidden size)."""
         return int(self.embedding_matrix.shape[1])

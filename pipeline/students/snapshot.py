@@ -96,7 +96,9 @@ def load_language_model(config: Model, seed: int) -> tuple[PreTrainedModel, PreT
         except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
             if isinstance(error, InputError) or (isinstance(error, OSError) and is_full(error)):
                 raise
-            raise InputError(f"model {config.name}: no usable language model ({_first_line(error)}); {advice}") from error
+            raise InputError(
+                f"model {config.name}: no usable language model ({_first_line(error)}); {advice}"
+            ) from error
         tokenizer = _tokenizer(config.name, name, where)
     if info["missing_keys"]:
         absent = ", ".join(sorted(info["missing_keys"])[:3])

@@ -42,9 +42,7 @@ def pretrain(config: Distill, prepared: Prepared, out: Path) -> Generator:
     """
     method = config.method
     assert isinstance(method, LM)
-    generator = Generator.fresh(
-        prepared.model_folder, len(prepared.classes), config.seed, pick_device(config.runtime)
-    )
+    generator = Generator.fresh(prepared.model_folder, len(prepared.classes), config.seed, pick_device(config.runtime))
     run = Pretraining(method, generator, generator.sequences(prepared.split("train")), config.seed)
     validate = _DevLoss(method, prepared, generator, config.seed)
     loop(run, validate, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)
@@ -109,7 +107,7 @@ def language_modelling(generator: Generator, train: Sequences, rows: Tensor, wei
     total = torch.zeros(())
     for part in rows[lengths.argsort(stable=True)].split(_CHUNK):
         loss = generator.losses(*train.batch(part, generator.pad, generator.device)).sum() / predicted
-        (weight * loss).backward()  # type: ignore[no-untyped-call]
+        (weight * loss).backward()
         total += loss.detach().cpu()
     return total
 
