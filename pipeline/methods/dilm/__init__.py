@@ -13,10 +13,8 @@ from pathlib import Path
 from pipeline.config import LM, Distill, Prepare
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
-from pipeline.methods.dilm.generate import generate
+from pipeline.methods.dilm import generate, pretrain, tuning
 from pipeline.methods.dilm.generator import Generator
-from pipeline.methods.dilm.pretrain import pretrain
-from pipeline.methods.dilm.tuning import tune
 from pipeline.store import Store
 from pipeline.store.atomic import write_text
 
@@ -24,21 +22,21 @@ __all__ = ["Generator", "train", "write_set"]
 
 
 def train(config: Distill, prepared: Prepared, out: Path) -> Generator:
-    """The generator of an ``lm`` or ``dilm`` cell; see :func:`~.pretrain.pretrain` and :func:`~.tuning.tune`."""
+    """The generator of an ``lm`` or ``dilm`` cell; see :mod:`~.pretrain` and :mod:`~.tuning`."""
     if isinstance(config.method, LM):
-        return pretrain(config, prepared, out)
+        return pretrain.pretrain(config, prepared, out)
     store = Store.of(out)
     assert config.parent is not None
     written = Prepared(store.cell(language_source(config)).folder)
-    return tune(config, prepared, written, store.cell(config.parent).folder, out)
+    return tuning.tune(config, prepared, written, store.cell(config.parent).folder, out)
 
 
 def write_set(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
-    """The set of a ``generated`` cell, also as ``texts.jsonl`` with the task's columns; see :func:`~.generate`."""
+    """The set of a ``generated`` cell, also as ``texts.jsonl`` with the task's columns; see :mod:`~.generate`."""
     store = Store.of(out)
     assert config.parent is not None
     written = Prepared(store.cell(language_source(config)).folder)
-    made = generate(config, prepared, written, store.cell(config.parent).folder)
+    made = generate.generate(config, prepared, written, store.cell(config.parent).folder)
     columns, classes = config.source.task.text, prepared.classes
     lines = [
         json.dumps(dict(zip(columns, text, strict=True)) | {"label": classes[label]}, ensure_ascii=False)
