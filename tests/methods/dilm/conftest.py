@@ -51,10 +51,7 @@ def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 pairs as JSON lines; whether both sentences have the same keyword class is their label."""
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     one, other = corpus(120, seed=5), corpus(120, seed=6)
-    rows = [
-        {"one": a["text"], "other": b["text"], "label": a["label"]}
-        for a, b in zip(one, other, strict=True)
-    ]
+    rows = [{"one": a["text"], "other": b["text"], "label": a["label"]} for a, b in zip(one, other, strict=True)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

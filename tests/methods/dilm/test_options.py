@@ -1,0 +1,139 @@
+"""Options of generators: adapters, activations computed again, bfloat16; and what configs refuse."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from pipeline.config import DiLM, Distill, Evaluate
+from pipeline.errors import InputError
+from pipeline.methods.dilm import language_source
+from pipeline.methods.dilm.generator import Generator
+from pipeline.stage2_distill import run as distill
+from pipeline.store import Store
+from tests.methods.dilm.conftest import fresh, prepared
+
+Chain = Callable[..., Distill]
+
+
+def lm_of(chain: Chain, **options: Any) -> Distill:
+    config = chain(options, matched=False).parent
+    assert config is not None
+    return config
+
+
+def trained(config: Distill, store: Store) -> Path:
+    prepared(config.source, store)
+    folder = store.cell(config).folder
+    folder.mkdir(parents=True)
+    distill(config, folder)
+    return folder
+
+
+def test_adapters_and_new_tokens_are_all_that_is_trained(chain: Chain, store: Store, language_model: Path) -> None:
+    pytest.importorskip("peft")
+    config = lm_of(chain, lora={"rank": 2, "modules": ["c_attn"]}, steps=4)
+    folder = trained(config, store)
+    after = Generator.load(folder / "generator", 2, "cpu").model.state_dict()
+    # what was there before is that of the config's seed
+    before = Generator.fresh(prepared(config.source, store).model_folder, 2, config.seed, "cpu").model.state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    tables = {"transformer.wte.weight", "lm_head.weight"}
+    assert changed == {f"transformer.h.{layer}.attn.c_attn.weight" for layer in range(2)} | tables
+    rows = (before["transformer.wte.weight"] != after["transformer.wte.weight"]).any(dim=1).nonzero().flatten()
+    generator = fresh(language_model)
+    assert set(rows.tolist()) <= {*generator.begin, generator.separator}
+    assert set(generator.begin) <= set(rows.tolist())
+    state = torch.load(folder / "progress.pt", weights_only=True)
+    assert sum(tensor.numel() for tensor in state["generator"].values()) < 0.2 * sum(t.numel() for t in after.values())
+
+
+def test_adapters_without_their_package_are_refused_with_what_to_type(
+    chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = lm_of(chain, lora={})
+    prepared(config.source, store)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match="pip install peft"):
+        trained(config, store)
+
+
+def test_activations_computed_again_change_nothing(chain: Chain, tmp_path: Path) -> None:
+    found = []
+    for again in (False, True):
+        store = Store(tmp_path / str(again))
+        config = lm_of(chain, gradient_checkpointing=again, steps=3)
+        found.append((store.cell(config).digest, (trained(config, store) / "generator/model.safetensors").read_bytes()))
+    assert found[0] == found[1]
+
+
+def test_bfloat16_is_near(chain: Chain, store: Store, language_model: Path) -> None:
+    generator = fresh(language_model)
+    train = generator.sequences(prepared(language_source(chain()), store).split("train"))
+    exact = generator.mean_losses(train)
+    generator.precision = "bf16"
+    near = generator.mean_losses(train)
+    assert near.dtype == torch.float32
+    assert not torch.equal(near, exact)
+    assert torch.allclose(near, exact, rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"shots": 6, "pool": {"clusters": 4}}, "allowed: 1, 2, 3, 6"),
+        ({"pool": {"size": 3}}, "pool.size: 3 texts per class are fewer than the 64 of an update"),
+        ({"student": {"steps": 100}}, "shorter than the 180 steps"),
+        ({"student": {"epochs": 2}}, "student.epochs"),
+    ],
+)
+def test_what_cannot_be_matched(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        DiLM.model_validate({"name": "dilm", **options})
+
+
+def test_the_published_pool_is_looked_at_once() -> None:
+    assert DiLM(name="dilm").pool_size == 64 * 10 * 20
+    assert DiLM(name="dilm").clusters == 64
+
+
+def test_heads_and_chains_are_checked(chain: Chain) -> None:
+    config = chain()
+    lm = language_source(config)
+    encoder = config.source
+    raw = config.model_dump(exclude_none=True)
+    for change, said in (
+        ({"source": lm.model_dump()}, "method 'generated' needs a classifier"),
+        ({"parent": None}, "method 'generated' needs another cell of stage 2 that writes the set"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            Distill.model_validate(raw | change)
+    with pytest.raises(ValidationError, match="head: language"):
+        Distill.model_validate({"source": encoder.model_dump(), "method": {"name": "lm"}})
+    for protocol in ({"name": "finetune"}, {"name": "ddal", "step_sizes": [0.1]}):
+        assert Evaluate.model_validate({"source": raw, "protocol": protocol}).shots == 2
+        with pytest.raises(ValidationError, match="makes a language model, which writes sets"):
+            Evaluate.model_validate({"source": raw["parent"], "protocol": protocol})
+    with pytest.raises(ValidationError, match="vectors: a language model has none"):
+        type(lm).model_validate(lm.model_dump() | {"vectors": "cls"})
+
+
+def test_an_encoder_is_no_language_model(chain: Chain, store: Store, encoder_folder: Callable[..., Path]) -> None:
+    lm = language_source(chain())
+    for family, said in (("bert", "no pretrained language model"), ("electra", "no pretrained language model")):
+        model = lm.model.model_copy(update={"name": str(encoder_folder(family))})
+        with pytest.raises(InputError, match=said):
+            prepared(lm.model_copy(update={"model": model}), store)
+
+
+def test_the_same_folder_as_classifier_and_as_language_model_are_two_artifacts(chain: Chain, store: Store) -> None:
+    lm = language_source(chain())
+    other = lm.model_copy(update={"model": lm.model.model_copy(update={"head": "classifier"})})
+    assert store.cell(lm).digest != store.cell(other).digest
