@@ -1,6 +1,7 @@
 """Stage 2, distill: a prepared task -> ``distilled.h5`` (and ``log.csv``) by the method that the config names.
 
-Methods that make a language model, which other cells write sets with, leave ``generator/`` instead.
+Methods that make a language model, which other cells write sets with, leave ``generator/`` instead. Where the config
+has a ``parent``, what that cell of stage 2 made is an input, too.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     store = Store.of(out)
     prepared = Prepared(store.cell(config.source).folder)
     facts = prepared.manifest
-    made = make(config, prepared, out, ranks)
+    parent = None if config.parent is None else store.cell(config.parent).folder
+    made = make(config, prepared, out, ranks, parent)
     if ranks is not None and not ranks.first:
         return
     about = {

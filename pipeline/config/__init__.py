@@ -3,9 +3,10 @@
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
 those that learn vectors, ``dilm`` those by a language model, ``loops`` and ``imbalance`` what all that learn have,
 ``making`` what all say of themselves), ``protocols`` stage 3 (``on_vectors`` those of students on vectors),
-``training`` AdamW in both, ``students`` those on vectors in both, ``chain`` what a config reads, ``experiment`` YAML -> grid of cells (``loader``
-its syntax, ``completed`` configs inside configs), ``cluster`` another YAML -> what a job of each cell asks for
-(``resources``; ``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type about an experiment.
+``training`` AdamW in both, ``students`` those on vectors in both, ``chain`` what a config reads, ``experiment`` YAML ->
+grid of cells (``loader`` its syntax, ``completed`` configs inside configs), ``cluster`` another YAML -> what a job of
+each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type
+about an experiment.
 """
 
 from pipeline.config.chain import Stage, inputs, upstream

@@ -21,8 +21,17 @@ if TYPE_CHECKING:
     from pipeline.methods.dilm import Generator
 
 
-def make(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None) -> DistilledSet | Generator:
-    """Runs the method that ``config`` names; ``out`` is for its private progress, ``ranks`` for ``ddal`` alone.
+def make(
+    config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None, parent: Path | None = None
+) -> DistilledSet | Generator:
+    """Runs the method that ``config`` names.
+
+    Args:
+        config: the cell.
+        prepared: stage 1's output.
+        out: for the method's private progress.
+        ranks: the processes that do this together, of ``ddal`` alone.
+        parent: the folder of the cell that it starts from, where ``config`` has one.
 
     Returns:
         A set, or the language model that later cells write sets with.
@@ -31,19 +40,15 @@ def make(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = N
     if isinstance(config.method, DDAL):
         from pipeline.methods.ddal import distill
 
-        return distill(config, prepared, out, ranks)
+        return distill(config, prepared, out, ranks, parent)
     if isinstance(config.method, BPTT):
         from pipeline.methods import vectors
 
         return vectors.distill(config, prepared, out)
-    if isinstance(config.method, LM | DiLM):
+    if isinstance(config.method, LM | DiLM | Generated):
         from pipeline.methods import dilm
 
-        return dilm.train(config, prepared, out)
-    if isinstance(config.method, Generated):
-        from pipeline.methods import dilm
-
-        return dilm.write_set(config, prepared, out)
+        return dilm.make(config, prepared, out, parent)
     from pipeline.methods.real import choose
 
     return choose(config, prepared)

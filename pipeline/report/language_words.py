@@ -75,8 +75,8 @@ def writer(config: Distill) -> str:
     lm = first.method
     assert isinstance(lm, LM)
     text = (
-        f"Written by a language model, {first.source.model.name}, after {lm.steps:,} steps of class-conditional language "
-        f"modelling on batches of {lm.batch_size}"
+        f"Written by a language model, {first.source.model.name}, after {lm.steps:,} steps of class-conditional "
+        f"language modelling on batches of {lm.batch_size}"
     )
     if isinstance(parent.method, DiLM):
         matched = parent.method

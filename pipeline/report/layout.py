@@ -135,8 +135,8 @@ def row_of(cell: Evaluate) -> Row:
     if isinstance(method, BPTT):
         return _bptt_row(method, cell)
     if isinstance(method, Generated):
-        order = (2, len(ATTENTION) + 1, *generated_order(cell.source), cell.shots or 0)
-        return Row(order, generated_name(cell.source), "ddal", None, cell.shots, "", False)
+        place = (2, len(ATTENTION) + 1, *generated_order(cell.source), cell.shots or 0)
+        return Row(place, generated_name(cell.source), "ddal", None, cell.shots, "", False)
     assert isinstance(method, DDAL)  # a language model is no set
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
     if data == "different" and method.order == "random":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.config import LM, Distill, Prepare
+from pipeline.config import LM, DiLM, Distill, Prepare
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.methods.dilm import generate, pretrain, tuning
@@ -18,25 +18,21 @@ from pipeline.methods.dilm.generator import Generator
 from pipeline.store import Store
 from pipeline.store.atomic import write_text
 
-__all__ = ["Generator", "train", "write_set"]
+__all__ = ["Generator", "make"]
 
 
-def train(config: Distill, prepared: Prepared, out: Path) -> Generator:
-    """The generator of an ``lm`` or ``dilm`` cell; see :mod:`~.pretrain` and :mod:`~.tuning`."""
+def make(config: Distill, prepared: Prepared, out: Path, parent: Path | None) -> DistilledSet | Generator:
+    """What an ``lm``, ``dilm`` or ``generated`` cell is for; see :mod:`~.pretrain`, :mod:`~.tuning`, :mod:`~.generate`.
+
+    The set of the last one is also left as ``texts.jsonl``, with the columns of the task.
+    """
     if isinstance(config.method, LM):
         return pretrain.pretrain(config, prepared, out)
-    store = Store.of(out)
-    assert config.parent is not None
-    written = Prepared(store.cell(language_source(config)).folder)
-    return tuning.tune(config, prepared, written, store.cell(config.parent).folder, out)
-
-
-def write_set(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
-    """The set of a ``generated`` cell, also as ``texts.jsonl`` with the task's columns; see :mod:`~.generate`."""
-    store = Store.of(out)
-    assert config.parent is not None
-    written = Prepared(store.cell(language_source(config)).folder)
-    made = generate.generate(config, prepared, written, store.cell(config.parent).folder)
+    written = Prepared(Store.of(out).cell(language_source(config)).folder)
+    assert parent is not None  # the config says so
+    if isinstance(config.method, DiLM):
+        return tuning.tune(config, prepared, written, parent, out)
+    made = generate.generate(config, prepared, written, parent)
     columns, classes = config.source.task.text, prepared.classes
     lines = [
         json.dumps(dict(zip(columns, text, strict=True)) | {"label": classes[label]}, ensure_ascii=False)
@@ -49,6 +45,6 @@ def write_set(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
 def language_source(config: Distill) -> Prepare:
     """The data that the language model at the beginning of a chain was prepared with."""
     while not isinstance(config.method, LM):
-        assert config.parent is not None  # the config says so
+        assert config.parent is not None
         config = config.parent
     return config.source

@@ -223,9 +223,9 @@ def _bptt(method: BPTT) -> str:
 def _written(distilled: DistilledSet) -> str:
     found = distilled.about["generated"]
     return (
-        f"Of what was written, {found['unusable']:,} texts were left out as empty or no pair and {found['repeated']:,} as "
-        f"repeated; the generator's loss per token is {found['loss']:.3f} on what was kept and "
-        f"{found['loss_of_candidates']:.3f} on all candidates. The texts themselves are in the file's attribute `about`."
+        f"Of what was written, {found['unusable']:,} texts were left out as empty or no pair and "
+        f"{found['repeated']:,} as repeated; the generator's loss per token is {found['loss']:.3f} on what was kept "
+        f"and {found['loss_of_candidates']:.3f} on all candidates. The texts are in the file's attribute `about`."
     )
 
 
@@ -271,8 +271,8 @@ def _limits(distilled: DistilledSet, config: Distill, facts: Facts) -> list[str]
         )
     if isinstance(config.method, Generated):
         lines.append(
-            "A language model wrote the texts: what it remembers of its own training data, which the audit does not see, "
-            "may be among them, and a text may not mean what its label says."
+            "A language model wrote the texts: what it remembers of its own training data, which the audit does not "
+            "see, may be among them, and a text may not mean what its label says."
         )
     if config.is_drawn:
         lines.append("One distillation: ± does not hold what another seed would give.")

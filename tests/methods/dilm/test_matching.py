@@ -106,7 +106,7 @@ def test_weights_are_a_softmax_of_minus_the_losses() -> None:
     ("family", "head", "layer"),
     [
         ("bert", {"classifier.weight", "classifier.bias"}, "bert.pooler.dense.weight"),
-        ("roberta", {"classifier.dense.weight", "classifier.out_proj.weight"}, "roberta.encoder.layer.1.output.dense.bias"),
+        ("roberta", {"classifier.dense.weight"}, "roberta.encoder.layer.1.output.dense.bias"),
         ("distilbert", {"pre_classifier.weight", "classifier.bias"}, "distilbert.transformer.layer.1.ffn.lin2.bias"),
     ],
 )  # fmt: skip
