@@ -9,7 +9,7 @@ each cell asks for (``resources``; ``where`` which cells), ``problems`` errors a
 about an experiment.
 """
 
-from pipeline.config.chain import Stage, inputs, upstream
+from pipeline.config.chain import Stage, inputs, language_source, upstream
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
 from pipeline.config.data import Model, Prepare, Task, Vectors
 from pipeline.config.dilm import (
@@ -139,6 +139,7 @@ __all__ = [
     "VectorValidation",
     "Vectors",
     "inputs",
+    "language_source",
     "load",
     "load_cluster",
     "on_real_text",

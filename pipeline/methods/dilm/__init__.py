@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.config import LM, DiLM, Distill, Prepare
+from pipeline.config import LM, DiLM, Distill, language_source
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.methods.dilm import generate, pretrain, tuning
@@ -40,11 +40,3 @@ def make(config: Distill, prepared: Prepared, out: Path, parent: Path | None) ->
     ]
     write_text(out / "texts.jsonl", "\n".join(lines) + "\n")
     return made
-
-
-def language_source(config: Distill) -> Prepare:
-    """The data that the language model at the beginning of a chain was prepared with."""
-    while not isinstance(config.method, LM):
-        assert config.parent is not None
-        config = config.parent
-    return config.source

@@ -51,12 +51,16 @@ def generate(config: Distill, prepared: Prepared, written: Prepared, parent: Pat
         Stopped: a signal came; what was written is lost.
 
     """
-    method, C = config.method, len(prepared.classes)
+    generator = Generator.load(parent / "generator", len(prepared.classes), pick_device(config.runtime))
+    return generate_from(generator, config, prepared, int(written.split("train").lengths.max()))
+
+
+def generate_from(generator: Generator, config: Distill, prepared: Prepared, longest: int) -> DistilledSet:
+    """The set by a generator that is in memory; ``longest`` is how many tokens a training row has at most."""
+    method, C, fields = config.method, len(prepared.classes), len(config.source.task.text)
     assert isinstance(method, Generated)
     if isinstance(method.selection, ByCentres | ByHerding):
         check_pooling(method.selection.pooling, prepared)
-    generator = Generator.load(parent / "generator", C, pick_device(config.runtime))
-    longest, fields = int(written.split("train").lengths.max()), len(config.source.task.text)
     found = write(generator, method.candidates, fields, method.sampling, longest, config.seed, distinct=method.distinct)
     split = found.split(prepared.tokenizer, prepared.manifest["max_length"])
     losses = generator.mean_losses(found.sequences)

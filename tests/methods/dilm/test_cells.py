@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import Distill
+from pipeline.config import Distill, language_source
 from pipeline.distilled import DistilledSet, load
-from pipeline.methods.dilm import language_source, pretrain, sampling, trajectory, tuning
+from pipeline.methods.dilm import pretrain, sampling, trajectory, tuning
 from pipeline.methods.dilm.generator import Generator
 from pipeline.stage2_distill import run as distill
 from pipeline.store import Store

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import Distill
-from pipeline.methods.dilm import language_source
+from pipeline.config import Distill, language_source
 from pipeline.methods.dilm.generator import Generator, normalised
 from pipeline.methods.dilm.sequences import Sequences, joined
 from pipeline.store import Store

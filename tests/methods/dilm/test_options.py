@@ -11,9 +11,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.config import DiLM, Distill, Evaluate
+from pipeline.config import DiLM, Distill, Evaluate, language_source
 from pipeline.errors import InputError
-from pipeline.methods.dilm import language_source
 from pipeline.methods.dilm.generator import Generator
 from pipeline.stage2_distill import run as distill
 from pipeline.store import Store
