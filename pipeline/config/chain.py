@@ -34,7 +34,6 @@ def upstream(config: Stage) -> tuple[Prepare | Distill, ...]:
 
 def language_source(config: Distill) -> Prepare:
     """The data that the language model at the beginning of a chain was prepared with."""
-    while not isinstance(config.method, LM):
-        assert config.parent is not None  # its method needs one, which the config has checked
-        config = config.parent
-    return config.source
+    first = config.chain[-1]
+    assert isinstance(first.method, LM)  # the methods in between have checked their parents
+    return first.source

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from pipeline.config import LM, AtRandom, ByCentres, ByHerding, ByRank, DiLM, Distill, Generated, Method
+from pipeline.config import LM, AtRandom, ByCentres, ByHerding, ByRank, DiLM, Distill, Generated
 
 _SELECTIONS = ("k_centres", "herding", "rank", "random", "none")
 
@@ -54,14 +52,9 @@ def _ablations(method: DiLM) -> list[str]:
 
 def kept_state(config: Distill) -> str:
     """By what the states of the generators of a chain were chosen."""
-    best = [name for name, method in _generators(config) if isinstance(method, LM) and method.validation.keep == "best"]
-    return f"the best by dev loss of {' and '.join(best)}, otherwise the last" if best else "the last step"
-
-
-def _generators(config: Distill) -> Iterator[tuple[str, Method]]:
-    while config.parent is not None:
-        config = config.parent
-        yield config.method.name, config.method
+    lm = config.chain[-1].method
+    assert isinstance(lm, LM)
+    return "the best of lm by dev loss" if lm.validation.keep == "best" else "the last step"
 
 
 def writer(config: Distill) -> str:
@@ -69,9 +62,7 @@ def writer(config: Distill) -> str:
     method, parent = config.method, config.parent
     assert isinstance(method, Generated)
     assert parent is not None
-    first = parent
-    while first.parent is not None:
-        first = first.parent
+    first = config.chain[-1]
     lm = first.method
     assert isinstance(lm, LM)
     text = (

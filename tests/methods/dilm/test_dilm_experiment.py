@@ -22,7 +22,7 @@ from pipeline.report import work
 from pipeline.report.layout import row_of
 from pipeline.store import Store
 from tests.methods.dilm.conftest import prepared
-from tests.methods.dilm.test_cells import cells, made
+from tests.methods.dilm.test_dilm_cells import cells, made
 
 Chain = Callable[..., Distill]
 ROOT = Path(__file__).resolve().parents[3]
