@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipeline.config import Distill, Evaluate
+from pipeline.config import LM, DiLM, Distill, Evaluate, FineTune, Generated, load
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import load as load_set
 from pipeline.launch.estimate import class_of
 from pipeline.probe_language import pieces
 from pipeline.report import work
-from pipeline.report.layout import row_of
+from pipeline.report.layout import check_choices, row_of
 from pipeline.store import Store
 from tests.methods.dilm.conftest import prepared
 from tests.methods.dilm.test_dilm_cells import cells, made
@@ -157,3 +157,34 @@ def test_a_prefix_keeps_its_texts(chain: Chain, store: Store) -> None:
     whole = load_set(made(chain(), store) / "distilled.h5")
     part = whole.prefix(1)
     assert part.about["texts"] == whole.about["texts"][:2]
+
+
+@pytest.mark.parametrize(("name", "generators", "sets"), [("dilm", 3 * 4, 20), ("dilm_minilm", 2 * 2, 3)])
+def test_shipped_grids_train_each_generator_once(name: str, generators: int, sets: int) -> None:
+    experiment = load(ROOT / "configs" / f"{name}.yaml")
+    check_choices(experiment)
+    sources = [cell.source for cell in experiment.cells]
+    parents = {one.model_dump_json() for source in sources for one in source.chain[1:]}
+    assert len(parents) == generators
+    for source in sources:
+        if source.method.name == "generated":
+            twins = [
+                one for one in sources if one.model_copy(update={"seed": 0}) == source.model_copy(update={"seed": 0})
+            ]
+            assert len({one.seed for one in twins}) == sets
+
+
+def test_defaults_are_the_published_ones() -> None:
+    """Table of options of the public repository; the pool is as large as what is looked at until the next one."""
+    lm, dilm, made = LM(name="lm"), DiLM(name="dilm"), Generated(name="generated")
+    assert (lm.steps, lm.lr, lm.warmup_ratio, lm.batch_size, lm.weight_decay) == (80_000, 1e-5, 0.1, 64, 0.01)
+    assert (dilm.steps, dilm.lr, dilm.warmup_ratio, dilm.weight_decay) == (20_000, 3e-7, 0.05, 0.01)
+    assert (dilm.shots, dilm.teachers.shots, dilm.teachers.sets, dilm.lm_weight) == (64, 200, 10, 0.0)
+    assert (dilm.updates, dilm.student_steps, dilm.pool.every, dilm.temperature) == (10, 20, 20, 1.0)
+    assert {lm.scheduler, dilm.scheduler} == {"cosine"}
+    assert {lm.precision, dilm.precision, made.sampling.precision} == {"bf16"}
+    assert (made.sampling.top_p, made.sampling.top_k, made.sampling.batch_size) == (0.95, None, 512)
+    assert (made.over_sample, made.shots, made.selection.name) == (100, 20, "k_centres")
+    assert FineTune(name="finetune").model_dump(include={"lr", "steps", "batch_size", "warmup_ratio"}) == {
+        "lr": 1e-4, "steps": 200, "batch_size": 64, "warmup_ratio": 0.5,
+    }  # fmt: skip
