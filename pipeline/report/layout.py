@@ -128,18 +128,8 @@ def _own_row(cell: Evaluate) -> Row:
     if isinstance(method, RandomReal | Coreset):
         return _real_row(method, cell)
     if isinstance(method, FullData):
-        student = student_name(cell)
-        return Row(
-            (3, *student_order(cell)),
-            _by("full data", student),
-            "full",
-            None,
-            None,
-            "",
-            False,
-            student,
-            network_name(cell),
-        )
+        student, last = student_name(cell), (3, *student_order(cell))
+        return Row(last, _by("full data", student), "full", None, None, "", False, student, network_name(cell))
     if isinstance(method, BPTT):
         return _bptt_row(method, cell)
     if isinstance(method, Generated):
