@@ -115,14 +115,17 @@ def add_adapters(generator: Generator, config: LoRA, seed: int) -> None:
             "lora: package 'peft' is not installed; type: pip install peft, or remove lora to train every weight"
         ) from error
     model = generator.model
-    (embeddings,) = (n for n, module in model.named_modules() if module is model.get_input_embeddings())
+    tables = [model.get_input_embeddings()]
+    if not model.config.tie_word_embeddings:  # how likely a separator is has weights of its own
+        tables.append(model.get_output_embeddings())
+    names = [name.rpartition(".")[2] for name, module in model.named_modules() if module in tables]
     settings = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules="all-linear" if config.modules is None else list(config.modules),
-        trainable_token_indices={embeddings.rpartition(".")[2]: [*generator.begin, generator.separator]},
+        trainable_token_indices={name: [*generator.begin, generator.separator] for name in names},
     )
     with seeded(seed, "adapters"):
         try:

@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline.config import DiLM, Distill, Evaluate, language_source
+from pipeline.config import LM, DiLM, Distill, Evaluate, language_source
 from pipeline.errors import InputError
 from pipeline.methods.dilm.generator import Generator
+from pipeline.methods.dilm.optimisation import Optimisation
+from pipeline.methods.dilm.pretrain import language_modelling
+from pipeline.methods.dilm.sequences import Sequences
+from pipeline.randomness import seeded
 from pipeline.stage2_distill import run as distill
 from pipeline.store import Store
-from tests.methods.dilm.conftest import fresh, prepared
+from tests.methods.dilm.conftest import WORDS, fresh, language_tokenizer, prepared
 
 Chain = Callable[..., Distill]
 
@@ -52,6 +57,27 @@ def test_adapters_and_new_tokens_are_all_that_is_trained(chain: Chain, store: St
     assert set(generator.begin) <= set(rows.tolist())
     state = torch.load(folder / "progress.pt", weights_only=True)
     assert sum(tensor.numel() for tensor in state["generator"].values()) < 0.2 * sum(t.numel() for t in after.values())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_learn_how_likely_a_separator_is(tmp_path: Path, tied: bool) -> None:
+    pytest.importorskip("peft")
+    config = LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    with seeded(1, "llama"):
+        LlamaForCausalLM(config).save_pretrained(tmp_path)
+    language_tokenizer().save_pretrained(tmp_path)
+    generator, before = fresh(tmp_path), fresh(tmp_path).model.state_dict()
+    pairs = Sequences.of([generator.wrapped([[5, 6], [7]], label) for label in (0, 1)], [0, 1])
+    method = LM(name="lm", lora={"rank": 2}, precision="fp32", steps=3, lr=1e-2, warmup_ratio=0)  # type: ignore[arg-type]
+    run = Optimisation(generator, method, 0)
+    run.step(lambda: language_modelling(generator, pairs, torch.arange(2)))
+    after = run.finished().model.state_dict()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        changed = (before[name] != after[name]).any(dim=1).nonzero().flatten().tolist()
+        assert changed == sorted([*generator.begin, generator.separator])
 
 
 def test_adapters_without_their_package_are_refused_with_what_to_type(
