@@ -61,6 +61,7 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     else:
         made.save(out / "generator")
         write_json(out / "generator" / "about.json", about)
+        (out / "progress.pt").unlink(missing_ok=True)  # three times as large as the model
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ def make(config: Distill, prepared: Prepared, out: Path, parent: Path | None) ->
 
     The set of the last one is also left as ``texts.jsonl``, with the columns of the task.
     """
+    if (out / "generator" / "about.json").is_file():  # a run was killed after its last step; nothing is left to do
+        return Generator.load(out / "generator", len(prepared.classes), "cpu")
     if isinstance(config.method, LM):
         return pretrain.pretrain(config, prepared, out)
     written = Prepared(Store.of(out).cell(language_source(config)).folder)

@@ -158,3 +158,16 @@ def same(one: DistilledSet, other: DistilledSet) -> None:
     assert one.token_ids is not None
     assert other.token_ids is not None
     assert torch.equal(one.token_ids, other.token_ids)
+
+
+def test_a_run_that_was_killed_after_its_last_step_has_nothing_left_to_do(
+    chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = chain(matched=False).parent
+    assert config is not None
+    folder = made(config, store)
+    assert not (folder / "progress.pt").exists()
+    before = weights(folder)
+    monkeypatch.setattr(pretrain.Pretraining, "advance", dying(pretrain.Pretraining.advance, 1))
+    distill(config, folder)
+    assert weights(folder) == before
