@@ -20,12 +20,15 @@ from pipeline.bilevel import descend
 from pipeline.config import (
     BPTT,
     DDAL,
+    LM,
     ByScores,
     ByVectors,
     Coreset,
+    DiLM,
     Distill,
     Evaluate,
     FineTune,
+    Generated,
     GradientSteps,
     OnVectors,
     Training,
@@ -141,6 +144,10 @@ def probe_distill(config: Distill, folder: Path, set_: Path) -> Slice:
         _ddal(config, config.method, prepared, found, set_)
     elif isinstance(config.method, BPTT):
         _repeat_all(found, distill_pieces(config, config.method, prepared, set_))
+    elif isinstance(config.method, LM | DiLM | Generated):
+        from pipeline.probe_language import pieces
+
+        _repeat_all(found, pieces(config, prepared, set_))
     elif isinstance(config.method, Coreset):
         _coreset(config, config.method, prepared, found)
     else:

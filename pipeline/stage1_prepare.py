@@ -18,7 +18,7 @@ from pipeline.data import vectors
 from pipeline.data.loading import load_raw
 from pipeline.data.prepared import Prepared
 from pipeline.data.splits import also_in, carve
-from pipeline.data.tokenised import content_hash, tokenise
+from pipeline.data.tokenised import content_hash, tokenise, tokenise_plainly
 from pipeline.errors import InputError
 from pipeline.progress import bar
 from pipeline.randomness import derive
@@ -26,7 +26,9 @@ from pipeline.store.atomic import write_json
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Student
 from pipeline.students.sentences import embed, encoder_hash
-from pipeline.students.snapshot import describe, load_encoder, save
+from pipeline.students.snapshot import describe, load_encoder, load_language_model, save
+
+_BESIDE_TEXT = 3  # tokens that a generator adds: its class, a separator, the end
 
 
 def run(config: Prepare, out: Path) -> None:
@@ -45,7 +47,13 @@ def run(config: Prepare, out: Path) -> None:
         raw = load_raw(config.task)
         splits = carve(raw, config)
         shown.update()
-        model, tokenizer, fresh = load_encoder(config.model, len(raw.classes), derive(config.seed, "encoder"))
+        writes = config.model.head == "language"
+        seed = derive(config.seed, "encoder")
+        if writes:
+            model, tokenizer = load_language_model(config.model, seed)
+            fresh: list[str] = []
+        else:
+            model, tokenizer, fresh = load_encoder(config.model, len(raw.classes), seed)
         student = describe(model, fresh)
         limit = _length_limit(config, student["positions"], tokenizer.model_max_length)
         shown.update()
@@ -67,7 +75,7 @@ def run(config: Prepare, out: Path) -> None:
             **student,
         }
         for name, rows in splits.items():
-            tokens = tokenise(rows, config.task.text, tokenizer, limit)
+            tokens = (tokenise_plainly if writes else tokenise)(rows, config.task.text, tokenizer, limit)
             tokens.save_to_disk(out / name)
             labels = rows["label"][:]
             manifest["sizes"][name] = len(labels)
@@ -108,6 +116,8 @@ def _write_vectors(config: Vectors, out: Path, model: PreTrainedModel, manifest:
 def _length_limit(config: Prepare, positions: int | None, tokenizer_limit: int) -> int:
     """Tokens a row is truncated to: what was asked for, else the most that model and tokenizer take."""
     most = min(positions or tokenizer_limit, tokenizer_limit)
+    if config.model.head == "language":
+        most -= _BESIDE_TEXT
     if config.max_length is not None and config.max_length > most:
         raise InputError(
             f"max_length: {config.max_length} is more than the {most} usable positions of {config.model.name}; "

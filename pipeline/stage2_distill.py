@@ -1,6 +1,7 @@
 """Stage 2, distill: a prepared task -> ``distilled.h5`` (and ``log.csv``) by the method that the config names.
 
-Where the config has a ``parent``, what that cell of stage 2 made is an input, too.
+Methods that make a language model, which other cells write sets with, leave ``generator/`` instead. Where the config
+has a ``parent``, what that cell of stage 2 made is an input, too.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ from pathlib import Path
 
 from pipeline.config import Distill
 from pipeline.data.prepared import Prepared
-from pipeline.distilled import save
+from pipeline.distilled import DistilledSet, save
 from pipeline.methods import make
 from pipeline.parallel import Ranks
 from pipeline.store import Store
+from pipeline.store.atomic import write_json
 from pipeline.store.provenance import provenance
 from pipeline.tracking import tracked
 
 
 @tracked
 def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
-    """Writes ``distilled.h5`` under ``out``; a run that was killed goes on from ``progress.pt``.
+    """Writes ``distilled.h5`` or ``generator/`` under ``out``; a run that was killed goes on from ``progress.pt``.
 
     Args:
         config: the cell.
@@ -36,7 +38,7 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     prepared = Prepared(store.cell(config.source).folder)
     facts = prepared.manifest
     parent = None if config.parent is None else store.cell(config.parent).folder
-    distilled = make(config, prepared, out, ranks, parent)
+    made = make(config, prepared, out, ranks, parent)
     if ranks is not None and not ranks.first:
         return
     about = {
@@ -51,10 +53,15 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         **({} if config.parent is None else {"parent": store.identity(config.parent)["config"]}),
         "seed": config.seed,
         "selection": {"split": "none"},
-        **distilled.about,
+        **(made.about if isinstance(made, DistilledSet) else {}),
         "provenance": provenance(),
     }
-    save(replace(distilled, about=about), out / "distilled.h5")
+    if isinstance(made, DistilledSet):
+        save(replace(made, about=about), out / "distilled.h5")
+    else:
+        made.save(out / "generator")
+        write_json(out / "generator" / "about.json", about)
+        (out / "progress.pt").unlink(missing_ok=True)  # three times as large as the model
 
 
 if __name__ == "__main__":

@@ -1,16 +1,31 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
-those that learn vectors, ``loops`` and ``imbalance`` what all that learn have, ``making`` what all say of
-themselves), ``protocols`` stage 3 (``on_vectors`` those of students on vectors), ``training`` AdamW in both,
-``students`` those on vectors in both, ``chain`` what a config reads, ``experiment`` YAML -> grid of cells (``loader``
-its syntax, ``completed`` configs inside configs), ``cluster`` another YAML -> what a job of each cell asks for
-(``resources``; ``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type about an experiment.
+those that learn vectors, ``dilm`` those by a language model, ``loops`` and ``imbalance`` what all that learn have,
+``making`` what all say of themselves), ``protocols`` stage 3 (``on_vectors`` those of students on vectors),
+``training`` AdamW in both, ``students`` those on vectors in both, ``chain`` what a config reads, ``experiment`` YAML ->
+grid of cells (``loader`` its syntax, ``completed`` configs inside configs), ``cluster`` another YAML -> what a job of
+each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type
+about an experiment.
 """
 
-from pipeline.config.chain import Stage, inputs, upstream
+from pipeline.config.chain import Stage, inputs, language_source, upstream
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
 from pipeline.config.data import Model, Prepare, Task, Vectors
+from pipeline.config.dilm import (
+    LM,
+    AtRandom,
+    ByCentres,
+    ByHerding,
+    ByRank,
+    DiLM,
+    Generated,
+    GeneratorTraining,
+    LoRA,
+    Sampling,
+    TextSelection,
+    Unselected,
+)
 from pipeline.config.experiment import Experiment, Report, load
 from pipeline.config.imbalance import ClassWeights, CrossEntropy, LogitAdjustment, RealLoss, Selection
 from pipeline.config.loops import AdamSteps, InnerOptimizer, MomentumSteps, PlainSteps, Validation
@@ -55,28 +70,37 @@ __all__ = [
     "BPTT",
     "DDAL",
     "EL2N",
+    "LM",
     "AdamSteps",
     "AlwaysMajority",
+    "AtRandom",
     "BestCheck",
     "BestEpoch",
     "Budget",
+    "ByCentres",
+    "ByHerding",
+    "ByRank",
     "ByScores",
     "ByVectors",
     "ClassWeights",
     "Cluster",
     "Coreset",
     "CrossEntropy",
+    "DiLM",
     "Distill",
     "Evaluate",
     "Experiment",
     "FineTune",
     "FullData",
+    "Generated",
+    "GeneratorTraining",
     "GradientSteps",
     "Herding",
     "InnerOptimizer",
     "JobName",
     "KCentres",
     "LearningFromVectors",
+    "LoRA",
     "LogitAdjustment",
     "LossRank",
     "Majority",
@@ -101,17 +125,21 @@ __all__ = [
     "Robust",
     "RobustOnVectors",
     "Runtime",
+    "Sampling",
     "Selection",
     "Stage",
     "Task",
+    "TextSelection",
     "Training",
     "Transformer",
+    "Unselected",
     "Validation",
     "VectorOuter",
     "VectorStudentConfig",
     "VectorValidation",
     "Vectors",
     "inputs",
+    "language_source",
     "load",
     "load_cluster",
     "on_real_text",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config.data import Prepare
+from pipeline.config.dilm import LM
 from pipeline.config.methods import Distill
 from pipeline.config.protocols import Evaluate
 
@@ -29,3 +30,10 @@ def upstream(config: Stage) -> tuple[Prepare | Distill, ...]:
     for one in inputs(config):
         found += [each for each in (*upstream(one), one) if each not in found]
     return tuple(found)
+
+
+def language_source(config: Distill) -> Prepare:
+    """The data that the language model at the beginning of a chain was prepared with."""
+    first = config.chain[-1]
+    assert isinstance(first.method, LM)  # the methods in between have checked their parents
+    return first.source

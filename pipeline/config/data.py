@@ -109,12 +109,14 @@ def _task_by_name(value: Any) -> Any:
 class Model(Frozen):
     """An encoder: a hub id, a local folder, or ``package:NAME/path`` for one that an installed package ships.
 
-    ``pretrained: false`` keeps the architecture and the tokenizer but draws every weight anew.
+    ``pretrained: false`` keeps the architecture and the tokenizer but draws every weight anew. ``head: language`` loads
+    a causal language model, which writes text, instead of a classifier.
     """
 
     name: str
     revision: str | None = None
     pretrained: bool = True
+    head: Literal["classifier", "language"] = "classifier"
 
 
 def _model_by_name(value: Any) -> Any:
@@ -163,6 +165,8 @@ class Prepare(Frozen):
         for name, size in (("dev", self.dev), ("test", self.test)):
             if size is not None and size >= 1 and size != int(size):
                 raise ValueError(f"{name}: {size} is neither a share (below 1) nor a whole number of rows")
+        if self.model.head == "language" and self.vectors is not None:
+            raise ValueError("vectors: a language model has none to write; set vectors: null beside its name")
         return self
 
     def split_otherwise(self, other: Prepare) -> str | None:

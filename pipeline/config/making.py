@@ -29,12 +29,12 @@ class Making(Frozen):
 
     Attributes:
         makes: what a set's samples are: ``text`` (token ids, which any encoder's tokenizer can be given), input
-            ``embeddings`` of one encoder, or sentence ``vectors``.
+            ``embeddings`` of one encoder, or sentence ``vectors``; a ``language model`` is no set.
         parents: the cells that it starts from; ``None`` where it takes none.
 
     """
 
-    makes: ClassVar[Literal["text", "embeddings", "vectors"]] = "text"
+    makes: ClassVar[Literal["text", "embeddings", "vectors", "language model"]] = "text"
     parents: ClassVar[Parents | None] = None
 
     @property

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.data import OTHER_SPLITS, Prepare
+from pipeline.config.dilm import LM, DiLM, Generated
 from pipeline.config.imbalance import CrossEntropy, RealLoss, Sampling, check_sampling
 from pipeline.config.loops import InnerOptimizer, PlainSteps, Validation
 from pipeline.config.making import Making, Parents
@@ -187,7 +188,19 @@ class DDAL(Making):
 
 
 Method = Annotated[
-    DDAL | RandomReal | Herding | KCentres | Moderate | LossRank | EL2N | FullData | Majority | BPTT,
+    DDAL
+    | RandomReal
+    | Herding
+    | KCentres
+    | Moderate
+    | LossRank
+    | EL2N
+    | FullData
+    | Majority
+    | BPTT
+    | LM
+    | DiLM
+    | Generated,
     Field(discriminator="name"),
 ]
 
@@ -234,6 +247,8 @@ class Distill(Frozen):
     def _check(self) -> Distill:
         if isinstance(self.method, BPTT) and self.source.vectors is None:
             raise ValueError("method 'bptt' learns from sentence vectors; add vectors: cls, or mean, to prepare")
+        if (self.source.model.head == "language") != isinstance(self.method, LM):
+            self._refuse_head()
         if self.parent is not None:
             self._check_parent(self.parent)
         elif self.method.parents is not None and self.method.parents.required:
@@ -243,6 +258,17 @@ class Distill(Frozen):
                 f"name it: parent: {{method: {{name: {names[0]}}}}}"
             )
         return self
+
+    def _refuse_head(self) -> None:
+        name = self.source.model.name
+        if isinstance(self.method, LM):
+            raise ValueError(
+                f"method 'lm' trains a language model, and {name} is prepared as a classifier; "
+                f"write source.model: {{name: {name}, head: language}}"
+            )
+        raise ValueError(
+            f"method '{self.method.name}' needs a classifier, and {name} is prepared as a language model; remove head"
+        )
 
     def _check_parent(self, parent: Distill) -> None:
         """Refuses a parent that the method cannot start from."""

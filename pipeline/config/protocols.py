@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.config.data import OTHER_SPLITS, Prepare
+from pipeline.config.dilm import LM, DiLM, Generated
 from pipeline.config.methods import DDAL, Distill, Method, Runtime
 from pipeline.config.on_vectors import LearningFromVectors, OnVectors, RobustOnVectors
 from pipeline.config.real import FullData, Majority
@@ -146,6 +147,11 @@ class Evaluate(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Evaluate:
         method, protocol = self.source.method, self.protocol
+        if method.makes == "language model":
+            raise ValueError(
+                f"method '{method.name}' makes a language model, which writes sets; evaluate one of them: "
+                f"distill.method: {{name: generated}} with distill.parent: {{method: {{name: {method.name}}}}}"
+            )
         if isinstance(protocol, AlwaysMajority) != isinstance(method, Majority):
             raise ValueError(
                 f"protocol '{protocol.name}' cannot evaluate method '{method.name}'; 'majority' goes with 'majority'"
@@ -194,6 +200,11 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"protocol '{protocol.name}' learns from vectors, and method 'ddal' makes embeddings of text"
             )
+        if isinstance(self.source.method, Generated):
+            raise ValueError(
+                f"protocol '{protocol.name}' learns from the vectors of training rows, and method 'generated' writes "
+                f"new text; use {{name: finetune}}"
+            )
         if self.source.source.vectors is None:
             raise ValueError(
                 f"protocol '{protocol.name}' needs the vectors of stage 1; add vectors: cls, or mean, to prepare"
@@ -230,7 +241,7 @@ class Evaluate(Frozen):
     def shots(self) -> int | None:
         """Samples per class that are learned from, or their mean; ``None`` for full data and majority."""
         method = self.source.method
-        return None if isinstance(method, FullData | Majority) else self.prefix or method.shots
+        return None if isinstance(method, FullData | Majority | LM) else self.prefix or method.shots
 
     @property
     def slug(self) -> str:
@@ -243,11 +254,11 @@ class Evaluate(Frozen):
 
 def _check_prefix(prefix: int, method: Method, recipe: Recipe) -> None:
     """Refuses a part of a set that has none, or whose parts mean nothing."""
-    if isinstance(method, FullData | Majority):
+    if isinstance(method, FullData | Majority | LM):
         raise ValueError(f"prefix: method '{method.name}' has no samples per class to take the first of; remove it")
     if isinstance(method, DDAL) and isinstance(recipe, GradientSteps):
         raise ValueError("prefix: the steps of a ddal set are made for all of its samples; remove it, or use finetune")
-    if prefix > method.shots and (isinstance(method, BPTT) or method.budget == "uniform"):
+    if prefix > method.shots and (isinstance(method, BPTT | DiLM | Generated) or method.budget == "uniform"):
         raise ValueError(f"prefix: {prefix} samples per class are more than shots: {method.shots}")
 
 

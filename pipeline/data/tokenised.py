@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,36 @@ def tokenise(rows: Dataset, text: tuple[str, ...], tokenizer: PreTrainedTokenize
         return columns | {"length": [len(ids) for ids in encoded["input_ids"]]}
 
     return rows.map(encode, batched=True, remove_columns=list(text), keep_in_memory=True, desc="tokenise")
+
+
+def tokenise_plainly(
+    rows: Dataset, text: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Dataset:
+    """Token ids of the text alone, for a language model: no special tokens, no segments; ``label`` and ``length``.
+
+    Of a pair both texts follow each other, and ``first`` says how many tokens the first one has. A row longer than
+    ``max_length`` loses the end of its longer text.
+    """
+
+    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        columns = [tokenizer(batch[name], add_special_tokens=False)["input_ids"] for name in text]
+        kept = [_shortened(fields, max_length) for fields in zip(*columns, strict=True)]
+        found: dict[str, Any] = {"input_ids": [[token for ids in fields for token in ids] for fields in kept]}
+        if len(text) > 1:
+            found["first"] = [len(fields[0]) for fields in kept]
+        return found | {"length": [len(ids) for ids in found["input_ids"]]}
+
+    return rows.map(encode, batched=True, remove_columns=list(text), keep_in_memory=True, desc="tokenise")
+
+
+def _shortened(fields: Sequence[list[int]], most: int) -> list[list[int]]:
+    """The texts, cut at their ends so that they have ``most`` tokens together."""
+    lengths = [len(ids) for ids in fields]
+    while sum(lengths) > most:
+        longest = lengths.index(max(lengths))
+        second = max([length for at, length in enumerate(lengths) if at != longest], default=0)
+        lengths[longest] -= min(sum(lengths) - most, max(1, lengths[longest] - second))
+    return [ids[:length] for ids, length in zip(fields, lengths, strict=True)]
 
 
 def content_hash(rows: Dataset) -> str:

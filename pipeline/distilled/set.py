@@ -150,6 +150,8 @@ class DistilledSet:
         if "chosen" in about:
             chosen = [about["chosen"]["rows"][row] for row in rows]
             about = {**about, "chosen": {**about["chosen"], "rows": chosen}}
+        if "texts" in about:
+            about = {**about, "texts": [about["texts"][row] for row in rows]}
         part = replace(self, learning_rates=None, batch_order=None)._mapped(lambda tensor: tensor[rows])
         return replace(part, about=about)
 

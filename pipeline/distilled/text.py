@@ -19,8 +19,9 @@ from pipeline.errors import InputError
 def texts(distilled: DistilledSet, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, ...]]:
     """What every sample says: one text, or two where samples are pairs.
 
-    A tokenizer that puts nothing between the two texts of a pair gives them as one. Of a tokenizer that lowers case or
-    drops spaces, so is the text; where a set is of real rows, their own text is better (see :func:`transferred`).
+    A set of texts that were written (``about["texts"]``) gives them as they are; others are decoded. A tokenizer that
+    puts nothing between the two texts of a pair gives them as one. Of a tokenizer that lowers case or drops spaces, so
+    is the text; where a set is of real rows, their own text is better (see :func:`transferred`).
 
     Args:
         distilled: a set of token ids.
@@ -30,8 +31,10 @@ def texts(distilled: DistilledSet, tokenizer: PreTrainedTokenizerBase) -> list[t
         InputError: a set of embeddings or vectors.
 
     """
-    marks = _marks(tokenizer)
-    found = [[tokenizer.decode(part).strip() for part in _parts(row, marks)] for row in _rows(distilled)]
+    rows, marks = _rows(distilled), _marks(tokenizer)
+    if "texts" in distilled.about:
+        return [tuple(text) for text in distilled.about["texts"]]
+    found = [[tokenizer.decode(part).strip() for part in _parts(row, marks)] for row in rows]
     width = max(map(len, found))
     return [(*parts, *[""] * (width - len(parts))) for parts in found]
 

@@ -29,6 +29,7 @@ from pipeline.config import (
     Evaluate,
     Experiment,
     FineTune,
+    Generated,
     OnVectors,
     Prepare,
     RandomReal,
@@ -118,9 +119,12 @@ def class_of(config: Stage) -> Stage:
         protocol = protocol.model_copy(update=plain)
     source = class_of(config.source)
     assert isinstance(source, Distill)
-    if isinstance(source.method, Coreset):  # which sentences they are does not matter to those who train on them
-        drawn = RandomReal(name="random", shots=source.method.shots, budget=source.method.budget)
-        source = source.model_copy(update={"method": drawn})
+    if isinstance(
+        source.method, Coreset | Generated
+    ):  # which texts they are does not matter to those who train on them
+        budget = source.method.budget if isinstance(source.method, Coreset) else "uniform"
+        drawn = RandomReal(name="random", shots=source.method.shots, budget=budget)
+        source = source.model_copy(update={"method": drawn, "parent": None})
     return config.model_copy(update={"source": source, "protocol": protocol, "initialisations": together, "seed": 0})
 
 

@@ -1,25 +1,30 @@
-"""Ways to make a small set, one file each; all return a distilled set.
+"""Ways to make a small set, one file each; all return a distilled set, or a language model that writes sets.
 
 ``ddal`` attention labels (its outer loop), ``outer`` one step of it, ``imbalance`` what that does about rare classes,
 ``learned`` what it learns, ``gradient_check`` whether its hypergradient is right; ``vectors`` RaT-BPTT and Boost-DD on
-frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``loop`` the outer loop of both,
-``leaves`` their learned tensors, ``checkpoint`` how they resume;
+frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``dilm`` a language model that
+writes the set; ``loop`` the outer loop of all, ``leaves`` their
+learned tensors, ``checkpoint`` how they resume;
 ``real`` sets of real training sentences, ``coresets`` those that a rule chooses, ``budgets`` how many of each class.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.config import BPTT, DDAL, Distill
+from pipeline.config import BPTT, DDAL, LM, DiLM, Distill, Generated
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.parallel import Ranks
 
+if TYPE_CHECKING:
+    from pipeline.methods.dilm import Generator
+
 
 def make(
     config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None, parent: Path | None = None
-) -> DistilledSet:
+) -> DistilledSet | Generator:
     """Runs the method that ``config`` names.
 
     Args:
@@ -28,6 +33,9 @@ def make(
         out: for the method's private progress.
         ranks: the processes that do this together, of ``ddal`` alone.
         parent: the folder of the cell that it starts from, where ``config`` has one.
+
+    Returns:
+        A set, or the language model that later cells write sets with.
 
     """
     if isinstance(config.method, DDAL):
@@ -38,6 +46,10 @@ def make(
         from pipeline.methods import vectors
 
         return vectors.distill(config, prepared, out)
+    if isinstance(config.method, LM | DiLM | Generated):
+        from pipeline.methods import dilm
+
+        return dilm.make(config, prepared, out, parent)
     from pipeline.methods.real import choose
 
     return choose(config, prepared)

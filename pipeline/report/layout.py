@@ -15,12 +15,14 @@ from typing import Any, Literal, NamedTuple
 
 from pipeline.config import (
     BPTT,
+    DDAL,
     Coreset,
     Distill,
     Evaluate,
     Experiment,
     FineTune,
     FullData,
+    Generated,
     GradientSteps,
     Majority,
     Prepare,
@@ -29,6 +31,7 @@ from pipeline.config import (
 from pipeline.config.problems import nearest
 from pipeline.config.schema import Frozen, is_runtime
 from pipeline.errors import InputError
+from pipeline.report.language_words import generated_name, generated_order
 from pipeline.report.vector_words import bptt_name, bptt_order, network_name, student_name, student_order
 from pipeline.report.words import BUDGETS, REAL, correction, real_name
 
@@ -125,20 +128,14 @@ def _own_row(cell: Evaluate) -> Row:
     if isinstance(method, RandomReal | Coreset):
         return _real_row(method, cell)
     if isinstance(method, FullData):
-        student = student_name(cell)
-        return Row(
-            (3, *student_order(cell)),
-            _by("full data", student),
-            "full",
-            None,
-            None,
-            "",
-            False,
-            student,
-            network_name(cell),
-        )
+        student, last = student_name(cell), (3, *student_order(cell))
+        return Row(last, _by("full data", student), "full", None, None, "", False, student, network_name(cell))
     if isinstance(method, BPTT):
         return _bptt_row(method, cell)
+    if isinstance(method, Generated):
+        place = (2, len(ATTENTION) + 1, *generated_order(cell.source), cell.shots or 0)
+        return Row(place, generated_name(cell.source), "ddal", None, cell.shots, "", False)
+    assert isinstance(method, DDAL)  # a language model is no set
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
     if data == "different" and method.order == "random":
         data = "random"

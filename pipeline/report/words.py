@@ -12,6 +12,7 @@ from pipeline.config import (
     Coreset,
     Evaluate,
     FineTune,
+    Generated,
     GradientSteps,
     Herding,
     KCentres,
@@ -22,6 +23,7 @@ from pipeline.config import (
     RandomReal,
 )
 from pipeline.config.protocols import Recipe
+from pipeline.report.language_words import kept_state
 
 REAL = (
     *("random real", "herding", "k-centres", "k-centres (k-means)", "moderate"),
@@ -63,6 +65,8 @@ def selection(cell: Evaluate) -> str:
     """How the distilled set's checkpoint, or the epoch of a training on it, was selected."""
     method, protocol = cell.source.method, cell.protocol
     ways = []
+    if isinstance(method, Generated):
+        ways.append(f"generator: {kept_state(cell.source)}")
     if isinstance(method, DDAL | BPTT):
         where, by = method.validation.split, method.validation.by.replace("_", " ")
         ways.append({"none": "last step", "test": f"TEST {by} (as published)", "dev": f"dev {by}"}[where])

@@ -17,13 +17,16 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from pipeline.config import (
     BPTT,
     DDAL,
+    LM,
     ByScores,
     ByVectors,
     Coreset,
+    DiLM,
     Distill,
     Evaluate,
     FineTune,
     FullData,
+    Generated,
     GradientSteps,
     RandomReal,
     Training,
@@ -31,7 +34,7 @@ from pipeline.config import (
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split, TrainingOrder
 from pipeline.randomness import derive, seeded
-from pipeline.report import vector_work
+from pipeline.report import language_work, vector_work
 from pipeline.students import flops
 from pipeline.students.flops import Lengths, Sizes
 from pipeline.students.postnorm import structure_of
@@ -73,6 +76,9 @@ def of_distill(config: Distill, folder: Path) -> Work:
         return _ddal(config, method, prepared)
     if isinstance(method, BPTT):
         return Work(**vector_work.of_bptt(config, prepared.manifest))
+    if isinstance(method, LM | DiLM | Generated):
+        per_row = 0.0 if isinstance(method, LM) else of_row(folder)
+        return Work(**language_work.of_distill(config, folder, per_row))
     if not isinstance(method, Coreset):
         return Work()
     lengths = _lengths(folder, "train")
@@ -212,9 +218,16 @@ def _samples(config: Distill, folder: Path) -> Lengths:
         return lengths
     if isinstance(method, DDAL):
         return [method.sequence_length] * (method.shots * len(Prepared(folder).classes))
-    count = method.shots * len(Prepared(folder).classes) if isinstance(method, RandomReal | Coreset) else 1
+    count = method.shots * len(Prepared(folder).classes) if isinstance(method, RandomReal | Coreset | Generated) else 1
     ranks = (np.arange(count) + 0.5) / count * len(lengths)
     return np.sort(np.asarray(lengths))[ranks.astype(np.int64)]
+
+
+def of_row(folder: Path) -> float:
+    """FLOPs of scoring a training row, their mean."""
+    lengths = _lengths(folder, "train")
+    lengths = np.sort(lengths)[:: max(1, len(lengths) // 4096)]
+    return scored(folder, lengths, fused=False) / len(lengths)
 
 
 def sizes_of(folder: Path) -> Sizes:

@@ -89,7 +89,8 @@ class Places:
                 place = {"id": config.name, "revision": self.revision("model", config.name, config.revision)}
             else:
                 place = {"digest": self.digest(path)}
-            return place | ({} if config.pretrained else {"pretrained": False})
+            drawn = {} if config.pretrained else {"pretrained": False}
+            return place | drawn | ({} if config.head == "classifier" else {"head": config.head})
         return None
 
     def revision(self, kind: str, name: str, asked: str | None) -> str | None:

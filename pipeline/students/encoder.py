@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
@@ -98,6 +99,11 @@ class Student:
         return cls(model.to(device), fresh, dropout=dropout, precision=precision, outer_precision=outer_precision)
 
     @property
+    def body(self) -> str:
+        """The prefix of the names of the encoder's own parameters; the head's have another."""
+        return str(self._module.base_model_prefix)
+
+    @property
     def width(self) -> int:
         """E, the width of the embedding table (not always the hidden size)."""
         return int(self.embedding_matrix.shape[1])
@@ -158,6 +164,19 @@ class Student:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         with self._autocast(self._precision if learning else self._outer_precision):
             return _full(functional_call(self._scorer, parameters, kwargs=inputs).logits)
+
+    @torch.no_grad()
+    def slope(self, parameters: Parameters, direction: Mapping[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
+        """[rows, C] derivative of the logits of real text along a direction in some of the parameters, by forward mode.
+
+        Exact, and without a graph: what is kept does not grow with the layers.
+        """
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        with forward_ad.dual_level():
+            dual = {name: forward_ad.make_dual(parameters[name], step) for name, step in direction.items()}
+            logits = functional_call(self._module, parameters | dual, kwargs=inputs).logits
+            slope = forward_ad.unpack_dual(logits).tangent
+        return torch.zeros_like(logits) if slope is None else slope
 
     @torch.no_grad()
     def vectors(self, parameters: Parameters, batch: Mapping[str, Tensor], pooling: Literal["first", "mean"]) -> Tensor:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -39,7 +40,54 @@ def finetune(
     watch: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     judge: Callable[[Parameters], float] | None = None,
 ) -> Parameters:
-    """θ after AdamW, or the recipe's other optimiser, with warm-up on the samples.
+    """θ after :func:`learning`.
+
+    Args:
+        student, parameters, size, examples, recipe, seed, index: of the training.
+        watch: called after every step with (step, steps, loss).
+        judge: what is compared between epochs, such as a loss on dev; never NaN. The θ for which it was smallest is
+            returned, the earliest of equals; by default the last one is.
+
+    Raises:
+        Stopped: a signal came; what was learned is lost, which may be minutes of work, and the grace is less.
+
+    """
+    per_epoch, steps = _amount(recipe, size)
+    best: tuple[float, Parameters | None] = (math.inf, None)
+    found: Parameters = parameters
+    for now in learning(student, parameters, size, examples, recipe, seed, index):
+        watch(now.step, steps, now.loss)
+        if now.step == steps:
+            found = now.parameters()
+        if judge is not None and now.step % per_epoch == 0:
+            student.training(False)
+            judged = now.parameters()
+            merit = judge(judged)
+            if best[1] is None or merit < best[0]:
+                best = merit, {name: tensor.clone() for name, tensor in judged.items()}
+            student.training(recipe.dropout)
+    student.training(False)
+    return best[1] or found
+
+
+class Learned(NamedTuple):
+    """A training after one of its steps; ``parameters`` gives θ, which later steps may change in place."""
+
+    step: int
+    loss: float
+    parameters: Callable[[], Parameters]
+
+
+def learning(
+    student: Student,
+    parameters: Parameters,
+    size: int,
+    examples: Examples,
+    recipe: Training,
+    seed: int,
+    index: int = 0,
+) -> Iterator[Learned]:
+    """A training by AdamW, or the recipe's other optimiser, with warm-up on the samples, step by step.
 
     Args:
         student: the model as a function.
@@ -49,23 +97,18 @@ def finetune(
         recipe: steps or epochs, batch size, step size, schedule.
         seed: with ``index``, decides the order of samples and the dropout masks.
         index: number of the initialisation.
-        watch: called after every step with (step, steps, loss).
-        judge: what is compared between epochs, such as a loss on dev; never NaN. The θ for which it was smallest is
-            returned, the earliest of equals; by default the last one is.
 
     Raises:
-        Stopped: a signal came; what was learned is lost, which may be minutes of work, and the grace is less.
+        Stopped: a signal came.
 
     """
     batch_size = min(recipe.batch_size, size)
-    per_epoch = max(1, size // batch_size)
-    steps = recipe.steps if recipe.epochs is None else recipe.epochs * per_epoch
+    _, steps = _amount(recipe, size)
     # Samples that fit one batch are trained on as they are; more come in a new order every epoch.
     learner = _learner(student, parameters, size, examples, recipe.dropout)
     optimizer = optimizer_of(recipe, learner.tensors)
     scheduler = get_scheduler(recipe.scheduler, optimizer, int(recipe.warmup_ratio * steps), steps)
     decay = 1.0
-    best: tuple[float, Parameters | None] = (math.inf, None)
     student.training(recipe.dropout)
     for step, rows in zip(range(steps), _batches(size, batch_size, seed, index), strict=False):
         stopping.check()
@@ -77,16 +120,13 @@ def finetune(
             decay *= 1 - optimizer.param_groups[0]["lr"] * recipe.weight_decay
         optimizer.step()
         scheduler.step()
-        watch(step + 1, steps, loss.item())
-        if judge is not None and (step + 1) % per_epoch == 0:
-            student.training(False)
-            found = learner.parameters(decay)
-            merit = judge(found)
-            if best[1] is None or merit < best[0]:
-                best = merit, {name: tensor.clone() for name, tensor in found.items()}
-            student.training(recipe.dropout)
-    student.training(False)
-    return best[1] or learner.parameters(decay)
+        yield Learned(step + 1, loss.item(), functools.partial(learner.parameters, decay))
+
+
+def _amount(recipe: Training, size: int) -> tuple[int, int]:
+    """Steps of an epoch on so many samples, and of the whole training."""
+    per_epoch = max(1, size // min(recipe.batch_size, size))
+    return per_epoch, recipe.steps if recipe.epochs is None else recipe.epochs * per_epoch
 
 
 def plain_steps(

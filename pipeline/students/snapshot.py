@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -61,11 +62,58 @@ def load_encoder(config: Model, classes: int, seed: int) -> tuple[PreTrainedMode
             ) from error
         fresh = _fresh(config.name, model, absent)
         tokenizer = _tokenizer(config.name, str(place or config.name), where)
+    _pad(model, tokenizer)
+    return model, tokenizer, fresh
+
+
+def load_language_model(config: Model, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a causal language model, in float32, and its tokenizer.
+
+    Args:
+        config: which one; a hub id with its revision resolved.
+        seed: for the weights where they are not to be pretrained.
+
+    Raises:
+        InputError: it cannot be had, has no language-modelling head, or its tokenizer no token that ends a text.
+
+    """
+    place = locate(config.name)
+    at_hub = contextlib.nullcontext() if place else explained("model", config.name, config.revision)
+    where: dict[str, Any] = {"local_files_only": True} if place else {"revision": config.revision}
+    name = str(place or config.name)
+    advice = "give a causal language model such as openai-community/gpt2"
+    with at_hub, seeded(seed, "missing weights"):
+        try:
+            kind = AutoConfig.from_pretrained(name, **where)
+            if kind.is_encoder_decoder or type(kind) not in AutoModelForCausalLM._model_mapping:
+                raise InputError(f"model {config.name}: {kind.model_type} models write no text; {advice}")
+            if config.pretrained:
+                model, info = AutoModelForCausalLM.from_pretrained(
+                    name, **where, dtype=torch.float32, output_loading_info=True
+                )
+            else:
+                model, info = AutoModelForCausalLM.from_config(kind, dtype=torch.float32), {"missing_keys": []}
+        except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, InputError) or (isinstance(error, OSError) and is_full(error)):
+                raise
+            raise InputError(
+                f"model {config.name}: no usable language model ({_first_line(error)}); {advice}"
+            ) from error
+        tokenizer = _tokenizer(config.name, name, where)
+    if info["missing_keys"]:
+        absent = ", ".join(sorted(info["missing_keys"])[:3])
+        raise InputError(f"model {config.name}: no pretrained language model ({absent} not in its files); {advice}")
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"model {config.name}: its tokenizer has no token that ends a text; {advice}")
+    _pad(model, tokenizer)
+    return model, tokenizer
+
+
+def _pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer, fresh
 
 
 def _model(name: str, where: dict[str, Any], classes: int, pretrained: bool) -> tuple[PreTrainedModel, set[str]]:

@@ -12,7 +12,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.tokenised import BLOCK, Split, TrainingOrder, content_hash, tokenise
+from pipeline.data.tokenised import BLOCK, Split, TrainingOrder, content_hash, tokenise, tokenise_plainly
 from tests.conftest import build_tokenizer, corpus
 
 
@@ -21,6 +21,23 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     tokenizer = build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
     rows = Dataset.from_list(corpus(101, seed=5))
     return Split(tokenise(rows, ("text",), tokenizer, 9), tokenizer)
+
+
+def test_a_language_model_reads_text_alone_and_keeps_both_texts_of_a_pair(split: Split) -> None:
+    def words(*texts: str) -> Dataset:
+        return Dataset.from_list([{"one": texts[0], "other": texts[1], "label": 1}])
+
+    tokenizer = split.tokenizer
+    ids = tokenizer("word1 word2 word3 word4 word5", add_special_tokens=False)["input_ids"]
+    alone = tokenise_plainly(words("word1 word2", "x"), ("one",), tokenizer, 9)[0]
+    assert (alone["input_ids"], alone["length"], "first" in alone) == (ids[:2], 2, False)
+    whole = tokenise_plainly(words("word1 word2", "word3 word4 word5"), ("one", "other"), tokenizer, 9)[0]
+    assert (whole["input_ids"], whole["first"], whole["length"]) == (ids, 2, 5)
+    # the longer text loses its end first; then both in turn
+    cut = tokenise_plainly(words("word1", "word2 word3 word4 word5"), ("one", "other"), tokenizer, 3)[0]
+    assert (cut["input_ids"], cut["first"]) == ([ids[0], *ids[1:3]], 1)
+    even = tokenise_plainly(words("word1 word2 word3", "word4 word5"), ("one", "other"), tokenizer, 2)[0]
+    assert (even["input_ids"], even["first"]) == ([ids[0], ids[3]], 1)
 
 
 def test_rows_are_truncated_and_keep_their_order(split: Split) -> None:

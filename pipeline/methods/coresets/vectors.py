@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,11 +31,7 @@ class Vectors:
     def __init__(self, config: Distill, prepared: Prepared, train: Split) -> None:
         assert isinstance(config.method, ByVectors)
         self._method, self._train = config.method, train
-        if self._method.pooling == "first" and not prepared.manifest["reads_first_token"]:
-            raise InputError(
-                f"{prepared.manifest['architecture']} does not read its first token, so that token's vector says "
-                f"nothing of a sentence; write pooling: mean"
-            )
+        check_pooling(self._method.pooling, prepared)
         self._stored = prepared.vectors("train").vectors.numpy() if self._method.reads(config.source.vectors) else None
         if self._stored is not None:
             return
@@ -48,15 +44,36 @@ class Vectors:
         """[rows, hidden]; read in order of length, or from stage 1's file."""
         if self._stored is not None:
             return np.asarray(self._stored[rows])
-        found: np.ndarray[Any, np.dtype[np.float32]] | None = None
-        with bar(len(rows), "vectors", "row") as shown:
-            for positions, batch in self._train.select(rows).by_length(self._student.device):
-                vectors = self._student.vectors(self._theta, batch, self._method.pooling).cpu().numpy()
-                found = np.empty((len(rows), vectors.shape[1]), dtype=np.float32) if found is None else found
-                found[positions.numpy()] = vectors
-                shown.update(len(positions))
-        assert found is not None
-        return found
+        return vectors_of(self._student, self._theta, self._train.select(rows), self._method.pooling)
+
+
+def vectors_of(
+    student: Student, theta: Parameters, split: Split, pooling: Literal["first", "mean"]
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """[rows, hidden] vectors of a split's rows, of which there is one at least; one batch of activations at a time."""
+    found: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    with bar(len(split), "vectors", "row") as shown:
+        for positions, batch in split.by_length(student.device):
+            vectors = student.vectors(theta, batch, pooling).cpu().numpy()
+            found = np.empty((len(split), vectors.shape[1]), dtype=np.float32) if found is None else found
+            found[positions.numpy()] = vectors
+            shown.update(len(positions))
+    assert found is not None
+    return found
+
+
+def check_pooling(pooling: Literal["first", "mean"], prepared: Prepared) -> None:
+    """Refuses first-token vectors of an encoder that has none.
+
+    Raises:
+        InputError: it does not classify by its first token.
+
+    """
+    if pooling == "first" and not prepared.manifest["reads_first_token"]:
+        raise InputError(
+            f"{prepared.manifest['architecture']} does not read its first token, so that token's vector says "
+            f"nothing of a sentence; write pooling: mean"
+        )
 
 
 def load_student(config: Distill, prepared: Prepared) -> Student:

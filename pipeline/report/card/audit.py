@@ -69,13 +69,23 @@ def audit(distilled: DistilledSet, prepared: Prepared, seed: int = 0) -> Audit:
         ids = [row[row >= 0] for row in distilled.token_ids]
     corpora = {name: Corpus(prepared.split(name), prepared.tokenizer.all_special_ids) for name in ("train", "test")}
     texts = [corpora["train"].text(row.numpy()) for row in ids]
-    found += _shared(texts, corpora, seed, real=distilled.token_ids is not None)
+    found += _shared(texts, corpora, seed, _kind(distilled))
     words = [prepared.tokenizer.decode(row) for row in texts[:SAMPLES]]
     found += _named(words, distilled.label_ids[:SAMPLES].tolist(), prepared.classes)
     found += _labels(distilled)
     if distilled.attention_labels is not None:
         found += _attention(distilled.attention_labels.softmax(dim=-1), student, prepared)
     return Audit(tuple(found), tuple(words[:SHOWN]))
+
+
+_Kind = Literal["real", "written", "vectors"]
+
+
+def _kind(distilled: DistilledSet) -> _Kind:
+    """Whether samples are training rows, new text, or vectors with a nearest token."""
+    if distilled.token_ids is None:
+        return "vectors"
+    return "written" if "generated" in distilled.about else "real"
 
 
 def _of_vectors(distilled: DistilledSet, vectors: Tensor, prepared: Prepared, seed: int) -> Audit:
@@ -105,9 +115,9 @@ def _distances(vectors: Tensor, cosine: Tensor, matrix: Tensor, seed: int) -> li
     ]
 
 
-def _shared(texts: Sequence[Tokens], corpora: dict[str, Corpus], seed: int, *, real: bool) -> list[Finding]:
+def _shared(texts: Sequence[Tokens], corpora: dict[str, Corpus], seed: int, kind: _Kind) -> list[Finding]:
     """Overlap with train and with test, beside random token sequences of the same lengths."""
-    what = "samples" if real else "nearest-token sequences"
+    what = "nearest-token sequences" if kind == "vectors" else "samples"
     some = texts[:SAMPLES]
     found = []
     for name, corpus in corpora.items():
@@ -118,7 +128,7 @@ def _shared(texts: Sequence[Tokens], corpora: dict[str, Corpus], seed: int, *, r
         theirs = [corpus.shared(draw) for draw in draws]
         longest = max(each.longest for each in theirs)
         of_test = name == "test"
-        matters = of_test or not real  # real samples are text of train
+        matters = of_test or kind != "real"  # real samples are text of train
         found += [
             Finding(
                 about=f"{what} that are a whole row of {name}",

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import BPTT, DDAL, Coreset, Distill, RandomReal
+from pipeline.config import BPTT, DDAL, Coreset, Distill, Generated, RandomReal
 from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts, Score, read_front_matter
+from pipeline.report.language_words import generated_name
 from pipeline.report.layout import ATTENTION, LABELS
 from pipeline.report.vector_words import bptt_name
 from pipeline.report.words import real_name
@@ -73,6 +74,8 @@ def _method(config: Distill) -> str:
         return LABELS[method.labels] + ATTENTION[method.attention_labels]
     if isinstance(method, BPTT):
         return bptt_name(method)
+    if isinstance(method, Generated):
+        return generated_name(config)
     return real_name(method) if isinstance(method, RandomReal | Coreset) else method.name
 
 

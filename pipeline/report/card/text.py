@@ -12,6 +12,7 @@ from pipeline.config import (
     Distill,
     Evaluate,
     FineTune,
+    Generated,
     Majority,
     MomentumSteps,
     RandomReal,
@@ -20,6 +21,7 @@ from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts
 from pipeline.report.card.front import metadata, scores_table, title
+from pipeline.report.language_words import writer
 from pipeline.report.layout import LABELS, published_split
 from pipeline.report.vector_words import bptt_name
 from pipeline.report.words import rule
@@ -57,7 +59,8 @@ def _what(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
         pooling = {"cls": "first-token", "mean": "mean-token"}[about["vectors"]["pooling"]]
         kind = f"{N} synthetic sentence vectors (width {distilled.vectors.shape[1]}, {pooling}): no text"
     else:
-        kind = f"{N} real training sentences as token ids"
+        written = isinstance(config.method, Generated)
+        kind = f"{N} {'texts that a language model wrote' if written else 'real training sentences'}, as token ids"
     lines = [
         f"{kind}, in place of the {about['data']['sizes']['train']:,} training rows of "
         f"{config.source.task.name} ({C} classes: {', '.join(about['classes'])}). {_learner(distilled)} "
@@ -204,6 +207,8 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
         )
     elif isinstance(method, BPTT):
         lines.append(_bptt(method))
+    elif isinstance(method, Generated):
+        lines += [writer(config), _written(distilled)]
     else:
         lines.append(f"Chosen by `{method.name}`: {_rule(config)}")
     return [*lines, *map(_started, config.chain[1:])]
@@ -225,6 +230,15 @@ def _bptt(method: BPTT) -> str:
         f"width {student.width}, dropout {student.dropout:g}{stages}: {outer.steps} outer steps of {outer.optimizer} "
         f"on {outer.batch_size} real vectors, step size {outer.lr:g}; inner steps by {method.inner_optimizer.name}, "
         f"step size {method.learning_rate:g}; vectors started from {method.initialise}; {method.labels} labels."
+    )
+
+
+def _written(distilled: DistilledSet) -> str:
+    found = distilled.about["generated"]
+    return (
+        f"Of what was written, {found['unusable']:,} texts were left out as empty or no pair and "
+        f"{found['repeated']:,} as repeated; the generator's loss per token is {found['loss']:.3f} on what was kept "
+        f"and {found['loss_of_candidates']:.3f} on all candidates. The texts are in the file's attribute `about`."
     )
 
 
@@ -267,6 +281,11 @@ def _limits(distilled: DistilledSet, config: Distill, facts: Facts) -> list[str]
     elif distilled.steps:
         lines.append(
             "The scores are for the recipe above; other optimisers, step sizes, orders and steps were not scored."
+        )
+    if isinstance(config.method, Generated):
+        lines.append(
+            "A language model wrote the texts: what it remembers of its own training data, which the audit does not "
+            "see, may be among them, and a text may not mean what its label says."
         )
     if config.is_drawn:
         lines.append("One distillation: ± does not hold what another seed would give.")

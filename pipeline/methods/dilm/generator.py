@@ -1,0 +1,184 @@
+"""The generator: a causal language model with a begin token per class, and what it thinks of texts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.data.tokenised import Split
+from pipeline.errors import InputError
+from pipeline.methods.dilm.sequences import Sequences, fields_of
+from pipeline.randomness import seeded
+from pipeline.students.linear import use_onednn
+
+Text = tuple[str, ...]
+_PAD, _SEPARATOR = "<|pad|>", "<|separator|>"
+_ROWS = 64  # sequences whose losses are computed together where no gradient is needed
+
+
+def begin_token(label: int) -> str:
+    """The token that a text of class ``label`` begins with."""
+    return f"<|class {label}|>"
+
+
+class Generator:
+    """A causal language model of text given its class.
+
+    A sequence is: the begin token of its class; the text, of a pair both with a separator in between; the end token.
+
+    Args:
+        model: whose vocabulary has the special tokens.
+        tokenizer: that has them too.
+        classes: C.
+        device: where it computes.
+
+    Attributes:
+        begin: [C] token ids that begin the classes.
+        separator: between the texts of a pair; ``end``: of a text; ``pad``: after it.
+
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, classes: int, device: torch.device | str
+    ) -> None:
+        self.model, self.tokenizer = model.to(device), tokenizer
+        use_onednn(self.model)
+        self.model.eval()
+        self.device = torch.device(device)
+        self.begin = [self._id(begin_token(label)) for label in range(classes)]
+        self.separator, self.pad, self.end = self._id(_SEPARATOR), self._id(_PAD), int(tokenizer.eos_token_id)
+        self.precision: Literal["fp32", "bf16"] = "fp32"
+
+    def _id(self, token: str) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(token))
+
+    @classmethod
+    def fresh(cls, folder: Path, classes: int, seed: int, device: torch.device | str) -> Generator:
+        """The language model that stage 1 keeps, with new tokens: classes begin as its token for the start of a text.
+
+        The separator's and the padding's vectors are drawn, as the library initialises them, from ``seed``.
+        """
+        model, tokenizer = _loaded(folder)
+        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        tokens = [*map(begin_token, range(classes)), _SEPARATOR, _PAD]
+        tokenizer.add_special_tokens({"additional_special_tokens": tokens[:-1], "pad_token": _PAD})
+        with seeded(seed, "new tokens"), torch.no_grad():
+            # never fewer rows than the model has: some have more than their tokenizer
+            size = max(len(tokenizer), model.get_input_embeddings().weight.shape[0])
+            model.resize_token_embeddings(size, mean_resizing=False)
+            begins = [tokenizer.convert_tokens_to_ids(token) for token in tokens[:classes]]
+            for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+                table.weight[begins] = table.weight[first].clone()
+        model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+        return cls(model, tokenizer, classes, device)
+
+    @classmethod
+    def load(cls, folder: Path, classes: int, device: torch.device | str) -> Generator:
+        """What :meth:`save` wrote.
+
+        Raises:
+            InputError: no such folder.
+
+        """
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{folder}: no generator; run the cell of stage 2 that makes it first")
+        return cls(*_loaded(folder), classes, device)
+
+    def save(self, folder: Path) -> None:
+        """Writes config, safetensors and tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def sequences(self, split: Split, rows: Sequence[int] | None = None) -> Sequences:
+        """A split that was prepared for this language model, as it writes such rows."""
+        split = split if rows is None else split.select(rows)
+        labels = split.labels.tolist()
+        made = (self.wrapped(fields, label) for fields, label in zip(fields_of(split), labels, strict=True))
+        return Sequences.of(made, labels)
+
+    def wrapped(self, fields: Sequence[Sequence[int]], label: int) -> list[int]:
+        """The sequence of a text, given as token ids."""
+        separated = [*fields[0], *(token for field in fields[1:] for token in (self.separator, *field))]
+        return [self.begin[label], *separated, self.end]
+
+    def text(self, ids: Sequence[int], fields: int) -> Text | None:
+        """The text of a sequence, or its ``fields`` texts; ``None`` where it has not so many, or an empty one."""
+        parts: list[list[int]] = [[]]
+        for token in ids[1:]:
+            if token == self.end:
+                break
+            if token == self.separator:
+                parts.append([])
+            else:
+                parts[-1].append(token)
+        texts = tuple(self._decoded(part) for part in parts)
+        return texts if len(texts) == fields and all(texts) else None
+
+    def _decoded(self, ids: list[int]) -> str:
+        found: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return " ".join(found.split())
+
+    def losses(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[rows] −Σ log p(token | those before it), the begin token given; differentiable.
+
+        Args:
+            ids, mask: [rows, length], padded on the right.
+
+        """
+        with self.autocast():
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        each = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
+        return (each * mask[:, 1:]).sum(dim=1)
+
+    @torch.no_grad()
+    def mean_losses(self, sequences: Sequences, normalise: Literal["length", "padded"] = "length") -> Tensor:
+        """[n] loss of every sequence per token, or per token of the longest of them."""
+        order = sequences.lengths.argsort(stable=True)
+        found = torch.empty(len(sequences))
+        for rows in order.split(_ROWS):
+            ids, mask = sequences.batch(rows, self.pad, self.device)
+            found[rows] = self.losses(ids, mask).cpu()
+        return normalised(found, sequences.lengths, normalise)
+
+    def training(self, on: bool) -> None:
+        """Switches the model's dropout."""
+        self.model.train(on)
+
+    @contextlib.contextmanager
+    def scoring(self) -> Iterator[None]:
+        """Without dropout inside, as before after it."""
+        before = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(before)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Of the model's forward passes."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def normalised(losses: Tensor, lengths: Tensor, how: Literal["length", "padded"]) -> Tensor:
+    """[rows] losses per token that is predicted.
+
+    Args:
+        losses: [rows] sums over tokens.
+        lengths: [rows] tokens, the begin token, which is given, among them.
+        how: divide by a sequence's own length, or, as the published code, by that of the longest.
+
+    """
+    predicted = lengths - 1
+    return losses / (predicted if how == "length" else predicted.max())
+
+
+def _loaded(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)

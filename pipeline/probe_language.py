@@ -1,0 +1,66 @@
+"""What :mod:`pipeline.probe` measures of cells that train a language model or write with it.
+
+The model is the one that stage 1 keeps, not the trained one, which need not exist yet: it writes longer texts, so that
+what is predicted of writing is an upper bound.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import LM, DiLM, Distill, Generated, language_source
+from pipeline.data.prepared import Prepared
+from pipeline.distilled import save
+from pipeline.methods.coresets.vectors import load_student, vectors_of
+from pipeline.methods.dilm.generate import generate_from
+from pipeline.methods.dilm.generator import Generator
+from pipeline.methods.dilm.pretrain import Pretraining
+from pipeline.methods.dilm.sampling import write
+from pipeline.methods.dilm.tuning import Tuning
+from pipeline.probe_vectors import Piece
+from pipeline.report import language_work, work
+from pipeline.store import Store
+from pipeline.students.device import pick_device
+
+TEXTS, ROWS = 32, 256
+
+
+def pieces(config: Distill, prepared: Prepared, set_: Path) -> list[Piece]:
+    """Steps of training, some texts, some vectors; leaves a set where the cell makes one."""
+    method, C = config.method, len(prepared.classes)
+    written = Prepared(Store.of(prepared.folder).cell(language_source(config)).folder)
+    generator = Generator.fresh(written.model_folder, C, config.seed, pick_device(config.runtime))
+    text, rows = language_work.per_text(written.folder), generator.sequences(written.split("train"))
+    if isinstance(method, LM):
+        run = Pretraining(method.model_copy(update={"steps": 1000}), generator, rows, config.seed)
+        dev = generator.sequences(written.split("dev").stratified(ROWS, 0, "probe"))
+        return [
+            ("training", run.advance, 3 * text * method.batch_size),
+            ("scoring", lambda: generator.mean_losses(dev), len(dev) * text),
+        ]
+    assert isinstance(method, DiLM | Generated)
+    longest, fields = int(rows.lengths.max()), len(config.source.task.text)
+    sampling = method.sampling.model_copy(update={"batch_size": min(TEXTS, method.sampling.batch_size)})
+    student = load_student(config, prepared)
+    some, theta = prepared.split("train").stratified(ROWS, 0, "probe"), student.initial(0, 0)
+    per_row = work.of_row(prepared.folder)
+    found: list[Piece] = [
+        ("scoring", lambda: write(generator, TEXTS, fields, sampling, longest, 0, distinct=False), C * TEXTS * text),
+        ("inner", lambda: vectors_of(student, theta, some, "first"), len(some) * per_row),
+    ]
+    if isinstance(method, Generated):
+        small = method.model_copy(update={"over_sample": 1, "distinct": False, "sampling": sampling})
+        save(generate_from(generator, config.model_copy(update={"method": small}), prepared, longest), set_)
+        return found
+    tuning = Tuning(_short(config, method, sampling), prepared, student, generator, rows)
+    tuning.advance()  # which writes the pool
+    return [("outer", tuning.advance, language_work.of_step(method, per_row, text, C)), *found]
+
+
+def _short(config: Distill, method: DiLM, sampling: Any) -> Distill:
+    """The same steps on a pool that is just large enough, with teachers that need no clustering."""
+    pool = method.pool.model_copy(update={"size": method.shots, "every": 1000})
+    teachers = method.teachers.model_copy(update={"choose": "random"})
+    update = {"pool": pool, "teachers": teachers, "sampling": sampling, "steps": 1000}
+    return config.model_copy(update={"method": method.model_copy(update=update)})

@@ -1,0 +1,128 @@
+"""What the generator makes of texts: sequences, and likelihoods against values computed token by token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.config import Distill, language_source
+from pipeline.methods.dilm.generator import Generator, normalised
+from pipeline.methods.dilm.sequences import Sequences, joined
+from pipeline.store import Store
+from tests.methods.dilm.conftest import WORDS, fresh, prepared
+
+Chain = Callable[..., Distill]
+
+
+def test_classes_begin_as_the_token_that_starts_a_text(language_model: Path) -> None:
+    generator = fresh(language_model, classes=3)
+    table = generator.model.get_input_embeddings().weight
+    assert len(table) == len(WORDS) + 3 + 2
+    assert len({*generator.begin, generator.separator, generator.pad, generator.end}) == 6
+    for begin in generator.begin:
+        assert torch.equal(table[begin], table[WORDS.index("<end>")])
+    assert not torch.equal(table[generator.separator], table[generator.end])
+    again = fresh(language_model, classes=3)
+    assert torch.equal(again.model.get_input_embeddings().weight, table)
+
+
+def by_hand(generator: Generator, ids: list[int]) -> float:
+    """−Σ log p of a sequence's tokens after the first, each from a pass over nothing but what stands before it."""
+    total = 0.0
+    for at in range(1, len(ids)):
+        with torch.no_grad():
+            scores = generator.model(input_ids=torch.tensor([ids[:at]])).logits[0, -1].double().tolist()
+        largest = max(scores)
+        total += largest + math.log(sum(math.exp(score - largest) for score in scores)) - scores[ids[at]]
+    return total
+
+
+def test_losses_are_those_of_every_text_alone_whatever_stands_beside_it(language_model: Path) -> None:
+    generator = fresh(language_model)
+    texts = [["word1", "good"], ["word2", "bad", "word3", "word4", "word5"], ["dull"]]
+    rows = [
+        generator.wrapped([[WORDS.index(word) for word in text]], label)
+        for text, label in zip(texts, [1, 0, 0], strict=True)
+    ]
+    assert rows[0] == [generator.begin[1], WORDS.index("word1"), WORDS.index("good"), generator.end]
+    expected = [by_hand(generator, row) for row in rows]
+    sequences = Sequences.of(rows, [1, 0, 0])
+    found = generator.losses(*sequences.batch(torch.arange(3), generator.pad, "cpu"))
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    swapped = Sequences.of([[generator.begin[0], *rows[0][1:]]], [0])
+    other = generator.losses(*swapped.batch(torch.arange(1), generator.pad, "cpu"))
+    assert other.item() == pytest.approx(by_hand(generator, swapped.row(0)), rel=1e-5)
+    each = generator.mean_losses(sequences)
+    assert each.tolist() == pytest.approx([expected[0] / 3, expected[1] / 6, expected[2] / 2], rel=1e-5)
+    padded = generator.mean_losses(sequences, "padded")
+    assert padded.tolist() == pytest.approx([value / 6 for value in expected], rel=1e-5)
+
+
+def test_both_ways_to_normalise() -> None:
+    losses, lengths = torch.tensor([6.0, 6.0]), torch.tensor([3, 7])
+    assert normalised(losses, lengths, "length").tolist() == [3.0, 1.0]
+    assert normalised(losses, lengths, "padded").tolist() == [1.0, 1.0]
+
+
+def test_a_class_has_likelihoods_of_its_own_once_its_token_differs(language_model: Path) -> None:
+    generator = fresh(language_model)
+    with torch.no_grad():
+        generator.model.get_input_embeddings().weight[generator.begin[1]] *= torch.linspace(-2, 2, 32)
+    row = generator.wrapped([[5, 6]], 0)
+    two = Sequences.of([row, [generator.begin[1], *row[1:]]], [0, 1])
+    zero, one = generator.mean_losses(two).tolist()
+    assert abs(zero - one) > 1e-3
+    assert one == pytest.approx(by_hand(generator, two.row(1)) / 3, rel=1e-5)
+
+
+def test_a_saved_generator_is_the_same(language_model: Path, tmp_path: Path) -> None:
+    generator = fresh(language_model)
+    generator.save(tmp_path / "generator")
+    again = Generator.load(tmp_path / "generator", 2, "cpu")
+    rows = Sequences.of([generator.wrapped([[5, 6, 7]], 1)], [1])
+    assert again.begin == generator.begin
+    assert torch.equal(again.mean_losses(rows), generator.mean_losses(rows))
+    assert {path.suffix for path in (tmp_path / "generator").iterdir()} <= {".json", ".safetensors"}
+
+
+def test_text_and_back(language_model: Path) -> None:
+    generator = fresh(language_model)
+    one, other = [WORDS.index("good"), WORDS.index("word3")], [WORDS.index("bad")]
+    pair = generator.wrapped([one, other], 1)
+    assert generator.text(pair, 2) == ("good word3", "bad")
+    assert generator.text(pair, 1) is None
+    assert generator.text(generator.wrapped([one], 0), 1) == ("good word3",)
+    assert generator.text(generator.wrapped([one], 0), 2) is None
+    assert generator.text(generator.wrapped([one, []], 0), 2) is None
+    assert generator.text(pair[:-1], 2) == ("good word3", "bad")
+
+
+def test_rows_of_pairs_keep_both_texts(chain: Chain, store: Store, language_model: Path) -> None:
+    found = prepared(language_source(chain(pairs=True)), store)
+    train, generator = found.split("train"), fresh(language_model)
+    sequences = generator.sequences(train)
+    raw = {(row["one"], row["other"]) for row in _rows(chain(pairs=True).source.task.source.train)}
+    texts = [generator.text(sequences.row(index), 2) for index in range(len(sequences))]
+    assert len(sequences) == 120 - 48
+    assert set(texts) <= raw
+    assert found.manifest["architecture"] == "GPT2LMHeadModel"
+
+
+def _rows(path: str) -> list[dict[str, str]]:
+    import json
+
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_sequences_are_flat() -> None:
+    found = joined([Sequences.of([[1, 2], [3]], [0, 0]), Sequences.of([[4, 5, 6]], [1])])
+    assert found.tokens.tolist() == [1, 2, 3, 4, 5, 6]
+    assert [found.row(index) for index in range(3)] == [[1, 2], [3], [4, 5, 6]]
+    ids, mask = found.batch(torch.tensor([2, 1]), 9, "cpu")
+    assert ids.tolist() == [[4, 5, 6], [3, 9, 9]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert found.lengths.tolist() == [2, 1, 3]
