@@ -1,7 +1,7 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
-those that learn vectors, ``loops`` and ``imbalance`` what all that learn have), ``protocols`` stage 3 (``on_vectors``
+those that learn vectors, ``text`` those that end with text, ``outer`` the outer loop on text, ``loops`` and ``imbalance`` what all that learn have), ``protocols`` stage 3 (``on_vectors``
 those of students on vectors), ``training`` AdamW in both, ``students`` those on vectors in both, ``experiment`` YAML ->
 grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
 ``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type about an experiment.
@@ -16,10 +16,7 @@ from pipeline.config.methods import (
     DDAL,
     Distill,
     Method,
-    Outer,
-    Precision,
     Runtime,
-    on_real_text,
 )
 from pipeline.config.on_vectors import (
     BestCheck,
@@ -29,6 +26,7 @@ from pipeline.config.on_vectors import (
     PublishedTransformer,
     RobustOnVectors,
 )
+from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.protocols import AlwaysMajority, Evaluate, FineTune, GradientSteps, Protocol, Robust
 from pipeline.config.real import (
     EL2N,
@@ -46,6 +44,7 @@ from pipeline.config.real import (
 )
 from pipeline.config.resources import Request
 from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
+from pipeline.config.text import Projected, StraightThrough, Swaps, Text, TextValidation
 from pipeline.config.training import BestEpoch, Training
 from pipeline.config.vectors import BPTT, VectorOuter, VectorValidation
 
@@ -88,6 +87,7 @@ __all__ = [
     "PlainSteps",
     "Precision",
     "Prepare",
+    "Projected",
     "Protocol",
     "PublishedMlp",
     "PublishedTransformer",
@@ -100,7 +100,11 @@ __all__ = [
     "RobustOnVectors",
     "Runtime",
     "Selection",
+    "StraightThrough",
+    "Swaps",
     "Task",
+    "Text",
+    "TextValidation",
     "Training",
     "Transformer",
     "Validation",
