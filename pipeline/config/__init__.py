@@ -1,12 +1,15 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
-those that learn vectors, ``text`` those that end with text, ``outer`` the outer loop on text, ``loops`` and ``imbalance`` what all that learn have), ``protocols`` stage 3 (``on_vectors``
-those of students on vectors), ``training`` AdamW in both, ``students`` those on vectors in both, ``experiment`` YAML ->
-grid of cells (``loader`` its syntax), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
-``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type about an experiment.
+those that learn vectors, ``text`` those that end with text, ``outer`` the outer loop on text, ``loops`` and
+``imbalance`` what all that learn have, ``making`` what all say of themselves), ``protocols`` stage 3 (``on_vectors``
+those of students on vectors), ``training`` AdamW in both, ``students`` those on vectors in both, ``chain`` what a
+config reads, ``experiment`` YAML -> grid of cells (``loader`` its syntax, ``completed`` configs inside configs),
+``cluster`` another YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors
+as sentences, ``typed`` what to type about an experiment.
 """
 
+from pipeline.config.chain import Stage, inputs, upstream
 from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
 from pipeline.config.data import Model, Prepare, Task, Vectors
 from pipeline.config.experiment import Experiment, Report, load
@@ -44,7 +47,7 @@ from pipeline.config.real import (
 )
 from pipeline.config.resources import Request
 from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
-from pipeline.config.text import Projected, StraightThrough, Swaps, Text, TextValidation
+from pipeline.config.text import Project, Projected, StraightThrough, Swaps, Text, TextValidation
 from pipeline.config.training import BestEpoch, Training
 from pipeline.config.vectors import BPTT, VectorOuter, VectorValidation
 
@@ -87,6 +90,7 @@ __all__ = [
     "PlainSteps",
     "Precision",
     "Prepare",
+    "Project",
     "Projected",
     "Protocol",
     "PublishedMlp",
@@ -100,8 +104,12 @@ __all__ = [
     "RobustOnVectors",
     "Runtime",
     "Selection",
+<<<<<<< HEAD
     "StraightThrough",
     "Swaps",
+=======
+    "Stage",
+>>>>>>> eca37caff84e179ab89438cdd434156c81aaffc2
     "Task",
     "Text",
     "TextValidation",
@@ -112,7 +120,9 @@ __all__ = [
     "VectorStudentConfig",
     "VectorValidation",
     "Vectors",
+    "inputs",
     "load",
     "load_cluster",
     "on_real_text",
+    "upstream",
 ]

@@ -11,6 +11,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.schema import Frozen, runtime
 
+OTHER_SPLITS = (
+    "not that of prepare, so that rows which one of the two learns from may be the other's dev or test rows; "
+    "remove it, which takes the value of prepare"
+)
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "f1", "mcc", "accuracy_f1"]
 
 
@@ -161,10 +165,19 @@ class Prepare(Frozen):
                 raise ValueError(f"{name}: {size} is neither a share (below 1) nor a whole number of rows")
         return self
 
+    def split_otherwise(self, other: Prepare) -> str | None:
+        """The first key by which the rows of these splits may not be those of ``other``'s; ``None`` if all agree."""
+        keys = ("task", "dev", "test", "seed")
+        return next((key for key in keys if getattr(self, key) != getattr(other, key)), None)
+
+    @property
+    def model_slug(self) -> str:
+        """The encoder's readable name, in lower case."""
+        where, _, rest = self.model.name.partition(":")
+        return (rest.split("/")[0] if where == "package" else Path(self.model.name).name).lower()
+
     @property
     def slug(self) -> str:
         """Readable part of the address."""
-        where, _, rest = self.model.name.partition(":")
-        model = rest.split("/")[0] if where == "package" else Path(self.model.name).name
-        slug = f"{self.task.name}.{model}".lower()
+        slug = f"{self.task.name}.{self.model_slug}".lower()
         return slug if self.vectors is None else f"{slug}.{self.vectors.pooling}"

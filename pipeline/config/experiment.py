@@ -8,12 +8,12 @@ there, unless it names another ``name`` or ``kind``.
 ``seeds``, at the top or in a block (which wins), distils every cell anew for each seed: a number counts up from the
 cell's own ``distill.seed``, so that ``seeds: 1`` is what it would be without; a list says which. Sets that do not
 depend on the seed (full data, majority, coresets without a draw) are made once. A block that lists ``distill.seed``
-itself is left as it is.
+itself is left as it is. What configs inside configs leave out (``distill.parent``, ``evaluate.data``) is completed in
+:mod:`~pipeline.config.completed`.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 import json
@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from pipeline.config.completed import cells_of, merged, told_once
 from pipeline.config.keys import ending_in
 from pipeline.config.loader import Loader
 from pipeline.config.methods import Method
@@ -37,6 +38,7 @@ from pipeline.errors import InputError
 SECTIONS = ("prepare", "distill", "evaluate")
 _TOP = ("base", "grids", "seeds", "report")
 _SEED = "distill.seed"
+_UNIONS = {("distill", "method"): Method, ("evaluate", "protocol"): Protocol}
 _KNOWN_AS = {"source.source": "prepare", "source": "distill", "": "evaluate"}
 
 
@@ -111,12 +113,12 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
         try:
             given = _assigned(raw.get("base", {}), {k: v for k, v in assignment.items() if k not in chosen})
             fitting = {k: v for k, v in assignment.items() if k in chosen and _fits(given, k)}
-            cell = _cell(_assigned(given, fitting))
-            unused -= {*fitting, *(["seeds"] if cell.source.is_drawn else [])}
-            for copy_of in _distilled_anew(cell, seeds):
-                cells.setdefault(copy_of.model_dump_json(), copy_of)
+            made = list(cells_of(_assigned(given, fitting), seeds))
+            unused -= {*fitting, *(["seeds"] if made[0].source.is_drawn else [])}
+            for cell in made:
+                cells.setdefault(cell.model_dump_json(), cell)
         except ValidationError as error:
-            found.update(dict.fromkeys(sentences(error, Evaluate, _KNOWN_AS)))
+            found.update(told_once(sentences(error, Evaluate, _KNOWN_AS)))
         except InputError as error:
             found[str(error)] = None
     if not found:
@@ -247,16 +249,6 @@ def _seeded(raw: dict[str, Any]) -> list[dict[str, Any]]:
     return [({} if _SEED in block else top) | block for block in raw.get("grids") or [{}]]
 
 
-def _distilled_anew(cell: Evaluate, seeds: int | list[int] | None) -> Iterable[Evaluate]:
-    """The cell with each of its distillation seeds."""
-    if seeds is None or not cell.source.is_drawn:
-        return [cell]
-    first = cell.source.seed
-    found = range(first, first + seeds) if isinstance(seeds, int) else seeds
-    sources = [cell.source.model_copy(update={"seed": seed}) for seed in found]
-    return [cell.model_copy(update={"source": source}) for source in sources]
-
-
 def _overridden(grids: list[dict[str, Any]], chosen: dict[str, Any]) -> list[dict[str, Any]]:
     """The blocks with every chosen key in place of what they say about it or anything below it."""
     twins = {"seeds": _SEED, _SEED: "seeds"}
@@ -268,19 +260,23 @@ def _overridden(grids: list[dict[str, Any]], chosen: dict[str, Any]) -> list[dic
 
 
 def _fits(raw: dict[str, Any], key: str) -> bool:
-    """Whether the cell's method or protocol has the key; a ``--set`` passes by the cells of other ones.
+    """Whether the cell's method, protocol or parent has the key; a ``--set`` passes by the cells of other ones.
 
-    A key that none of them has fits every cell, so that it is reported as misspelt.
+    A key that no method or protocol has fits every cell, so that it is reported as misspelt.
     """
-    for section, part, union in (("distill", "method", Method), ("evaluate", "protocol", Protocol)):
-        prefix = f"{section}.{part}."
-        given = raw[section].get(part)
-        if key.startswith(prefix) and isinstance(given, dict):
-            name = key.removeprefix(prefix).split(".")[0]
-            options = typing.get_args(typing.get_args(union)[0])
-            owners = [tag_of(option) for option in options if name in option.model_fields]
-            return not owners or given.get("name") in owners
-    return True
+    section, *names = key.split(".")
+    place = raw[section]
+    while section == "distill" and names[0] == "parent" and len(names) > 1:
+        place, names = place.get("parent"), names[1:]
+        if not isinstance(place, dict):
+            return False
+    part, *below = names
+    given = place.get(part)
+    if (section, part) not in _UNIONS or not below or not isinstance(given, dict):
+        return True
+    options = typing.get_args(typing.get_args(_UNIONS[section, part])[0])
+    owners = [tag_of(option) for option in options if below[0] in option.model_fields]
+    return not owners or given.get("name") in owners
 
 
 def _within(key: str, other: str) -> bool:
@@ -296,26 +292,15 @@ def _product(block: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], Any]]:
 
 def _assigned(base: Mapping[str, Any], assignment: Mapping[str, Any]) -> dict[str, Any]:
     """The raw sections of one cell: base with the assigned dotted keys."""
-    raw: dict[str, Any] = copy.deepcopy({section: base.get(section, {}) for section in SECTIONS})
+    raw: dict[str, Any] = {section: base.get(section, {}) for section in SECTIONS}
     for key, value in assignment.items():
         *parents, last = key.split(".")
         place = raw
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise InputError(f"{key}: {parent} is given as {place!r}; write it as a mapping to set {last}")
-        place[last] = _merged(place.get(last), value)
+            given = place.get(parent, {})
+            if not isinstance(given, dict):
+                raise InputError(f"{key}: {parent} is given as {given!r}; write it as a mapping to set {last}")
+            place[parent] = dict(given)  # base, and what an anchor stands for elsewhere in it, stay as they are
+            place = place[parent]
+        place[last] = merged(place.get(last), value)
     return raw
-
-
-def _cell(raw: Mapping[str, Any]) -> Evaluate:
-    distill = {**raw["distill"], "source": raw["prepare"]}
-    return Evaluate.model_validate({**raw["evaluate"], "source": distill})
-
-
-def _merged(old: Any, new: Any) -> Any:
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return copy.deepcopy(new)
-    if any(tag in new and new[tag] != old.get(tag) for tag in ("name", "kind")):
-        return copy.deepcopy(new)
-    return {key: _merged(old.get(key), new[key]) if key in new else old[key] for key in {**old, **new}}

@@ -23,7 +23,8 @@ def ending_in(key: str) -> list[str]:
 def _paths(above: str, model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         inside = _models(field.annotation)
-        if not set(inside) & set(_SECTIONS.values()):  # an earlier stage, which has a section of its own
+        if name != "source":  # an earlier stage, which has a section of its own
             yield f"{above}.{name}"
+        if not set(inside) & set(_SECTIONS.values()):
             for one in inside:
                 yield from _paths(f"{above}.{name}", one)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.data import Prepare
+from pipeline.config.data import OTHER_SPLITS, Prepare
 from pipeline.config.loops import InnerOptimizer, PlainSteps, Validation
+from pipeline.config.making import Making, Parents
 from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.real import (
     EL2N,
     Budget,
-    Coreset,
     FullData,
     Herding,
     KCentres,
@@ -22,7 +22,7 @@ from pipeline.config.real import (
     RandomReal,
 )
 from pipeline.config.schema import Count, Frozen, Positive, runtime
-from pipeline.config.text import Text
+from pipeline.config.text import Project, Text
 from pipeline.config.vectors import BPTT
 
 class LocalFile(Frozen):
@@ -35,7 +35,7 @@ def _file_by_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-class DDAL(Frozen):
+class DDAL(Making):
     """Dataset distillation with attention labels (ACL 2023). Defaults are the published repository's.
 
     Attributes:
@@ -48,7 +48,7 @@ class DDAL(Frozen):
         attention_labels: none, the [CLS] query row, or all rows.
         attention_weight: λ of the attention loss.
         initialise: embeddings from N(0, 1) as published, or from real training samples.
-        warm_start: path of a ``distilled.h5`` of the same shape to start from.
+        warm_start: path of a ``distilled.h5`` of the same shape to start from; ``distill.parent`` names a cell instead.
         steps: inner steps (T).
         inner_optimizer: of the inner steps: ``gd`` (the paper), ``momentum`` or ``adam``, by name or as a mapping with
             its options; the set remembers it.
@@ -91,6 +91,8 @@ class DDAL(Frozen):
     validation: Validation = Validation()
     precision: Precision = "fp32"
     estimator: Literal["auto", "unroll", "adjoint", "fused"] = runtime("auto")
+    makes: ClassVar[Literal["embeddings"]] = "embeddings"
+    parents: ClassVar[Parents | None] = Parents(("ddal",), "to start from", required=False, same_encoder=True)
 
     @model_validator(mode="after")
     def _check(self) -> DDAL:
@@ -117,6 +119,12 @@ class DDAL(Frozen):
         return self
 
     @property
+    def shared(self) -> tuple[str, ...]:
+        """What the shapes of its tensors follow from."""
+        attention = () if self.attention_labels == "none" else ("attention_labels",)
+        return ("shots", "budget", "sequence_length", *attention)
+
+    @property
     def outer_precision(self) -> str:
         """Autocast on real text."""
         return self.outer.precision or on_real_text(self.precision)
@@ -129,7 +137,7 @@ class DDAL(Frozen):
 
 
 Method = Annotated[
-    DDAL | RandomReal | Herding | KCentres | Moderate | LossRank | EL2N | FullData | Majority | BPTT | Text,
+    DDAL | RandomReal | Herding | KCentres | Moderate | LossRank | EL2N | FullData | Majority | BPTT | Text | Project,
     Field(discriminator="name"),
 ]
 
@@ -157,11 +165,18 @@ class Runtime(Frozen):
 
 
 class Distill(Frozen):
-    """Stage 2. Input: a prepared task. Output: ``distilled.h5`` and ``log.csv``."""
+    """Stage 2. Input: a prepared task, maybe another cell of stage 2. Output: ``distilled.h5`` and ``log.csv``.
+
+    Attributes:
+        parent: the cell whose artifact this one starts from, of the same splits and maybe of another encoder; which
+            ones a method takes is in its ``parents``. A chain of parents may have any length.
+
+    """
 
     revision: int = 1
     source: Prepare
     method: Method
+    parent: Distill | None = None
     seed: int = 42
     runtime: Runtime = runtime(Runtime())
 
@@ -169,15 +184,54 @@ class Distill(Frozen):
     def _check(self) -> Distill:
         if isinstance(self.method, BPTT) and self.source.vectors is None:
             raise ValueError("method 'bptt' learns from sentence vectors; add vectors: cls, or mean, to prepare")
+        if isinstance(self.method, Text) and len(self.source.task.text) > 1:
+            raise ValueError("method 'text' learns single texts, and this task has pairs; use ddal and project")
+        if self.parent is not None:
+            self._check_parent(self.parent)
+        elif self.method.parents is not None and self.method.parents.required:
+            names, purpose = self.method.parents.names, self.method.parents.purpose
+            raise ValueError(
+                f"method '{self.method.name}' needs another cell of stage 2 {purpose} (by {' or '.join(names)}); "
+                f"name it: parent: {{method: {{name: {names[0]}}}}}"
+            )
         return self
+
+    def _check_parent(self, parent: Distill) -> None:
+        """Refuses a parent that the method cannot start from."""
+        allowed, name = self.method.parents, self.method.name
+        if allowed is None:
+            raise ValueError(f"parent: method '{name}' starts from no other cell; remove it")
+        if parent.method.name not in allowed.names:
+            raise ValueError(
+                f"parent.method: method '{name}' takes none by '{parent.method.name}' {allowed.purpose}; "
+                f"allowed: {', '.join(allowed.names)}"
+            )
+        if isinstance(self.method, DDAL) and self.method.warm_start is not None:
+            raise ValueError("parent and method.warm_start both say what to start from; keep one")
+        if (key := parent.source.split_otherwise(self.source)) is not None:
+            raise ValueError(f"parent.source.{key}: {OTHER_SPLITS}")
+        if allowed.same_encoder and parent.source.model != self.source.model:
+            raise ValueError(
+                f"parent.source.model: method '{name}' takes the embeddings of its own encoder {allowed.purpose}, not "
+                f"those of {parent.source.model.name}; remove it"
+            )
+        for key in self.method.shared:
+            ours, theirs = getattr(self.method, key), getattr(parent.method, key)
+            if ours != theirs:
+                raise ValueError(
+                    f"parent.method.{key}: {theirs!r}, and this method's is {ours!r}; they have to be the same"
+                )
 
     @property
     def is_drawn(self) -> bool:
-        """Whether another seed gives another set."""
-        method = self.method
-        return method.is_drawn if isinstance(method, Coreset) else not isinstance(method, FullData | Majority)
+        """Whether another seed, of this cell or of one that it starts from, may give another set."""
+        return self.method.is_drawn or (self.parent is not None and self.parent.is_drawn)
 
     @property
     def slug(self) -> str:
-        """Readable part of the address."""
-        return f"{self.source.slug}.{self.method.slug}.seed{self.seed}"
+        """Readable part of the address; of a parent the name of its method, and its encoder where that is another."""
+        slug = f"{self.source.slug}.{self.method.slug}.seed{self.seed}"
+        if self.parent is None:
+            return slug
+        there = self.parent.source.model_slug
+        return f"{slug}.from-{self.parent.method.name}" + (f"@{there}" if there != self.source.model_slug else "")

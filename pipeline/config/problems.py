@@ -39,7 +39,8 @@ def _sentence(problem: Any, model: type[BaseModel], section: dict[str, str]) -> 
     if kind == "extra_forbidden":
         allowed = [] if parent is None else list(parent.model_fields)
         key = names[-1]
-        return f"{path}: unknown key{nearest(key, allowed)}; allowed: {', '.join(a for a in allowed if a != 'source')}"
+        allowed = allowed if "parent" in names[:-1] else [name for name in allowed if name != "source"]
+        return f"{path}: unknown key{nearest(key, allowed)}; allowed: {', '.join(allowed)}"
     if kind == "missing":
         return f"{path}: required, but not given"
     if kind == "literal_error":

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from pipeline.config.data import OTHER_SPLITS, Prepare
 from pipeline.config.methods import DDAL, Distill, Method, Runtime
 from pipeline.config.on_vectors import LearningFromVectors, OnVectors, RobustOnVectors
 from pipeline.config.real import FullData, Majority
 from pipeline.config.schema import Count, Frozen, Positive, runtime
 from pipeline.config.students import Mlp, Transformer
 from pipeline.config.training import BestEpoch, OptimizerName, Training, selection_by_split
+from pipeline.config.text import Project, Text
 from pipeline.config.vectors import BPTT
 
 
@@ -114,24 +116,33 @@ Split = Literal["dev", "test"]
 
 
 class Evaluate(Frozen):
-    """Stage 3. Input: a distilled set. Output: ``results.csv``, one row per (initialisation, split, metric).
+    """Stage 3. Input: a distilled set and prepared data. Output: ``results.csv``, a row per initialisation and metric.
 
     Beside it ``predictions.h5``: what every initialisation answered on every row. The protocols ``robust`` and
     ``vectors_robust`` write both for the recipe that they vary, and everything to ``robustness.csv``.
 
     Attributes:
+        data: prepared by another encoder (transfer): students are that encoder's, learn from the set's text and are
+            scored on these rows; ``null``, and the set's own source, is the data that the set was made from.
         prefix: only so many samples per class are learned from, the first ones of the set.
 
     """
 
     revision: int = 1
     source: Distill
+    data: Prepare | None = None
     protocol: Protocol
     prefix: Count | None = None
     initialisations: Count = 100
     splits: Annotated[tuple[Split, ...], Field(min_length=1)] = ("dev", "test")
     seed: int = 0
     runtime: Runtime = runtime(Runtime())
+
+    @field_validator("data")
+    @classmethod
+    def _other(cls, data: Prepare | None, above: ValidationInfo) -> Prepare | None:
+        source = above.data.get("source")  # absent where it is itself refused
+        return None if source is not None and data == source.source else data
 
     @model_validator(mode="after")
     def _check(self) -> Evaluate:
@@ -154,7 +165,29 @@ class Evaluate(Frozen):
             )
         if self.prefix is not None:
             _check_prefix(self.prefix, method, self.recipe)
+        if self.data is not None:
+            self._check_data(self.data)
         return self
+
+    def _check_data(self, data: Prepare) -> None:
+        """Refuses a transfer of what no other encoder reads."""
+        method = self.source.method
+        if (key := data.split_otherwise(self.source.source)) is not None:
+            raise ValueError(f"data.{key}: {OTHER_SPLITS}")
+        if method.makes != "text":
+            raise ValueError(
+                f"data: method '{method.name}' makes {method.makes} of its own encoder, which "
+                f"{data.model.name} cannot read; remove data, or evaluate a set of text that is made from this one"
+            )
+        if isinstance(method, FullData):
+            raise ValueError(
+                f"data: method 'full' has no set to transfer; give the encoder itself: prepare.model: {data.model.name}"
+            )
+        if isinstance(self.protocol, LearningFromVectors):
+            raise ValueError(
+                f"data: protocol '{self.protocol.name}' learns from vectors of the set's own encoder; remove data, or "
+                f"use {{name: finetune}}"
+            )
 
     def _check_vectors(self, protocol: LearningFromVectors) -> None:
         """Refuses recipes for vectors where there are none, and where nothing says which student learns."""
@@ -183,6 +216,11 @@ class Evaluate(Frozen):
         return protocol.recipe if isinstance(protocol, LearningFromVectors) else protocol
 
     @property
+    def prepared(self) -> Prepare:
+        """The data on which students learn and are scored."""
+        return self.data or self.source.source
+
+    @property
     def student(self) -> Mlp | Transformer | None:
         """The network that learns from vectors: the recipe's, or that which the set was distilled for."""
         if not isinstance(self.recipe, OnVectors):
@@ -200,6 +238,7 @@ class Evaluate(Frozen):
         """Readable part of the address."""
         slug = f"{self.source.slug}.{self.protocol.name}"
         slug += f"-{self.student.name}" if self.student is not None else ""
+        slug += f".on-{self.data.model_slug}" if self.data is not None else ""
         return slug if self.prefix is None else f"{slug}.first{self.prefix}"
 
 
@@ -209,7 +248,7 @@ def _check_prefix(prefix: int, method: Method, recipe: Recipe) -> None:
         raise ValueError(f"prefix: method '{method.name}' has no samples per class to take the first of; remove it")
     if isinstance(method, DDAL) and isinstance(recipe, GradientSteps):
         raise ValueError("prefix: the steps of a ddal set are made for all of its samples; remove it, or use finetune")
-    if prefix > method.shots and (isinstance(method, BPTT) or method.budget == "uniform"):
+    if prefix > method.shots and (isinstance(method, BPTT | Text | Project) or method.budget == "uniform"):
         raise ValueError(f"prefix: {prefix} samples per class are more than shots: {method.shots}")
 
 

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import model_validator
 
 from pipeline.config.data import Vectors
-from pipeline.config.schema import Count, Frozen
+from pipeline.config.making import Making
+from pipeline.config.schema import Count
 from pipeline.config.training import Training
 
 Budget = Literal["uniform", "prior", "sqrt"]
@@ -17,7 +18,7 @@ def _slug(name: str, shots: int, budget: Budget) -> str:
     return f"{name}.{shots}shot" + ("" if budget == "uniform" else f".{budget}")
 
 
-class RandomReal(Frozen):
+class RandomReal(Making):
     """Real training sentences drawn at random: the first baseline of every table.
 
     Attributes:
@@ -38,7 +39,7 @@ class RandomReal(Frozen):
         return _slug("random", self.shots, self.budget)
 
 
-class Coreset(Frozen):
+class Coreset(Making):
     """Real training sentences that a rule chooses, class by class; one member per rule.
 
     Rows with the same tokens and the same class count once. What is chosen depends on the seed through ``candidates``
@@ -176,11 +177,16 @@ class EL2N(ByScores):
     keep: Literal["highest", "lowest"] = "highest"
 
 
-class FullData(Frozen):
+class FullData(Making):
     """The whole training split: what a distilled set is measured against."""
 
     name: Literal["full"]
     revision: int = 1
+
+    @property
+    def is_drawn(self) -> bool:
+        """Never."""
+        return False
 
     @property
     def slug(self) -> str:
@@ -188,11 +194,16 @@ class FullData(Frozen):
         return "full"
 
 
-class Majority(Frozen):
+class Majority(Making):
     """One real sample of the most frequent training class, for the protocol that always answers it."""
 
     name: Literal["majority"]
     revision: int = 1
+
+    @property
+    def is_drawn(self) -> bool:
+        """Never."""
+        return False
 
     @property
     def slug(self) -> str:

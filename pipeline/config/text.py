@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.config.loops import AdamSteps, InnerOptimizer, Validation
+from pipeline.config.making import Making, Parents
 from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.schema import Count, Frozen, Positive, runtime
 from pipeline.config.training import Training
 
 Measure = Literal["cosine", "l2"]
 Words = Literal["any", "writable", "whole"]
+
+
+class Project(Making):
+    """The nearest token of every input embedding of a learned set, after its distillation: text, labels kept.
+
+    Attributes:
+        shots: as of the parent.
+        measure: by which nearest is meant.
+        special: positions whose nearest token is a special one (padding, a separator) are ``dropped`` and the others
+            framed as the tokenizer frames a text; or such tokens are ``kept`` where they are, without a frame; or are
+            ``barred``, so that every position gives a word, framed.
+        words: that are looked at: ``any`` token, ``writable`` or ``whole`` ones, as for ``text``.
+
+    """
+
+    parents: ClassVar[Parents] = Parents(("ddal",), "to project to text", same_encoder=True)
+
+    name: Literal["project"]
+    revision: int = 1
+    shots: Count = 1
+    measure: Measure = "cosine"
+    special: Literal["dropped", "kept", "barred"] = "dropped"
+    words: Words = "any"
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """A projection keeps its parent's samples."""
+        return ("shots",)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Never, of the same parent."""
+        return False
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return f"project-{self.measure}.{self.shots}shot"
 
 
 class StraightThrough(Frozen):
@@ -88,7 +127,7 @@ class TextValidation(Validation):
     training: Training = Training()
 
 
-class Text(Frozen):
+class Text(Making):
     """A set of text learned through the training of students: its tokens change, and are tokens after every step.
 
     All samples are exactly ``sequence_length`` tokens, so that there is no padding in the inner loop, and begin as real

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.config.imbalance import CrossEntropy, RealLoss
 from pipeline.config.loops import AdamSteps, InnerOptimizer, Validation
+from pipeline.config.making import Making
 from pipeline.config.schema import Count, Frozen, Positive, Share, runtime
 from pipeline.config.students import Mlp, VectorStudentConfig
 
@@ -126,7 +127,7 @@ class Boost(Frozen):
         return self
 
 
-class BPTT(Frozen):
+class BPTT(Making):
     """Vectors learned by back-propagation through the training of a student: Full-BPTT, T-BPTT, RaT-BPTT, Boost-DD.
 
     An outer step draws fresh students, trains them for N steps without a graph and for ``window`` steps with one,
@@ -187,6 +188,7 @@ class BPTT(Frozen):
     outer: VectorOuter = VectorOuter()
     validation: VectorValidation = VectorValidation()
     estimator: Literal["auto", "unroll", "adjoint", "fused"] = runtime("auto")
+    makes: ClassVar[Literal["vectors"]] = "vectors"
 
     @model_validator(mode="after")
     def _check(self) -> BPTT:

@@ -122,8 +122,8 @@ def _problems(where: dict[str, Any], stage: str) -> Iterator[str]:
 def _along(path: str, models: list[type[BaseModel]], names: list[str], wanted: Any) -> Iterator[str]:
     """Goes down a dotted key through all configs that may stand at each place, then looks at the value."""
     name, *below = names
-    keys = ((key, field) for model in models for key, field in model.model_fields.items())
-    allowed = dict.fromkeys(key for key, field in keys if field.annotation not in _CONFIGS.values())
+    hidden = "source" if path in SECTIONS else None  # of an earlier stage, which has a section of its own
+    allowed = dict.fromkeys(key for model in models for key in model.model_fields if key != hidden)
     if name not in allowed:
         hint = f"allowed: {', '.join(allowed)}" if allowed else "this key has none below it"
         yield f"{path}.{name}: no config has that key{nearest(name, allowed)}; {hint}"
