@@ -104,12 +104,9 @@ __all__ = [
     "RobustOnVectors",
     "Runtime",
     "Selection",
-<<<<<<< HEAD
+    "Stage",
     "StraightThrough",
     "Swaps",
-=======
-    "Stage",
->>>>>>> eca37caff84e179ab89438cdd434156c81aaffc2
     "Task",
     "Text",
     "TextValidation",

@@ -25,6 +25,7 @@ from pipeline.config.schema import Count, Frozen, Positive, runtime
 from pipeline.config.text import Project, Text
 from pipeline.config.vectors import BPTT
 
+
 class LocalFile(Frozen):
     """A file of the user's; it counts by its content."""
 

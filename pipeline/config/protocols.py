@@ -12,8 +12,8 @@ from pipeline.config.on_vectors import LearningFromVectors, OnVectors, RobustOnV
 from pipeline.config.real import FullData, Majority
 from pipeline.config.schema import Count, Frozen, Positive, runtime
 from pipeline.config.students import Mlp, Transformer
-from pipeline.config.training import BestEpoch, OptimizerName, Training, selection_by_split
 from pipeline.config.text import Project, Text
+from pipeline.config.training import BestEpoch, OptimizerName, Training, selection_by_split
 from pipeline.config.vectors import BPTT
 
 

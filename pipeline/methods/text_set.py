@@ -53,8 +53,8 @@ class LearnedText:
 
     ``tensors`` (N = C · shots, sample i is made for class i mod C):
 
-    * ``inputs_embeds`` [N, S, E]: those points. Of ``straight_through`` what the hypergradient moves, while students see
-      the embedding of its nearest token; of ``projected`` what students see; of ``swaps`` the tokens' embeddings;
+    * ``inputs_embeds`` [N, S, E]: those points. Of ``straight_through`` what the hypergradient moves, while students
+      see the embedding of its nearest token; of ``projected`` what students see; of ``swaps`` the tokens' embeddings;
     * ``labels`` [N, C]: as of ddal; absent for hard labels.
 
     Special tokens stay where they are.
@@ -197,9 +197,7 @@ def candidates(method: Text, prepared: Prepared, seed: int) -> list[Tensor]:
 def _cut(train: Split, rows: np.ndarray[Any, Any], length: int, special: list[int]) -> Tensor:
     """[rows, length]; a special token at the end stays there."""
     sequences = train.rows[rows]["input_ids"]
-    return torch.tensor(
-        [[*ids[: length - 1], ids[-1] if ids[-1] in special else ids[length - 1]] for ids in sequences]
-    )
+    return torch.tensor([[*ids[: length - 1], ids[-1] if ids[-1] in special else ids[length - 1]] for ids in sequences])
 
 
 def initial_ids(method: Text, pools: list[Tensor], student: Student, seed: int, start: int) -> Tensor:
