@@ -2,7 +2,8 @@
 
 ``ddal`` attention labels (its outer loop), ``outer`` one step of it, ``imbalance`` what that does about rare classes,
 ``learned`` what it learns, ``gradient_check`` whether its hypergradient is right; ``vectors`` RaT-BPTT and Boost-DD on
-frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``loop`` the outer loop of both,
+frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``text`` sets of text, ``text_run`` one step of it, ``text_set`` what it
+learns; ``loop`` the outer loop of all three,
 ``checkpoint`` how they resume;
 ``real`` sets of real training sentences, ``coresets`` those that a rule chooses, ``budgets`` how many of each class.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import BPTT, DDAL, Distill
+from pipeline.config import BPTT, DDAL, Distill, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.parallel import Ranks
@@ -27,6 +28,10 @@ def make(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = N
         from pipeline.methods import vectors
 
         return vectors.distill(config, prepared, out)
+    if isinstance(config.method, Text):
+        from pipeline.methods import text
+
+        return text.distill(config, prepared, out)
     from pipeline.methods.real import choose
 
     return choose(config, prepared)

@@ -61,6 +61,7 @@ class LearnedText:
 
     Attributes:
         token_ids: [N, S], on the CPU.
+        weights: [N, 1] ones, factors of the labels: their gradient says what a larger share of each sample would do.
 
     """
 
@@ -71,6 +72,7 @@ class LearnedText:
         self._label_ids = (torch.arange(len(token_ids)) % classes).to(matrix.device)
         self._one_hot = F.one_hot(self._label_ids, classes).to(matrix.dtype)
         self.tensors = {"inputs_embeds": self.embedded(token_ids).requires_grad_()}
+        self.weights = torch.ones(len(token_ids), 1, device=matrix.device, requires_grad=True)
         if method.labels != "hard":
             self.tensors["labels"] = self._one_hot.clone().requires_grad_()
 
@@ -94,7 +96,7 @@ class LearnedText:
         inputs = self.tensors["inputs_embeds"]
         if self.method.relaxation.name == "straight_through":
             inputs = inputs + (self.embedded(self.token_ids) - inputs).detach()
-        return self.of(inputs, self.labels)
+        return self.of(inputs, self.labels * self.weights)
 
     def of(self, inputs: Tensor, labels: Tensor) -> DistilledSet:
         """A set of given embeddings [N, S, E] and labels [N, C], with the inner loop's steps."""
@@ -110,10 +112,15 @@ class LearnedText:
             batch_order=torch.arange(len(inputs)).expand(method.steps, -1),
         )
 
-    def text(self) -> DistilledSet:
+    def text(self, about: dict[str, Any] | None = None) -> DistilledSet:
         """The set as text, for the recipe of stage 3."""
-        labels = self.labels.detach().clone()
-        return DistilledSet(labels, self._label_ids, Recipe("finetune"), token_ids=self.token_ids.clone())
+        return DistilledSet(
+            labels=self.labels.detach().clone(),
+            label_ids=self._label_ids,
+            recipe=Recipe("finetune"),
+            token_ids=self.token_ids.clone(),
+            about=about or {},
+        )
 
     def groups(self, outer: Outer) -> list[dict[str, Any]]:
         """Parameter groups of the outer optimiser; tokens that are swapped do not move by steps."""
@@ -154,6 +161,10 @@ class LearnedText:
         if isinstance(relaxation, Projected) and relaxation.penalty:
             points.grad += relaxation.penalty * (points - self.embedded(self.nearest()))
         points.grad *= self.free.to(points.device).unsqueeze(-1)
+
+    def is_finite(self) -> bool:
+        """Whether the gradient of every leaf is."""
+        return all(bool(leaf.grad.isfinite().all()) for leaf in self.tensors.values() if leaf.grad is not None)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of the leaves and the tokens."""
