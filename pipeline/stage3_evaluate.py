@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.config import Evaluate, LearningFromVectors, Robust, RobustOnVectors
 from pipeline.data.prepared import Prepared
-from pipeline.distilled import DistilledSet, load
+from pipeline.distilled import DistilledSet, load, transferred
 from pipeline.evaluation.on_vectors import evaluate_on_vectors
 from pipeline.evaluation.protocols import evaluate
 from pipeline.evaluation.robustness import vary
@@ -20,7 +20,8 @@ from pipeline.tracking import tracked
 def run(config: Evaluate, out: Path) -> None:
     """Writes ``results.csv`` and ``predictions.h5`` under ``out``; initialisations that are in both are not run again.
 
-    The protocols ``robust`` and ``vectors_robust`` also write ``robustness.csv``.
+    The protocols ``robust`` and ``vectors_robust`` also write ``robustness.csv``. With ``data``, students of another
+    encoder learn from the set's text.
 
     Raises:
         InputError: the set cannot be evaluated by this protocol or with this encoder.
@@ -28,7 +29,11 @@ def run(config: Evaluate, out: Path) -> None:
     """
     store = Store.of(out)
     distilled = load(store.cell(config.source).folder / "distilled.h5")
-    _protocol(config)(config, Prepared(store.cell(config.source.source).folder), distilled, out)
+    prepared = own = Prepared(store.cell(config.source.source).folder)
+    if config.data is not None:
+        prepared = Prepared(store.cell(config.data).folder)
+        distilled = transferred(distilled, own, prepared)
+    _protocol(config)(config, prepared, distilled, out)
 
 
 def _protocol(config: Evaluate) -> Callable[[Evaluate, Prepared, DistilledSet, Path], None]:

@@ -12,12 +12,17 @@ Stage = Prepare | Distill | Evaluate
 
 
 def inputs(config: Stage) -> tuple[Prepare | Distill, ...]:
-    """The configs whose artifacts a cell reads: nothing; prepared data and maybe a parent; a set and prepared data."""
+    """The configs whose artifacts a cell reads, what stage 1 made before what stage 2 made.
+
+    Of a set its prepared data, and its parent; of an evaluation the set, the data that it was made from (its tokenizer,
+    and without other data the rows), and the other data.
+    """
     if isinstance(config, Prepare):
         return ()
-    if isinstance(config, Evaluate):
-        return (config.source, config.prepared)
-    return (config.source,) if config.parent is None else (config.source, config.parent)
+    if isinstance(config, Distill):
+        return (config.source,) if config.parent is None else (config.source, config.parent)
+    data = () if config.data is None else (config.data,)
+    return (config.source.source, *data, config.source)
 
 
 def upstream(config: Stage) -> tuple[Prepare | Distill, ...]:

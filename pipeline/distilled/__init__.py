@@ -1,11 +1,13 @@
 """The distilled set: the one thing that flows from the methods to the evaluation.
 
 ``set`` it in memory, with its inner batches and its three-line use; ``recipe`` how students learn from it;
-``classifier`` what those on vectors become; ``h5`` it as ``distilled.h5`` (format textdd/1).
+``classifier`` what those on vectors become; ``text`` what it says, and it as other encoders read it; ``h5`` it as
+``distilled.h5`` (format textdd/1).
 """
 
 from pipeline.distilled.h5 import load, save
 from pipeline.distilled.recipe import Recipe
 from pipeline.distilled.set import DistilledSet
+from pipeline.distilled.text import retokenised, texts, transferred
 
-__all__ = ["DistilledSet", "Recipe", "load", "save"]
+__all__ = ["DistilledSet", "Recipe", "load", "retokenised", "save", "texts", "transferred"]

@@ -12,6 +12,7 @@ from pipeline.config import Coreset, Distill, FullData, Majority, RandomReal
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
 from pipeline.distilled import DistilledSet, Recipe
+from pipeline.distilled.text import token_tensors
 from pipeline.methods.budgets import Integers, interleaved, per_class
 from pipeline.randomness import numpy_generator
 
@@ -59,17 +60,9 @@ def as_set(train: Split, rows: Integers, classes: int, recipe: Recipe) -> Distil
     """Training rows as a distilled set of token ids."""
     found = train.rows[rows]
     label_ids = torch.tensor(found["label"])
-    types = found.get("token_type_ids")
     return DistilledSet(
         labels=F.one_hot(label_ids, classes).float(),
         label_ids=label_ids,
         recipe=recipe,
-        token_ids=_padded(found["input_ids"], -1),
-        token_type_ids=None if types is None else _padded(types, 0),
+        **token_tensors(found),
     )
-
-
-def _padded(sequences: list[list[int]], value: int) -> torch.Tensor:
-    """[N, longest, rounded up to a multiple of 8]."""
-    width = -(-max(map(len, sequences)) // 8) * 8
-    return torch.tensor([[*sequence, *[value] * (width - len(sequence))] for sequence in sequences])

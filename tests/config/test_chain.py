@@ -110,14 +110,14 @@ def test_inputs_are_edges_and_upstream_is_all_of_them_in_order(write: Write) -> 
     assert inputs(cell.source.source) == ()
     assert inputs(first) == (first.source,)
     assert inputs(middle) == (middle.source, middle.parent)
-    assert inputs(cell) == (middle, middle.source)
+    assert inputs(cell) == (middle.source, middle)
     assert upstream(cell) == (middle.source, first.source, first, parent_of(middle), middle)
     (transfer,) = load(
         write({"method": RANDOM}, {"protocol": {"name": "finetune"}, "data": {"model": "other/bert"}})
     ).cells
     assert transfer.data is not None
-    assert inputs(transfer) == (transfer.source, transfer.data), "not the data that the set was made from"
-    assert upstream(transfer) == (transfer.source.source, transfer.source, transfer.data)
+    assert inputs(transfer) == (transfer.source.source, transfer.data, transfer.source)
+    assert upstream(transfer) == (transfer.source.source, transfer.data, transfer.source)
 
 
 # --- seeds ---------------------------------------------------------------------------------------------------------

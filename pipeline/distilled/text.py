@@ -1,0 +1,142 @@
+"""Sets of token ids as text, which is what another encoder, a language model and a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.data.prepared import Prepared
+from pipeline.distilled.set import DistilledSet
+from pipeline.errors import InputError
+
+
+def texts(distilled: DistilledSet, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, ...]]:
+    """What every sample says: one text, or two where samples are pairs.
+
+    A tokenizer that puts nothing between the two texts of a pair gives them as one. Of a tokenizer that lowers case or
+    drops spaces, so is the text; where a set is of real rows, their own text is better (see :func:`transferred`).
+
+    Args:
+        distilled: a set of token ids.
+        tokenizer: which made them.
+
+    Raises:
+        InputError: a set of embeddings or vectors.
+
+    """
+    marks = _marks(tokenizer)
+    found = [[tokenizer.decode(part).strip() for part in _parts(row, marks)] for row in _rows(distilled)]
+    width = max(map(len, found))
+    return [(*parts, *[""] * (width - len(parts))) for parts in found]
+
+
+def retokenised(
+    distilled: DistilledSet,
+    from_tokenizer: PreTrainedTokenizerBase,
+    to_tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> DistilledSet:
+    """The set with the same text as token ids of another tokenizer; ``about`` then names that one's model.
+
+    Args:
+        distilled: a set of token ids.
+        from_tokenizer: which made them.
+        to_tokenizer: of the encoder that is to learn from them.
+        max_length: tokens a sample is truncated to.
+
+    Raises:
+        InputError: a set of embeddings or vectors, or a sample of which no token is left.
+
+    """
+    columns = [list(column) for column in zip(*texts(distilled, from_tokenizer), strict=True)]
+    encoded = to_tokenizer(*columns, truncation=True, max_length=max_length)
+    if not all(encoded["input_ids"]):
+        raise InputError(
+            "a sample of this set is an empty text, which this tokenizer gives no token; choose another set"
+        )
+    about = distilled.about | {
+        "model": {"name": to_tokenizer.name_or_path, "pad_token_id": to_tokenizer.pad_token_id},
+        "max_length": max_length,
+    }
+    return replace(distilled, **token_tensors(encoded), about=about)
+
+
+def transferred(distilled: DistilledSet, own: Prepared, other: Prepared) -> DistilledSet:
+    """The set as another encoder reads it.
+
+    Of real rows the other tokens are those of the same rows, nothing is decoded: both prepared the same splits.
+
+    Args:
+        distilled: a set of token ids; ``about["chosen"]["rows"]`` are the training rows that its samples are.
+        own: the data that it was made from.
+        other: the same task prepared by the other encoder.
+
+    Raises:
+        InputError: a set of embeddings or vectors, or the rows are not the same in both.
+
+    """
+    _rows(distilled)  # else there is no text
+    facts = other.manifest
+    if "chosen" in distilled.about:
+        found = other.split("train").rows[distilled.about["chosen"]["rows"]]
+        if found["label"] != distilled.label_ids.tolist():
+            raise InputError(
+                f"{other.folder}: its training rows are not those of {own.folder}; prepare both from the same files, "
+                f"with the same seed, dev and test"
+            )
+        moved = replace(distilled, **token_tensors(found))
+    else:
+        moved = retokenised(distilled, own.tokenizer, other.tokenizer, facts["max_length"])
+    model = {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]}
+    return replace(moved, about=moved.about | {"model": model, "max_length": facts["max_length"]})
+
+
+def token_tensors(encoded: Mapping[str, Any]) -> dict[str, Any]:
+    """``token_ids`` and ``token_type_ids`` [N, longest, rounded up to a multiple of 8] of what a tokenizer returns."""
+    types = encoded.get("token_type_ids")
+    return {
+        "token_ids": _padded(encoded["input_ids"], -1),
+        "token_type_ids": None if types is None else _padded(types, 0),
+    }
+
+
+def _padded(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
+    width = -(-max(map(len, sequences)) // 8) * 8
+    return torch.tensor([[*sequence, *[value] * (width - len(sequence))] for sequence in sequences])
+
+
+def _rows(distilled: DistilledSet) -> list[list[int]]:
+    """The token ids of every sample, without padding."""
+    if distilled.token_ids is None:
+        name = distilled.about.get("model", {}).get("name", "one encoder")
+        if distilled.vectors is not None:
+            raise InputError(f"this set holds sentence vectors of {name}, which are no text, nor can be made one")
+        raise InputError(
+            f"this set holds input embeddings of {name}, which are no text; make a set of its nearest tokens: "
+            f"distill: {{method: {{name: project}}, parent: {{method: {{name: ddal, …}}}}}}"
+        )
+    return [[token for token in row if token >= 0] for row in distilled.token_ids.tolist()]
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids that stand before, between and after texts. An unknown or masked word is a part of its text."""
+    found = (
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    )
+    return {token for token in found if token is not None}
+
+
+def _parts(ids: Sequence[int], marks: set[int]) -> list[list[int]]:
+    """The ids of the first text and, where a mark stands inside, of all that follows it."""
+    runs = [list(run) for marked, run in groupby(ids, marks.__contains__) if not marked]
+    return [*(runs[:1] or [[]]), *([[token for run in runs[1:] for token in run]] if runs[1:] else [])]

@@ -1,0 +1,148 @@
+"""Sets as text: what they say, and the same set for another tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import RobertaProcessing
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+
+from pipeline.data.prepared import Prepared
+from pipeline.data.tokenised import tokenise
+from pipeline.distilled import DistilledSet, Recipe, retokenised, texts, transferred
+from pipeline.distilled.text import token_tensors
+from pipeline.errors import InputError
+from pipeline.store.atomic import write_json
+
+WORDS = ["the", "film", "is", "good", "bad"]
+SINGLE = [["the film is good"], ["bad"]]
+PAIRS = [["the film is good", "bad"], ["film", "the good film"]]
+
+
+def bert_like(words: list[str]) -> BertTokenizerFast:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    return BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)})
+
+
+def roberta_like(words: list[str]) -> PreTrainedTokenizerFast:
+    """``<s> a </s></s> b </s>``, and no segment ids."""
+    ids = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *words])}
+    plain = Tokenizer(WordLevel(ids, unk_token="<unk>"))
+    plain.pre_tokenizer = WhitespaceSplit()
+    plain.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=False, add_prefix_space=False)
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>", **marks)
+
+
+def set_of(tokenizer: Any, rows: list[list[str]], **about: Any) -> DistilledSet:
+    encoded = tokenizer(*(list(column) for column in zip(*rows, strict=True)))
+    return DistilledSet(
+        labels=torch.eye(2)[: len(rows)],
+        label_ids=torch.arange(len(rows)),
+        recipe=Recipe("finetune"),
+        about=about,
+        **token_tensors(encoded),
+    )
+
+
+def test_ids_are_padded_with_nothing() -> None:
+    made = token_tensors({"input_ids": [[2, 5, 3], [2, 3]], "token_type_ids": [[0, 0, 1], [0, 0]]})
+    assert made["token_ids"] is not None
+    assert made["token_ids"].tolist() == [[2, 5, 3, -1, -1, -1, -1, -1], [2, 3, -1, -1, -1, -1, -1, -1]]
+    assert made["token_type_ids"] is not None
+    assert made["token_type_ids"].tolist() == [[0, 0, 1, 0, 0, 0, 0, 0], [0] * 8]
+
+
+@pytest.mark.parametrize("kind", [bert_like, roberta_like])
+@pytest.mark.parametrize("rows", [SINGLE, PAIRS])
+def test_texts_are_what_was_tokenised(kind: Callable[[list[str]], Any], rows: list[list[str]]) -> None:
+    tokenizer = kind(WORDS)
+    assert texts(set_of(tokenizer, rows), tokenizer) == [tuple(row) for row in rows]
+
+
+def test_an_unknown_word_parts_no_text_and_an_empty_one_is_one() -> None:
+    tokenizer = bert_like(WORDS)
+    assert texts(set_of(tokenizer, [["the qqq film"], [""]]), tokenizer) == [("the [UNK] film",), ("",)]
+    assert texts(set_of(tokenizer, [["the", ""], ["film", "good"]]), tokenizer) == [("the", ""), ("film", "good")]
+
+
+@pytest.mark.parametrize("rows", [SINGLE, PAIRS])
+def test_another_tokenizer_reads_the_same_text(rows: list[list[str]]) -> None:
+    """The other one has its words in another order, other marks and no segment ids."""
+    first, second = bert_like(WORDS), roberta_like(WORDS[::-1])
+    made = set_of(first, rows, model={"name": "one", "pad_token_id": 0}, kept=1)
+    moved = retokenised(made, first, second, 12)
+    direct = set_of(second, rows)
+    assert moved.token_ids is not None
+    assert direct.token_ids is not None
+    assert torch.equal(moved.token_ids, direct.token_ids)
+    assert moved.token_type_ids is None
+    assert moved.about["model"]["pad_token_id"] == 1
+    assert moved.about["kept"] == 1
+    batch = moved.examples([0, 1])
+    assert batch["input_ids"][batch["attention_mask"] == 0].unique().tolist() == [1], "its own padding"
+    back = retokenised(moved, second, first, 12)
+    for name in ("token_ids", "token_type_ids"):
+        assert torch.equal(getattr(back, name), getattr(made, name))
+
+
+def test_longer_text_is_cut() -> None:
+    first, second = bert_like(WORDS), roberta_like(WORDS)
+    moved = retokenised(set_of(first, SINGLE), first, second, 4)
+    assert texts(moved, second) == [("the film",), ("bad",)]
+
+
+def test_what_is_no_text_is_refused() -> None:
+    tokenizer = bert_like(WORDS)
+    about = {"model": {"name": "some/bert"}}
+    made = {"labels": torch.eye(2), "label_ids": torch.arange(2), "recipe": Recipe("ddal"), "about": about}
+    with pytest.raises(InputError, match=r"holds input embeddings of some/bert, which are no text; make a set of its nearest"):
+        texts(DistilledSet(inputs_embeds=torch.zeros(2, 3, 4), **made), tokenizer)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"holds sentence vectors of some/bert, which are no text"):
+        texts(DistilledSet(vectors=torch.zeros(2, 4), **made), tokenizer)  # type: ignore[arg-type]
+
+
+# --- transfer ------------------------------------------------------------------------------------------------------
+
+
+def prepared(folder: Path, tokenizer: Any, sentences: list[str], labels: list[int]) -> Prepared:
+    rows = Dataset.from_dict({"text": sentences, "label": labels})
+    tokenise(rows, ("text",), tokenizer, 12).save_to_disk(folder / "train")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "model" / "config.json").write_text('{"model_type": "bert"}')
+    model = {"name": folder.name, "revision": None, "pad_token_id": tokenizer.pad_token_id}
+    facts = {"model": model, "architecture": "x", "embedding_hash": folder.name, "max_length": 12}
+    write_json(folder / "manifest.json", facts)
+    return Prepared(folder)
+
+
+def test_real_rows_are_the_other_encoders_own_tokens_of_them(tmp_path: Path) -> None:
+    """The first tokenizer knows one word of them: decoding would lose the others."""
+    sentences, labels = ["the film", "good good film", "is bad"], [0, 1, 0]
+    small, large = bert_like(["film"]), bert_like(WORDS)
+    own = prepared(tmp_path / "own", small, sentences, labels)
+    other = prepared(tmp_path / "other", large, sentences, labels)
+    made = set_of(small, [["is bad"], ["good good film"]], chosen={"rows": [2, 1]})
+    moved = transferred(made, own, other)
+    assert texts(moved, large) == [("is bad",), ("good good film",)]
+    assert moved.about["model"]["embedding_hash"] == "other"
+    assert texts(moved.prefix(1), large) == texts(moved, large)
+    shuffled = prepared(tmp_path / "shuffled", large, sentences[::-1], [0, 0, 1])
+    with pytest.raises(InputError, match="its training rows are not those of"):
+        transferred(made, own, shuffled)
+
+
+def test_other_sets_are_decoded(tmp_path: Path) -> None:
+    first, second = bert_like(WORDS), roberta_like(WORDS[::-1])
+    own, other = (prepared(tmp_path / name, one, ["the"], [0]) for name, one in (("a", first), ("b", second)))
+    moved = transferred(set_of(first, SINGLE, max_length=40), own, other)
+    assert texts(moved, second) == [tuple(row) for row in SINGLE]
+    assert (moved.about["model"]["name"], moved.about["max_length"]) == ("b", 12)
