@@ -89,6 +89,14 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted(set(tokenizer.all_special_ids))
 
 
+def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    found = tokenizer("a", return_special_tokens_mask=True)
+    ids, added = found["input_ids"], found["special_tokens_mask"]
+    text = added.index(0)
+    return ids[:text], ids[len(ids) - added[::-1].index(0) :]
+
+
 def unwritable_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int, *, whole_words: bool) -> list[int]:
     """Ids that text cannot hold: special and unused tokens, and those that are read as others when written alone.
 
@@ -123,15 +131,15 @@ def _read_again(tokenizer: PreTrainedTokenizerBase, sequences: list[list[int]]) 
     return list(zip(texts, again, strict=True))
 
 
-def surviving(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[int, int]:
+def surviving(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[int, int, bool]:
     """How many of a sample's ids, special ones apart, come back in their order when it is written and read again.
 
     Returns:
-        Those that come back (by the longest matching blocks), and all.
+        Those that come back (by the longest matching blocks), all, and whether nothing else comes back either.
 
     """
     special = set(special_ids(tokenizer))
     content = [token for token in ids if token not in special]
     ((_, again),) = _read_again(tokenizer, [content])
     blocks = SequenceMatcher(None, content, again, autojunk=False).get_matching_blocks()
-    return sum(block.size for block in blocks), len(content)
+    return sum(block.size for block in blocks), len(content), again == content
