@@ -1,4 +1,7 @@
-"""Stage 2, distill: a prepared task -> ``distilled.h5`` (and ``log.csv``) by the method that the config names."""
+"""Stage 2, distill: a prepared task -> ``distilled.h5`` (and ``log.csv``) by the method that the config names.
+
+Where the config has a ``parent``, what that cell of stage 2 made is an input, too.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     store = Store.of(out)
     prepared = Prepared(store.cell(config.source).folder)
     facts = prepared.manifest
-    distilled = make(config, prepared, out, ranks)
+    parent = None if config.parent is None else store.cell(config.parent).folder
+    distilled = make(config, prepared, out, ranks, parent)
     if ranks is not None and not ranks.first:
         return
     about = {

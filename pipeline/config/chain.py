@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from pipeline.config.data import Prepare
 from pipeline.config.methods import Distill
 from pipeline.config.protocols import Evaluate
@@ -27,10 +25,7 @@ def inputs(config: Stage) -> tuple[Prepare | Distill, ...]:
 
 def upstream(config: Stage) -> tuple[Prepare | Distill, ...]:
     """All that a cell depends on, each once, inputs before what reads them."""
-    return tuple({found.model_dump_json(): found for found in _all_inputs(config)}.values())
-
-
-def _all_inputs(config: Stage) -> Iterator[Prepare | Distill]:
+    found: list[Prepare | Distill] = []
     for one in inputs(config):
-        yield from _all_inputs(one)
-        yield one
+        found += [each for each in (*upstream(one), one) if each not in found]
+    return tuple(found)

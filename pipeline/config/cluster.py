@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
+from pipeline.config.chain import Stage
 from pipeline.config.loader import Loader
 from pipeline.config.problems import nearest, sentences
-from pipeline.config.protocols import Evaluate
 from pipeline.config.resources import Gibibytes, Minutes, Request, Resources, Text
 from pipeline.config.schema import Count, Frozen
 from pipeline.config.where import Rule
@@ -137,19 +137,20 @@ class Cluster(Frozen):
         return self
 
     def request(
-        self, cell: Evaluate | None, stage: JobName, retry_after: Mapping[RetryReason, int] | None = None
+        self, config: Stage | None, stage: JobName, retry_after: Mapping[RetryReason, int] | None = None
     ) -> Request:
-        """What the job of one stage of a cell asks for.
+        """What the job of an artifact asks for.
 
         Args:
-            cell: ``None`` for what a stage asks for where no rule fits, and for ``aggregate``.
+            config: of the stage or a later one, which contains it; ``None`` for what a stage asks for where no rule
+                fits, and for ``aggregate``.
             stage: one of :data:`JOBS`.
             retry_after: how many attempts at this artifact ended out of memory, and at their time limit.
 
         """
         levels = [*self._levels(stage)]
-        if cell is not None and stage != "aggregate":
-            fitting = (rule for rule in self.cells if getattr(rule, stage) is not None and rule.fits(cell))
+        if config is not None and stage != "aggregate":
+            fitting = (rule for rule in self.cells if getattr(rule, stage) is not None and rule.fits(config))
             levels += [getattr(rule, stage) for rule in fitting]
         request = Request.merged(levels)
         return self._grown(request, retry_after) if retry_after else request

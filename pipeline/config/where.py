@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from pipeline.config.chain import Stage
 from pipeline.config.data import Prepare
 from pipeline.config.experiment import SECTIONS, Experiment, assigned_values
 from pipeline.config.methods import Distill
@@ -49,9 +50,9 @@ class Rule(Frozen):
             raise ValueError(f"asks for nothing; give at least one of {', '.join(SECTIONS)}")
         return self
 
-    def fits(self, cell: Evaluate) -> bool:
-        """Whether a cell has all that ``where`` says."""
-        return fits(cell, self.where)
+    def fits(self, config: Stage) -> bool:
+        """Whether a config, of the first stage for which something is asked or a later one, has all of ``where``."""
+        return fits(config, self.where)
 
 
 def restricted(experiment: Experiment, settings: Iterable[str]) -> Experiment:
@@ -78,9 +79,13 @@ def restricted(experiment: Experiment, settings: Iterable[str]) -> Experiment:
     return experiment.model_copy(update={"only": only, "typed": typed})
 
 
-def fits(cell: Evaluate, where: Mapping[str, Any]) -> bool:
-    """Whether a cell has all that ``where`` says, which is as in :class:`Rule`."""
-    configs: dict[str, Any] = {"prepare": cell.source.source, "distill": cell.source, "evaluate": cell}
+def fits(config: Stage, where: Mapping[str, Any]) -> bool:
+    """Whether a config has all that ``where`` says, which is as in :class:`Rule`."""
+    configs: dict[str, Any] = {}
+    while not isinstance(config, Prepare):
+        configs["evaluate" if isinstance(config, Evaluate) else "distill"] = config
+        config = config.source
+    configs["prepare"] = config
     for key, wanted in where.items():
         section, *names = key.split(".")
         value = configs[section]

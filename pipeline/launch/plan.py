@@ -1,9 +1,10 @@
 """What to submit: arrays of cells, what each array waits for, and what is left alone and why.
 
 Element i of an array of the stage ``evaluate`` may start when element i of an array of the stage ``distill`` has ended
-well (SLURM's ``aftercorr``), so that a finished set is evaluated at once. That holds only between arrays of the same
-indices: an element whose parent has no such index starts immediately. An array that waits therefore *mirrors* its
-parent, index by index, and an index that has nothing to do is empty.
+well (SLURM's ``aftercorr``), so that a finished set is evaluated at once; likewise a set that starts from another one.
+That holds only between arrays of the same indices: an element whose parent has no such index starts immediately. An
+array that waits therefore *mirrors* its parent, index by index, and an index that has nothing to do is empty. Prepared
+data are few and read by many: for them an array waits as a whole.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pipeline.config import Evaluate, Experiment
+from pipeline.config import Distill, Experiment
 from pipeline.config.cluster import Cluster, Request
 from pipeline.config.resources import written
-from pipeline.launch.stages import MODULES, StageName, name_of, stage_config
+from pipeline.launch.stages import StageName, graph, name_of, stage_of
 from pipeline.store import Cell, Store
+from pipeline.store.cells import State
 
 T = TypeVar("T")
 Element = tuple[Cell, ...]  # what one element of an array computes, one cell after the other
@@ -139,75 +141,81 @@ class _Maker:
         self.cluster, self.live, self.limit = cluster, live, limit
         self.plan = Plan()
         self._at: dict[str, Place] = dict(live.places)
-        # Every address is worked out once: of large grids that is most of the work.
-        self._of: dict[str, Evaluate] = {}  # name of an artifact -> the first cell of the grid that has it
-        self._cells: dict[StageName, dict[str, Cell]] = {stage: {} for stage in MODULES}
-        self._before: dict[str, Cell] = {}  # name of an artifact -> what it reads
-        for whole in experiment.computed.values():
-            before: Cell | None = None
-            for stage in MODULES:
-                cell = store.cell(stage_config(whole, stage))
-                name = name_of(cell)
-                self._of.setdefault(name, whole)
-                self._cells[stage].setdefault(name, cell)
-                if before is not None:
-                    self._before.setdefault(name, before)
-                before = self._cells[stage][name]
+        self._nodes = graph(experiment, store)
+        self._states: dict[str, State] = {}
 
     def add(self, stage: StageName) -> None:
-        """The arrays of one stage, after those of the stage before."""
-        free: dict[tuple[Request, str | None], list[Cell]] = {}
-        waiting: dict[tuple[str, Request], dict[int, list[Cell]]] = {}
-        for cell in self._open(stage):
-            parent = self._parent(cell)
-            request = self._request(cell, stage)
+        """The arrays of one stage, after those of the stage before: level by level, parents first."""
+        names = [name for name, node in self._nodes.items() if stage_of(node.cell.config) == stage]
+        left = dict.fromkeys(name for name in names if not self._done(name))
+        self.plan.done[stage], self.plan.live[stage] = len(names) - len(left), 0
+        while left:
+            level = [name for name in left if not any(one in left for one in self._nodes[name].inputs)]
+            self._add(stage, list(self._open(stage, level)))
+            for name in level:
+                del left[name]
+
+    def _add(self, stage: StageName, cells: Sequence[Cell]) -> None:
+        """The arrays of cells that do not wait for one another."""
+        free: dict[tuple[Request, tuple[str, ...]], list[Cell]] = {}
+        waiting: dict[tuple[str, Request, tuple[str, ...]], dict[int, list[Cell]]] = {}
+        for cell in cells:
+            parent, after = self._waits(cell)
+            request = self.cluster.request(cell.config, stage, cell.failures())
             if parent is None:
-                free.setdefault((request, None), []).append(cell)
-            elif stage == "distill":  # many sets need one prepared task: they wait for it as a whole
-                free.setdefault((request, parent.array), []).append(cell)
+                free.setdefault((request, after), []).append(cell)
             else:
-                waiting.setdefault((parent.array, request), {}).setdefault(parent.index, []).append(cell)
-        for (request, parent_name), cells in free.items():
-            elements = [tuple(group) for group in _parts(cells, request.cells_per_job)]
+                waiting.setdefault((parent.array, request, after), {}).setdefault(parent.index, []).append(cell)
+        for (request, after), found in free.items():
+            elements = [tuple(group) for group in _parts(found, request.cells_per_job)]
             for part in _parts(elements, self.limit or len(elements)):
-                self._put(Array("", stage, request, list(part), after=() if parent_name is None else (parent_name,)))
-        for (parent_name, request), by_index in waiting.items():
+                self._put(Array("", stage, request, list(part), after=after))
+        for (parent_name, request, after), by_index in waiting.items():
             size = self._size(parent_name)
             while any(by_index.values()):
                 layer = [self._taken(by_index.get(index, []), request.cells_per_job) for index in range(size)]
-                self._put(Array("", stage, request, layer, mirrors=parent_name))
+                self._put(Array("", stage, request, layer, mirrors=parent_name, after=after))
 
-    def _open(self, stage: StageName) -> Iterable[Cell]:
+    def _open(self, stage: StageName, names: Iterable[str]) -> Iterator[Cell]:
         """The cells that have to be submitted; the others are counted or named in the plan."""
-        for counts in (self.plan.done, self.plan.live):
-            counts[stage] = 0
-        for cell in self._cells[stage].values():
-            if cell.state == "done":
-                self.plan.done[stage] += 1
-            elif name_of(cell) in self.live.places:
+        for name in names:
+            cell = self._nodes[name].cell
+            if name in self.live.places:
                 self.plan.live[stage] += 1
-            elif (why := self._obstacle(cell)) is not None:
+            elif (why := self._obstacle(name)) is not None:
                 self.plan.left[cell] = why
             else:
                 yield cell
 
-    def _obstacle(self, cell: Cell) -> str | None:
+    def _done(self, name: str) -> bool:
+        if name not in self._states:
+            self._states[name] = self._nodes[name].cell.state
+        return self._states[name] == "done"
+
+    def _obstacle(self, name: str) -> str | None:
+        cell = self._nodes[name].cell
         if (who := cell.holder()) is not None:
             return f"{who} is at it"
         if cell.exhausted(self.cluster.attempts):
             return f"failed {self.cluster.attempts} times in the same way: {cell.failure()}"
-        source = self._before.get(name_of(cell))
-        if source is not None and source.state != "done" and name_of(source) not in self._at:
-            return f"waits for {name_of(source)}, which is {source.state} and not submitted"
+        for one in reversed(self._nodes[name].inputs):  # a set first: what that waits for is said of it
+            if not self._done(one) and one not in self._at:
+                return f"waits for {one}, which is {self._states[one]} and not submitted"
         return None
 
-    def _parent(self, cell: Cell) -> Place | None:
-        """The element that makes what ``cell`` reads, where that is not there yet."""
-        source = self._before.get(name_of(cell))
-        return None if source is None or source.state == "done" else self._at[name_of(source)]
+    def _waits(self, cell: Cell) -> tuple[Place | None, tuple[str, ...]]:
+        """The element that makes the set which ``cell`` reads, and the arrays of other inputs, where not there yet."""
+        missing = [name for name in self._nodes[name_of(cell)].inputs if not self._done(name)]
+        sets = [name for name in missing if isinstance(self._nodes[name].cell.config, Distill)]
+        assert len(sets) <= 1
+        theirs = {name for one in sets for name in self._upstream(one)}  # which are there before the set is
+        others = [name for name in missing if name not in sets and name not in theirs]
+        return self._at[sets[0]] if sets else None, tuple(dict.fromkeys(self._at[name].array for name in others))
 
-    def _request(self, cell: Cell, stage: StageName) -> Request:
-        return self.cluster.request(self._of[name_of(cell)], stage, cell.failures())
+    def _upstream(self, name: str) -> Iterator[str]:
+        for one in self._nodes[name].inputs:
+            yield one
+            yield from self._upstream(one)
 
     def _size(self, name: str) -> int:
         earlier = self.live.arrays.get(name)

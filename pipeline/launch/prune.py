@@ -18,10 +18,10 @@ from typing import Literal
 from filelock import SoftFileLease, Timeout
 from pydantic import ValidationError
 
-from pipeline.config import Distill, Evaluate, Experiment, Prepare
+from pipeline.config import Distill, Evaluate, Experiment, Prepare, upstream
 from pipeline.errors import InputError
 from pipeline.launch.scheduler import JobState, Scheduler, ranges
-from pipeline.launch.stages import MODULES, name_of, stage_config
+from pipeline.launch.stages import MODULES, name_of
 from pipeline.launch.submission import PREFIX, Submission
 from pipeline.launch.submitter import alone
 from pipeline.store import Store
@@ -192,9 +192,9 @@ class _Finder:
         return "it may be at work: it has no jobs, is not done and not a week old" if young and not done else None
 
     def _unwanted(self, cells: list[tuple[str, Path]], wanted: list[Experiment]) -> Iterator[tuple[str, Path]]:
-        """Those that no experiment refers to; the sources of what somebody is at count as referred to."""
+        """Those that no experiment refers to; what somebody is at refers to all that it depends on."""
         names, stems = set(), set()
-        configs = [stage_config(cell, stage) for one in wanted for cell in one.cells for stage in MODULES]
+        configs = [config for one in wanted for cell in one.cells for config in (*upstream(cell), cell)]
         configs += [config for name, folder in cells if name in self.busy for config in _sources(name, folder)]
         for config in configs:
             try:
@@ -244,9 +244,7 @@ def _sources(name: str, folder: Path) -> Iterator[Prepare | Distill | Evaluate]:
         config = _CONFIGS[name.partition("/")[0]].model_validate(read_json(folder / "config.json"), strict=False)
     except (ValidationError, ValueError):
         return
-    while not isinstance(config, Prepare):
-        config = config.source
-        yield config
+    yield from upstream(config)
 
 
 def _remove(item: Item) -> str | None:

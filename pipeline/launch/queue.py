@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.config import Evaluate, Experiment
+from pipeline.config import Distill, Experiment, inputs
 from pipeline.launch.plan import Earlier, Live, Place
 from pipeline.launch.scheduler import Scheduler, stuck
-from pipeline.launch.stages import MODULES, name_of, stage_cells
+from pipeline.launch.stages import MODULES, StageName, name_of, stage_cells
 from pipeline.launch.submission import Queued, Submission, submissions
 from pipeline.store import Store
 from pipeline.store.attempts import Attempt, last_of, settle
@@ -58,15 +58,16 @@ def waited_for(experiment: Experiment, store: Store, live: Live) -> dict[str, se
 
 
 def orphans(experiment: Experiment, store: Store, live: Live) -> set[Place]:
-    """Queued evaluations whose set is neither there nor in a job: SLURM looks late at what they wait for."""
-    found = set()
-    for cell in stage_cells(experiment, store, "evaluate") if live.places else ():
+    """Queued cells whose set or parent is neither there nor in a job: SLURM looks late at what they wait for."""
+    found: dict[str, Place] = {}
+    stages: tuple[StageName, ...] = ("distill", "evaluate")
+    for cell in (each for stage in stages for each in stage_cells(experiment, store, stage)) if live.places else ():
         place = live.places.get(name_of(cell))
-        if place is not None and isinstance(cell.config, Evaluate):
-            source = store.cell(cell.config.source)
-            if name_of(source) not in live.places and source.state in ("failed", "partial", "missing"):
-                found.add(place)
-    return found
+        for source in (store.cell(one) for one in inputs(cell.config) if isinstance(one, Distill) and place):
+            queued = name_of(source) in live.places and name_of(source) not in found
+            if place is not None and not queued and source.state in ("failed", "partial", "missing"):
+                found[name_of(cell)] = place
+    return set(found.values())
 
 
 def settle_kills(experiment: Experiment, store: Store, scheduler: Scheduler) -> None:

@@ -17,7 +17,7 @@ from pipeline.config.resources import written
 from pipeline.config.typed import Typed
 from pipeline.errors import InputError
 from pipeline.launch.scheduler import ranges
-from pipeline.launch.stages import MODULES, StageName, stage_config
+from pipeline.launch.stages import MODULES, StageName, stage_configs
 from pipeline.stopping import REQUEUE_STATUS
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import write_text
@@ -158,7 +158,8 @@ class Left:
 
     Attributes:
         parts: what has to be submitted; the cells that need nothing beyond the script first.
-        counts: how many artifacts are ``left``, ``done``, ``running`` or ``given up``.
+        counts: how many artifacts are ``left``, ``done``, ``running``, ``given up``, or ``waiting`` for what another
+            position makes, for one that runs or for one that was given up.
 
     """
 
@@ -172,6 +173,9 @@ class Left:
 def left(experiment: Experiment, store: Store, stage: StageName, cluster: Cluster, limit: int | None = None) -> Left:
     """What is left of a stage, each artifact once: the first position of the grid that needs it.
 
+    A position stands for its set and the parents that it starts from, one after the other. No two positions of an array
+    have one of them in common: the others wait until it is done.
+
     Args:
         experiment: the grid.
         store: where the artifacts are.
@@ -183,29 +187,38 @@ def left(experiment: Experiment, store: Store, stage: StageName, cluster: Cluste
         InputError: a position is too large.
 
     """
-    cells: dict[Path, tuple[int, Cell]] = {}
-    for position, evaluate in experiment.computed.items():
-        cell = store.cell(stage_config(evaluate, stage))
-        cells.setdefault(cell.folder, (position, cell))
-    counts = {"left": 0, "done": 0, "running": 0, "given up": 0}
+    states: dict[Path, str] = {}
+    taken: set[Path] = set()
     base = cluster.request(None, stage)
     found: dict[tuple[tuple[str, ...] | None, int | None], list[int]] = {((), base.at_once): []}
-    for position, cell in cells.values():
-        state: str = cell.state
-        if state not in ("done", "running"):
-            state = "given up" if cell.exhausted(cluster.attempts) else "left"
-        counts[state] += 1
-        if state != "left":
+    for position, evaluate in experiment.computed.items():
+        cells = [store.cell(config) for config in stage_configs(evaluate, stage)]
+        for cell in cells:
+            if cell.folder not in states:
+                states[cell.folder] = _state(cell, cluster)
+        chain = [cell for cell in cells if states[cell.folder] != "done"]
+        if not chain or any(states[cell.folder] != "left" or cell.folder in taken for cell in chain):
             continue
         if limit is not None and position >= limit:
             raise InputError(
                 f"{experiment.name}: position {position} of the grid is beyond this cluster's arrays (MaxArraySize "
                 f"{limit}: up to {limit - 1}); {experiment.typed.command('run', '--cluster', 'slurm')} splits them"
             )
-        request = cluster.request(experiment.cells[position], stage, cell.failures())
-        found.setdefault((_beyond(request, base), request.at_once), []).append(position)
+        taken |= {cell.folder for cell in chain}
+        request, *others = (cluster.request(cell.config, stage, cell.failures()) for cell in chain)
+        options = None if any(other != request for other in others) else _beyond(request, base)
+        found.setdefault((options, request.at_once), []).append(position)
+    counts = {state: list(states.values()).count(state) for state in ("left", "done", "running", "given up")}
+    if waiting := counts["left"] - len(taken):
+        counts |= {"left": len(taken), "waiting": waiting}
     parts = [Part(compressed(positions, most), options) for (options, most), positions in found.items() if positions]
     return Left(tuple(parts), counts)
+
+
+def _state(cell: Cell, cluster: Cluster) -> str:
+    if cell.state in ("done", "running"):
+        return cell.state
+    return "given up" if cell.exhausted(cluster.attempts) else "left"
 
 
 def array(experiment: Experiment, store: Store, stage: StageName, cluster: Cluster, *, limit: int | None = None) -> str:
@@ -228,7 +241,8 @@ def array(experiment: Experiment, store: Store, stage: StageName, cluster: Clust
         raise InputError(
             f"{experiment.name}: what is left of {stage} asks for more than the script gives: {'; '.join(advice)}"
         )
-    print(f"{experiment.name}: {stage}: {found}", file=sys.stderr)
+    again = "; those that wait can be submitted when what they start from is done" if "waiting" in found.counts else ""
+    print(f"{experiment.name}: {stage}: {found}{again}", file=sys.stderr)
     for line in advice:
         print(f"not in this array, because they ask for more than the script gives: {line}", file=sys.stderr)
     _outputs(cluster).mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,9 @@ class Slurm:
         if after:
             conditions.append("afterany:" + ":".join(after))
         call = (run_element, str(self.submission.folder), array.name)  # every element finds its index by itself
-        executor = self._executor(array.name, array.request, conditions, call, at_once=array.request.at_once)
+        # A set whose parent failed ends with it: the job that sweeps what never starts waits for all sets to end.
+        hopeless = {"kill_on_invalid_dep": "yes"} if parent is not None and array.stage == "distill" else {}
+        executor = self._executor(array.name, array.request, conditions, call, array.request.at_once, hopeless)
         jobs: list[Job[Any]]
         if several:
             repeated = ([argument] * len(array.elements) for argument in call[1:])
@@ -86,7 +88,13 @@ class Slurm:
             ) from error
 
     def _executor(
-        self, name: str, request: Request, conditions: Sequence[str], call: tuple[Any, ...], at_once: int | None = None
+        self,
+        name: str,
+        request: Request,
+        conditions: Sequence[str],
+        call: tuple[Any, ...],
+        at_once: int | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> Any:
         from submitit import SlurmExecutor
         from submitit.core.utils import DelayedSubmission
@@ -97,7 +105,7 @@ class Slurm:
         python = self.cluster.interpreter or shlex.quote(sys.executable)
         executor = SlurmExecutor(folder=folder, python=f"{_UNHEARD} {python}")
         parameters = request.submitit_parameters()
-        extra = dict(parameters.pop("additional_parameters", {}))
+        extra = dict(parameters.pop("additional_parameters", {})) | dict(options or {})
         if conditions:
             extra["dependency"] = ",".join(conditions)
         if at_once is not None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
-from pipeline.config import BPTT, DDAL, Distill, Evaluate, Experiment, Prepare
+from pipeline.config import BPTT, DDAL, Distill, Evaluate, Experiment, Prepare, Stage, inputs, upstream
 from pipeline.config.data import HubSource
 from pipeline.errors import InputError
 from pipeline.store import Cell, Store, locate
+from pipeline.store.cells import STAGE_NAMES
 
+Reads = TypeVar("Reads", Distill, Evaluate)
 StageName = Literal["prepare", "distill", "evaluate"]
 MODULES: dict[StageName, str] = {
     "prepare": "pipeline.stage1_prepare",
@@ -17,17 +21,57 @@ MODULES: dict[StageName, str] = {
 }
 
 
-def stage_config(cell: Evaluate, stage: StageName) -> Prepare | Distill | Evaluate:
-    """The config of one stage of a cell."""
-    configs: dict[StageName, Prepare | Distill | Evaluate]
-    configs = {"prepare": cell.source.source, "distill": cell.source, "evaluate": cell}
-    return configs[stage]
+def stage_configs(cell: Evaluate, stage: StageName) -> list[Stage]:
+    """The configs of one stage that a cell of the grid needs, parents before the sets that start from them."""
+    return [config for config in (*upstream(cell), cell) if stage_of(config) == stage]
 
 
 def stage_cells(experiment: Experiment, store: Store, stage: StageName) -> list[Cell]:
-    """The artifacts of one stage, each once, in the order of the grid."""
-    cells = [store.cell(stage_config(cell, stage)) for cell in experiment.computed.values()]
+    """The artifacts of one stage, each once, in the order of the grid, parents before the sets that start from them."""
+    cells = [store.cell(config) for cell in experiment.computed.values() for config in stage_configs(cell, stage)]
     return list({cell.folder: cell for cell in cells}.values())
+
+
+def stage_of(config: Stage) -> StageName:
+    """The stage that makes what a config describes."""
+    return next(stage for stage in MODULES if stage == STAGE_NAMES[type(config)])
+
+
+@dataclass(frozen=True)
+class Node:
+    """An artifact in the graph of what reads what.
+
+    Attributes:
+        cell: the artifact.
+        inputs: names of what it reads, as in :func:`~pipeline.config.inputs`.
+        positions: of the cells of the grid that need it.
+
+    """
+
+    cell: Cell
+    inputs: tuple[str, ...]
+    positions: list[int] = field(default_factory=list)
+
+
+def graph(experiment: Experiment, store: Store) -> dict[str, Node]:
+    """Name -> artifact, of all that is to be computed, each after what it reads, in the order of the grid."""
+    nodes: dict[str, Node] = {}
+    known: dict[int, str] = {}  # every address is worked out once: of large grids that is most of the work
+
+    def noted(config: Stage, position: int) -> str:
+        before = tuple(noted(one, position) for one in inputs(config))
+        if id(config) not in known:
+            cell = store.cell(config)
+            known[id(config)] = name_of(cell)
+            nodes.setdefault(name_of(cell), Node(cell, before))
+        positions = nodes[known[id(config)]].positions
+        if position not in positions[-1:]:
+            positions.append(position)
+        return known[id(config)]
+
+    for position, whole in experiment.computed.items():
+        noted(whole, position)
+    return nodes
 
 
 def name_of(cell: Cell) -> str:
@@ -56,8 +100,10 @@ def pin(experiment: Experiment, store: Store) -> Experiment:
         InputError: a revision was never recorded and the hub cannot be asked.
 
     """
-    pinned = {}
-    for prepare in {cell.source.source.model_dump_json(): cell.source.source for cell in experiment.cells}.values():
+    pinned: dict[str, Prepare] = {}
+    for prepare in (one for cell in experiment.cells for one in upstream(cell) if isinstance(one, Prepare)):
+        if prepare.model_dump_json() in pinned:
+            continue
         task, model = prepare.task, prepare.model
         if isinstance(task.source, HubSource):
             source = task.source.model_copy(
@@ -67,11 +113,18 @@ def pin(experiment: Experiment, store: Store) -> Experiment:
         if locate(model.name) is None:
             model = model.model_copy(update={"revision": _revision(store, "model", model.name, model.revision)})
         pinned[prepare.model_dump_json()] = prepare.model_copy(update={"task": task, "model": model})
-    cells = []
-    for cell in experiment.cells:
-        distill = cell.source.model_copy(update={"source": pinned[cell.source.source.model_dump_json()]})
-        cells.append(cell.model_copy(update={"source": distill}))
-    return experiment.model_copy(update={"cells": tuple(cells)})
+    cells = tuple(_on_prepared(cell, lambda prepare: pinned[prepare.model_dump_json()]) for cell in experiment.cells)
+    return experiment.model_copy(update={"cells": cells})
+
+
+def _on_prepared(config: Reads, change: Callable[[Prepare], Prepare]) -> Reads:
+    """The config with every prepared task that is in it replaced."""
+    changes: dict[str, Any] = {}
+    for name in ("source", "parent", "data"):
+        inner = getattr(config, name, None)
+        if inner is not None:
+            changes[name] = change(inner) if isinstance(inner, Prepare) else _on_prepared(inner, change)
+    return config.model_copy(update=changes)
 
 
 def _revision(store: Store, kind: str, name: str, asked: str | None) -> str:

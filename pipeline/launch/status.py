@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pipeline.config import BPTT, DDAL, AlwaysMajority, Distill, Evaluate, Experiment, Outer
 from pipeline.launch.scheduler import JobState, stuck
-from pipeline.launch.stages import MODULES, StageName, name_of, stage_config
+from pipeline.launch.stages import MODULES, StageName, graph, name_of, stage_of
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import read_json
 from pipeline.store.attempts import Attempt, attempts_of
@@ -27,11 +27,12 @@ from pipeline.store.failures import NO_MEMORY, OUT_OF_MEMORY
 from pipeline.store.predictions import predictions
 
 State = Literal["done", "running", "pending", "failed", "partial", "missing"]
-_BEFORE: dict[StageName, StageName] = {"distill": "prepare", "evaluate": "distill"}
 _ENDINGS = frozenset(("cancelled", "deadline", "node failure", OUT_OF_MEMORY, "pre-empted", "time limit"))
 _NO_MEMORY = re.compile(r"oom.?kill|exceeded (job )?memory limit|out of memory", re.IGNORECASE)
-_SEED = {"seed": True, "runtime": True}
-_SEEDS = _SEED | {"source": _SEED | {"source": _SEED | {"source": _SEED}}}
+_WORST: tuple[State, ...] = ("failed", "missing", "partial", "pending", "running", "done")
+_SEEDS: dict[str, Any] = {"seed": True, "runtime": True}
+for _ in range(8):  # chains longer than that are told apart by the seeds of their beginnings, too
+    _SEEDS = {"seed": True, "runtime": True, "source": _SEEDS, "parent": _SEEDS, "data": _SEEDS}
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,13 @@ def rows(
         tables: name of an artifact -> ids of the jobs that were ever given it, the oldest first.
 
     """
-    places: dict[StageName, dict[str, tuple[Cell, list[int]]]] = {stage: {} for stage in MODULES}
-    sources: dict[str, str] = {}
-    for index, whole in experiment.computed.items():
-        source = ""
-        for stage in MODULES:
-            cell = store.cell(stage_config(whole, stage))
-            name = name_of(cell)
-            places[stage].setdefault(name, (cell, []))[1].append(index)
-            sources[name], source = source, name
-    everything = [(stage, name, *place) for stage, named in places.items() for name, place in named.items()]
+    nodes = graph(experiment, store)
+    everything = [
+        (stage, name, node.cell, node.positions)
+        for stage in MODULES
+        for name, node in nodes.items()
+        if stage_of(node.cell.config) == stage
+    ]
     look = _Look(store, {name for stage in MODULES for name in _names(store.root / stage, f"{stage}/")})
     with ThreadPoolExecutor(8) as pool:  # a shared file system answers late, but many questions at once
         found = list(pool.map(look, (cell for _, _, cell, _ in everything)))
@@ -121,7 +119,9 @@ def rows(
     for (stage, name, cell, cells), what in zip(everything, found, strict=True):
         kind = zlib.crc32(cell.config.model_dump_json(exclude=_SEEDS).encode())
         row = Row(stage, name, tuple(cells), kind=f"{kind:08x}", predicted=expected.get(name), **what.facts)
-        made[name] = _judged(row, what, jobs, tables.get(name, ()), made.get(sources[name]))
+        before = [made[one] for one in reversed(nodes[name].inputs)]
+        source = min(before, key=lambda one: _WORST.index(one.state), default=None)
+        made[name] = _judged(row, what, jobs, tables.get(name, ()), source)
     return list(made.values())
 
 
@@ -198,7 +198,7 @@ def _judged(row: Row, found: _Found, jobs: Mapping[str, JobState], ids: Sequence
         if ours and live.state in ("SUSPENDED", "STOPPED"):
             return replace(row, state="running", why="suspended")
         if not stuck({live.id: live}) and not (ours and live.state == "RUNNING"):
-            return replace(row, state="pending", why=_waits(row.stage, live))
+            return replace(row, state="pending", why=_waits(row.stage, live, source))
     latest = live or (jobs.get(ids[-1]) if ids else None)
     if last is None and latest is None and ids and jobs:
         row = replace(row, why="its job left the queue before it began", job=ids[-1])
@@ -207,10 +207,14 @@ def _judged(row: Row, found: _Found, jobs: Mapping[str, JobState], ids: Sequence
     return _ended(row, found, latest, jobs, source, given=bool(ids))
 
 
-def _waits(stage: StageName, job: JobState) -> str:
+def _waits(stage: StageName, job: JobState, source: Row | None) -> str:
     if job.state == "RUNNING":
         return "its job runs and has not reached it yet"
-    return f"waits for its {_BEFORE[stage]} cell" if job.reason == "Dependency" and stage in _BEFORE else job.waits
+    return f"waits for {_said(stage, source)}" if job.reason == "Dependency" and source is not None else job.waits
+
+
+def _said(stage: StageName, source: Row) -> str:
+    return "its parent" if source.stage == stage else f"its {source.stage} cell"
 
 
 def _ended(
@@ -223,7 +227,7 @@ def _ended(
         found: in the cell's folder.
         latest: the job that it was given to last, where that is known.
         jobs: what the scheduler knows.
-        source: the row of the cell that it reads.
+        source: the row of a cell that it reads: one that failed, else one that is not done, the set first.
         given: whether any job ever had it.
 
     """
@@ -233,7 +237,7 @@ def _ended(
         return replace(row, state="failed", reason=kind, why=last.failure or "")
     never = last is None or (latest is not None and last.job not in (None, latest.id))
     if never and source is not None and source.state == "failed":
-        why = f"its {source.stage} cell failed"
+        why = f"{_said(row.stage, source)} failed"
         return replace(row, state="failed" if given else "missing", reason="source failed" if given else None, why=why)
     if never and latest is not None and latest.live:
         return replace(row, state="failed", reason="never starts", why=f"its job {latest.waits}")

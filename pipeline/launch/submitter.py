@@ -305,7 +305,7 @@ def _submit(slurm: Slurm, planned: Plan, waited: Mapping[str, set[str]]) -> Subm
         stage: [ids[array.name] for array in planned.of(stage)] + sorted(waited.get(stage, ())) for stage in MODULES
     }
     request = slurm.cluster.request(None, "aggregate")
-    # not behind those that wait themselves: of these some may never start, which is for the sweeper to see
+    # not behind those that evaluate: of these some may never start, which is for the sweeper to see
     sweeper = slurm.single("sweep", sweep, request, [*by_stage["prepare"], *by_stage["distill"]])
     last = slurm.single("aggregate", aggregate, request, [sweeper.job_id, *by_stage["evaluate"]])
     submitted.jobs |= {"sweep": [sweeper], "aggregate": [last]}

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import stopping
-from pipeline.config import BPTT, DDAL, Distill, Experiment, Prepare
+from pipeline.config import BPTT, DDAL, Distill, Experiment, inputs
 from pipeline.config.typed import Typed
 from pipeline.errors import InputError, StageError
-from pipeline.launch.stages import MODULES, StageName, stage_cells
+from pipeline.launch.stages import MODULES, StageName, stage_cells, stage_of
 from pipeline.launch.submission import code_digest
 from pipeline.parallel import LostRanksError, Ranks, gathered
 from pipeline.progress import quiet_libraries
@@ -111,7 +111,7 @@ def run_stage(
                 outcome.found += 1
                 continue
             print(f"\n{name}", file=sys.stderr)
-            _require_source(cell, stage, store)
+            _require_inputs(cell, store)
             with cell.claim() as out:
                 if out is None:
                     outcome.found += 1
@@ -191,14 +191,13 @@ def _follow(ranks: Ranks) -> None:
     stopping.check()
 
 
-def _require_source(cell: Cell, stage: StageName, store: Store) -> None:
-    if isinstance(cell.config, Prepare):
-        return
-    source = store.cell(cell.config.source)
-    if source.state != "done":
-        before = list(MODULES.values())[list(MODULES).index(stage) - 1]
-        advice = {"failed": f"it failed: {source.failure()}", "running": f"{source.holder()} is at it: wait for it"}
-        raise InputError(
-            f"needs {source.folder}, which is {source.state}; "
-            f"{advice.get(source.state, f'run it first: python -m {before} CONFIG')}"
-        )
+def _require_inputs(cell: Cell, store: Store) -> None:
+    for config in reversed(inputs(cell.config)):  # what lacks of the set before it says itself what lacks before that
+        source = store.cell(config)
+        if source.state != "done":
+            before = MODULES[stage_of(config)]
+            advice = {"failed": f"it failed: {source.failure()}", "running": f"{source.holder()} is at it: wait for it"}
+            raise InputError(
+                f"needs {source.folder}, which is {source.state}; "
+                f"{advice.get(source.state, f'run it first: python -m {before} CONFIG')}"
+            )

@@ -34,7 +34,7 @@ def make(
     if isinstance(config.method, DDAL):
         from pipeline.methods.ddal import distill
 
-        return distill(config, prepared, out, ranks)
+        return distill(config, prepared, out, ranks, parent)
     if isinstance(config.method, BPTT):
         from pipeline.methods import vectors
 

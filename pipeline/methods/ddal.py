@@ -57,7 +57,9 @@ def check(method: DDAL, manifest: dict[str, Any]) -> None:
     check_validation(method.validation, manifest)
 
 
-def distill(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None) -> DistilledSet:
+def distill(
+    config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None, parent: Path | None = None
+) -> DistilledSet:
     """Learns the set; continues where a killed run left off, bit-equal on the same CPU and thread count.
 
     Args:
@@ -65,6 +67,7 @@ def distill(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None 
         prepared: stage 1's output.
         out: the cell's folder; ``progress.pt`` and ``log.csv`` are written there.
         ranks: the processes that do this together, all with the same arguments; the first one writes.
+        parent: the folder of the cell whose set this one starts from.
 
     Returns:
         The selected set; ``about["selection"]`` says how and with what score.
@@ -84,7 +87,9 @@ def distill(config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None 
         raise InputError(f"precision: 'tf32' needs a CUDA device, not {device.type}; use fp32")
     student = load_student(method, prepared, device)
     C, of_samples = len(prepared.classes), sample_classes(method, prepared.manifest)
-    learned = LearnedSet(method, C, initial_tensors(method, prepared, student, config.seed), of_samples)
+    start = None if method.warm_start is None else Path(method.warm_start.path)
+    start = start if parent is None else parent / "distilled.h5"
+    learned = LearnedSet(method, C, initial_tensors(method, prepared, student, config.seed, start), of_samples)
     estimator = Estimation.of(method, config.runtime, student)
     ranks.say(f"hypergradient by {estimator.name}: {estimator.why}")
     run = OuterState(method, learned, student, prepared.split("train"), config.seed, estimator, ranks)

@@ -127,7 +127,7 @@ def check_gradient(config: Distill, prepared: Prepared, extent: Extent = SLICE) 
     used = Estimation.of(method, config.runtime, load_student(method, prepared, pick_device(config.runtime)))
     # Dropout would need equal masks in all evaluations and autocast hides errors: both are left out.
     exact = {"dropout": False, "precision": "fp32", "outer": method.outer.model_copy(update={"precision": None})}
-    method = method.model_copy(update=exact | {"warm_start": None})
+    method = method.model_copy(update=exact)
     if extent.samples is not None:
         method = method.model_copy(update={"shots": 1, "batch_shots": 1, "budget": "uniform"})
     length, steps = extent.positions or method.sequence_length, extent.steps or method.steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,8 +112,17 @@ def sample_classes(method: DDAL, manifest: Mapping[str, Any]) -> Tensor:
     return torch.from_numpy(interleaved([np.full(share, label) for label, share in enumerate(shares)]))
 
 
-def initial_tensors(method: DDAL, prepared: Prepared, student: Student, seed: int) -> dict[str, Tensor]:
+def initial_tensors(
+    method: DDAL, prepared: Prepared, student: Student, seed: int, start: Path | None = None
+) -> dict[str, Tensor]:
     """The leaves at outer step 0, with gradients.
+
+    Args:
+        method: says which there are and their shapes.
+        prepared: stage 1's output.
+        student: that learns from them.
+        seed: of what is drawn.
+        start: a ``distilled.h5`` to start from instead.
 
     Raises:
         InputError: there are no training samples of a class to start from, or the warm start has other shapes.
@@ -133,8 +143,8 @@ def initial_tensors(method: DDAL, prepared: Prepared, student: Student, seed: in
         tensors["attention_labels"] = torch.randn(shape, generator=torch_generator(seed, "initial attention labels"))
     steps = method.steps if method.learning_rate_per_step else 1
     tensors["learning_rates"] = inverse_softplus(torch.full((steps,), method.learning_rate))
-    if method.warm_start is not None:
-        tensors |= _warm(method.warm_start.path, method, student, tensors, of_samples)
+    if start is not None:
+        tensors |= _warm(start, method, student, tensors, of_samples)
     return {name: tensor.to(student.device).requires_grad_() for name, tensor in tensors.items()}
 
 
@@ -172,7 +182,7 @@ def inverse_softplus(value: Tensor) -> Tensor:
 
 
 def _warm(
-    path: str, method: DDAL, student: Student, tensors: Mapping[str, Tensor], of_samples: Tensor
+    path: Path, method: DDAL, student: Student, tensors: Mapping[str, Tensor], of_samples: Tensor
 ) -> dict[str, Tensor]:
     """The leaves of another set of the same shape and encoder.
 
@@ -184,7 +194,7 @@ def _warm(
     found.check_model(student.embedding_matrix)
     if found.about.get("selection", {}).get("split") == "test" and method.validation.split != "test":
         raise InputError(
-            f"warm_start {path}: selected on the test split; give another, or set validation.split: test too"
+            f"{path}: selected on the test split; start from another set, or set validation.split: test too"
         )
     given = {"inputs_embeds": found.inputs_embeds, "attention_labels": found.attention_labels}
     if method.labels != "hard":
@@ -196,17 +206,17 @@ def _warm(
         other = given.get(name)
         if other is None or other.shape != tensor.shape:
             raise InputError(
-                f"warm_start {path}: its {name} are {'absent' if other is None else list(other.shape)}, this config's "
+                f"{path}: its {name} are {'absent' if other is None else list(other.shape)}, this config's "
                 f"{list(tensor.shape)}; use the same shots, sequence_length, steps and attention_labels"
             )
     if not torch.equal(found.label_ids.cpu(), of_samples):
-        raise InputError(f"warm_start {path}: its samples are divided otherwise over the classes; use the same budget")
+        raise InputError(f"{path}: its samples are divided otherwise over the classes; use the same budget")
     return {name: tensor for name, tensor in given.items() if tensor is not None and name in tensors}
 
 
-def _soft_logits(labels: Tensor, path: str) -> Tensor:
+def _soft_logits(labels: Tensor, path: Path) -> Tensor:
     if (labels <= 0).any():
         raise InputError(
-            f"warm_start {path}: its labels are not all positive, so they have no soft form; use labels: unrestricted"
+            f"{path}: its labels are not all positive, so they have no soft form; use labels: unrestricted"
         )
     return labels.log()

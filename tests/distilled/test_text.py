@@ -104,7 +104,7 @@ def test_what_is_no_text_is_refused() -> None:
     tokenizer = bert_like(WORDS)
     about = {"model": {"name": "some/bert"}}
     made = {"labels": torch.eye(2), "label_ids": torch.arange(2), "recipe": Recipe("ddal"), "about": about}
-    with pytest.raises(InputError, match=r"holds input embeddings of some/bert, which are no text; make a set of its nearest"):
+    with pytest.raises(InputError, match=r"embeddings of some/bert, which are no text; make a set of its"):
         texts(DistilledSet(inputs_embeds=torch.zeros(2, 3, 4), **made), tokenizer)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"holds sentence vectors of some/bert, which are no text"):
         texts(DistilledSet(vectors=torch.zeros(2, 4), **made), tokenizer)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pipeline.config import load
-from pipeline.launch import stage_config
+from pipeline.launch.stages import stage_configs
 from pipeline.store import Cell, Store
 from tests.slurm.conftest import REPOSITORY, made
 from tests.slurm.rig import Slurm
@@ -90,7 +90,7 @@ class Clone:
     def cells(self, stage: Any, root: str = "checkpoints", config: str = "tiny.yaml") -> list[Cell]:
         """The artifacts by position in the grid."""
         store = Store(self.folder / root)
-        return [store.cell(stage_config(cell, stage)) for cell in load(self.folder / config).cells]
+        return [store.cell(stage_configs(cell, stage)[-1]) for cell in load(self.folder / config).cells]
 
     def made(self, root: str = "checkpoints", out: str | None = "analysis/results") -> dict[str, Any]:
         return made(self.folder / root, None if out is None else self.folder / out)
