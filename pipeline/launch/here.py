@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from pipeline.config import BPTT, DDAL, Distill, Experiment
+from pipeline.config import BPTT, DDAL, Distill, Experiment, Project, Text
 from pipeline.launch.known import remember
 from pipeline.launch.stages import MODULES, pin, stage_cells
 from pipeline.launch.work import canary, run_stage
@@ -43,7 +43,11 @@ def run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, c
 
     stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
     for cell in stage_cells(experiment, store, "distill"):
-        if cell.state == "done" and isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL | BPTT):
+        if (
+            cell.state == "done"
+            and isinstance(cell.config, Distill)
+            and isinstance(cell.config.method, DDAL | BPTT | Text | Project)
+        ):
             print(f"distilled set: {cell.folder / 'distilled.h5'}")
     if failed:
         raise typer.Exit(1)

@@ -25,6 +25,7 @@ from pipeline.methods.imbalance import check_classes, measured
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
 from pipeline.methods.loop import Best, check_validation, leave_if_asked, loop
 from pipeline.methods.outer import Estimation, OuterState
+from pipeline.methods.text_set import LearnedText
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
@@ -159,7 +160,7 @@ class Validator:
             run.best = Best(run.step, merit, loss, accuracy, run.learned.state())
         return {"validation_loss": loss, "validation_accuracy": accuracy, "validation_score": compared}
 
-    def made(self, learned: LearnedSet) -> DistilledSet:
+    def made(self, learned: LearnedSet | LearnedText) -> DistilledSet:
         """The set that is scored."""
         return learned.view().detached()
 

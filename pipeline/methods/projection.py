@@ -1,7 +1,7 @@
 """A learned set of input embeddings as text: the nearest token of every position, after the distillation.
 
-What "dataset distillation as text" is often taken to mean, and what it loses: BERT on SST-2 at 5 samples per class falls
-from 89.6 to 50.2 (DiLM, table 1). :mod:`~pipeline.methods.text` learns text instead.
+What "dataset distillation as text" is often taken to mean, and what it loses: BERT on SST-2 at 5 samples per class
+falls from 89.6 to 50.2 (DiLM, table 1). :mod:`~pipeline.methods.text` learns text instead.
 """
 
 from __future__ import annotations

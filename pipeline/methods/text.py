@@ -17,6 +17,7 @@ from pipeline.errors import InputError, StageError
 from pipeline.methods.checkpoint import Checkpoint
 from pipeline.methods.ddal import ADVICE, Validator, load_student
 from pipeline.methods.imbalance import check_classes
+from pipeline.methods.learned import LearnedSet
 from pipeline.methods.loop import check_validation, loop
 from pipeline.methods.outer import Estimation
 from pipeline.methods.text_run import TextState
@@ -88,8 +89,9 @@ class _TextValidator(Validator):
 
     config: TextValidation
 
-    def made(self, learned: LearnedText) -> DistilledSet:  # type: ignore[override]
+    def made(self, learned: LearnedSet | LearnedText) -> DistilledSet:
         """The set as text."""
+        assert isinstance(learned, LearnedText)
         return learned.text().to(self.student.device)
 
     def trained(self, distilled: DistilledSet, index: int) -> Parameters:

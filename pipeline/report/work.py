@@ -25,13 +25,15 @@ from pipeline.config import (
     FineTune,
     FullData,
     GradientSteps,
+    Project,
     RandomReal,
+    Text,
     Training,
 )
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split, TrainingOrder
 from pipeline.randomness import derive, seeded
-from pipeline.report import vector_work
+from pipeline.report import text_work, vector_work
 from pipeline.students import flops
 from pipeline.students.flops import Lengths, Sizes
 from pipeline.students.postnorm import structure_of
@@ -71,6 +73,8 @@ def of_distill(config: Distill, folder: Path) -> Work:
     prepared, method = Prepared(folder), config.method
     if isinstance(method, DDAL):
         return _ddal(config, method, prepared)
+    if isinstance(method, Text):
+        return _text(config, method, prepared)
     if isinstance(method, BPTT):
         return Work(**vector_work.of_bptt(config, prepared.manifest))
     if not isinstance(method, Coreset):
@@ -126,7 +130,7 @@ def of_evaluate(config: Evaluate, folder: Path) -> Work:
     return (of_training(config, folder) + of_scoring(config, folder)) * config.initialisations
 
 
-def validations(method: DDAL, steps: int, epoch_steps: int) -> int:
+def validations(method: DDAL | Text, steps: int, epoch_steps: int) -> int:
     """How often the set is scored while it is distilled."""
     if method.validation.split == "none":
         return 0
@@ -134,14 +138,14 @@ def validations(method: DDAL, steps: int, epoch_steps: int) -> int:
     return steps // every + (steps % every > 0)
 
 
-def outer_steps(method: DDAL, rows: int) -> tuple[int, int]:
+def outer_steps(method: DDAL | Text, rows: int) -> tuple[int, int]:
     """Outer steps in all, and of one epoch, with so many training rows."""
     outer = method.outer
     epoch_steps = max(1, max(1, rows // outer.batch_size) // outer.real_batches)
     return outer.steps or outer.epochs * epoch_steps, epoch_steps
 
 
-def estimator(method: DDAL, folder: Path) -> flops.Way:
+def estimator(method: DDAL | Text, folder: Path) -> flops.Way:
     """The estimator that is used, ``auto`` resolved as :func:`pipeline.bilevel.choose` does."""
     if method.estimator in ("unroll", "adjoint"):
         return method.estimator
@@ -172,6 +176,19 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
         seen = _part(prepared.folder, split, method.validation.examples, config.seed, "validation rows")
         scoring = times * scored(prepared.folder, seen, fused=has_passes(prepared.folder))
     return Work(outer=outer, inner=times * inner(method, prepared.folder), scoring=scoring)
+
+
+def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
+    folder, outer, way = prepared.folder, method.outer, estimator(method, prepared.folder)
+    steps, epoch_steps = outer_steps(method, len(_lengths(folder, "train")))
+    read = _read(folder, outer.batch_size, config.seed, outer.bucket_by_length, steps * outer.real_batches,
+                 padded=way != "fused")  # fmt: skip
+    times, fused = validations(method, steps, epoch_steps), has_passes(folder)
+    work = Work(**text_work.of_text(method, sizes_of(folder), way, read, steps, times, fused=fused))
+    if not times:
+        return work
+    seen = _part(folder, method.validation.split, method.validation.examples, config.seed, "validation rows")
+    return work + Work(scoring=times * method.validation.initialisations * scored(folder, seen, fused=fused))
 
 
 def inner(method: DDAL, folder: Path) -> float:
@@ -210,7 +227,10 @@ def _samples(config: Distill, folder: Path) -> Lengths:
     lengths = _lengths(folder, "train")
     if isinstance(method, FullData):
         return lengths
-    if isinstance(method, DDAL):
+    if isinstance(method, Project):
+        assert config.parent is not None
+        return _samples(config.parent, folder)
+    if isinstance(method, DDAL | Text):
         return [method.sequence_length] * (method.shots * len(Prepared(folder).classes))
     count = method.shots * len(Prepared(folder).classes) if isinstance(method, RandomReal | Coreset) else 1
     ranks = (np.arange(count) + 0.5) / count * len(lengths)

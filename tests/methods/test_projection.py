@@ -125,5 +125,5 @@ def test_a_learned_set_becomes_text(chain: Path, tmp_path: Path) -> None:
 
 def test_it_needs_embeddings(experiment: Write) -> None:
     path = experiment(distill={"method": {"name": "project"}, "parent": {"method": {"name": "random"}}})
-    with pytest.raises(InputError, match="takes none by 'random'.*allowed: ddal"):
+    with pytest.raises(InputError, match=r"takes none by 'random'.*allowed: ddal"):
         load_experiment(path)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.config import BPTT, DDAL, Coreset, Distill, Evaluate, Prepare
+from pipeline.config import BPTT, DDAL, Coreset, Distill, Evaluate, Prepare, Text
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.report.archive import Archive
@@ -164,7 +164,7 @@ def history(distill: Distill, about: dict[str, Any], known: Sequence[Scored]) ->
 
 def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
     method, found = distill.method, about.get("selection", {})
-    if not isinstance(method, DDAL | BPTT):
+    if not isinstance(method, DDAL | BPTT | Text):
         return ["No score on dev or test selected anything: the rows follow from the method, train and the seed."]
     if found.get("split", "none") == "none":
         return ["Checkpoint: the last outer step, selected by nothing."]
@@ -180,7 +180,7 @@ def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
 
 def _settings(distill: Distill, known: Sequence[Scored]) -> list[str]:
     """Other settings of the same method and budget that were tried where the card was written."""
-    if not isinstance(distill.method, DDAL | BPTT | Coreset):
+    if not isinstance(distill.method, DDAL | BPTT | Coreset | Text):
         return []
     mine = [each.config for each in known if _same(each.config.source, distill)]
     if not mine:

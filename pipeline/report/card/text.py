@@ -14,15 +14,17 @@ from pipeline.config import (
     FineTune,
     Majority,
     MomentumSteps,
+    Project,
     RandomReal,
+    Text,
 )
 from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts
 from pipeline.report.card.front import metadata, scores_table, title
-from pipeline.report.layout import LABELS, published_split
+from pipeline.report.layout import published_split
 from pipeline.report.vector_words import bptt_name
-from pipeline.report.words import rule
+from pipeline.report.words import LABELS, rule
 
 _ARRAYS = ("inputs_embeds", "token_ids", "vectors", "labels", "attention_labels", "learning_rates", "batch_order")
 
@@ -199,9 +201,26 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
         )
     elif isinstance(method, BPTT):
         lines.append(_bptt(method))
+    elif isinstance(method, Text):
+        lines.append(_text(method))
+    elif isinstance(method, Project):
+        lines.append(
+            f"The tokens nearest ({method.measure}) to the input embeddings of a set that was distilled before, with "
+            f"its labels; `about` has its config, the distances, and how many tokens text keeps."
+        )
     else:
         lines.append(f"Chosen by `{method.name}`: {_rule(config)}")
     return lines
+
+
+def _text(method: Text) -> str:
+    outer, start = method.outer, "random real sentences" if method.initialise == "real" else "k-means centres"
+    return (
+        f"Text learned through the training of students, by {method.relaxation.name.replace('_', '-')}, from {start}: "
+        f"{outer.steps or f'{outer.epochs} epochs of'} outer steps on real batches of {outer.batch_size}, each through "
+        f"{method.steps} inner steps of {method.inner_optimizer.name}, step size {method.learning_rate:g}; "
+        f"{method.sequence_length} tokens per sample, {method.labels} labels."
+    )
 
 
 def _bptt(method: BPTT) -> str:
