@@ -114,8 +114,8 @@ def ddal_set(folder: Path) -> DistilledSet:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{folder}: not a set as DDAL saves it ({type(error).__name__}: {error})") from error
     attention = data.get("attention_labels")
-    N = len(inputs)
-    if inputs.ndim != 3 or labels.shape != (N, C) or N % size or rates.ndim > 1 or len(rates.expand(steps)) != steps:
+    N, sized = len(inputs), rates.ndim == 0 or rates.shape == (steps,)
+    if inputs.ndim != 3 or labels.shape != (N, C) or N % size or not sized:
         raise InputError(
             f"{folder}: inputs_embeds {list(inputs.shape)}, labels {list(labels.shape)} and lr {list(rates.shape)} do "
             f"not fit {C} classes, {steps} steps and batches of {size}; copy the whole folder again"

@@ -73,9 +73,9 @@ def _nearest(chunk: Tensor, table: Tensor, lengths: Tensor, measure: Measure, ba
     """[n] row of the table; argmin gives the first of equals."""
     products = chunk @ table.T
     # the vector's own length changes neither order
-    scores: Tensor = lengths.square() - 2 * products if measure == "l2" else -products / lengths.clamp_min(1e-12)
-    scores.masked_fill_(barred, torch.inf)
-    return scores.argmin(dim=1)
+    scores = lengths.square() - 2 * products if measure == "l2" else -products / lengths.clamp_min(1e-12)
+    found: Tensor = scores.masked_fill_(barred, torch.inf).argmin(dim=1)
+    return found
 
 
 def _distances(vectors: Tensor, found: Tensor, measure: Measure) -> Tensor:
