@@ -33,7 +33,7 @@ from pipeline.config import (
 )
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Batch, Split
-from pipeline.distilled import DistilledSet, load, save
+from pipeline.distilled import DistilledSet, load, save, transferred
 from pipeline.methods.ddal import load_student
 from pipeline.methods.learned import LearnedSet, initial_tensors
 from pipeline.methods.outer import Estimation, OuterState
@@ -149,14 +149,16 @@ def probe_distill(config: Distill, folder: Path, set_: Path) -> Slice:
     return found
 
 
-def probe_evaluate(config: Evaluate, folder: Path, set_: Path) -> Slice:
-    """A part of a training on the set, and of the scoring of the splits."""
+def probe_evaluate(config: Evaluate, folder: Path, set_: Path, own: Path) -> Slice:
+    """A part of a training on the set, and of the scoring of the splits; ``own`` is the data that the set is of."""
     found, prepared, protocol = Slice(folder), Prepared(folder), config.protocol
     if vector_work.counted(config):
         assert isinstance(config.recipe, OnVectors)
         _repeat_all(found, evaluate_pieces(config, config.recipe, prepared))
         return found
     distilled = load(set_)
+    if config.data is not None:
+        distilled = transferred(distilled, Prepared(own), prepared)
     device = pick_device(config.runtime)
     if not isinstance(protocol, GradientSteps | FineTune):
         found.begun()
@@ -289,7 +291,7 @@ def main(request: str, answer: str) -> None:
     if asked["stage"] == "distill":
         found = probe_distill(Distill.model_validate(asked["config"]), *places)
     else:
-        found = probe_evaluate(Evaluate.model_validate(asked["config"]), *places)
+        found = probe_evaluate(Evaluate.model_validate(asked["config"]), *places, Path(asked["own"]))
     used = asdict(replace(meter.read(), cpu_seconds=0.0))
     startup = [before + own for before, own in zip(imports, found.startup, strict=True)]
     write_json(Path(answer), {"startup": startup, "rates": found.rates, "usage": used})

@@ -48,6 +48,7 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         **({"vectors": facts["vectors"]} if "vectors" in facts else {}),
         "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
         "content": store.identity(config.source)["config"],
+        **({} if config.parent is None else {"parent": store.identity(config.parent)["config"]}),
         "seed": config.seed,
         "selection": {"split": "none"},
         **distilled.about,

@@ -224,6 +224,16 @@ class Distill(Frozen):
                 )
 
     @property
+    def chain(self) -> tuple[Distill, ...]:
+        """This cell, the one that it starts from, and so on."""
+        return (self,) if self.parent is None else (self, *self.parent.chain)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Its own and those of its parents: what sets that are alike otherwise are told apart by."""
+        return tuple(one.seed for one in self.chain)
+
+    @property
     def is_drawn(self) -> bool:
         """Whether another seed, of this cell or of one that it starts from, may give another set."""
         return self.method.is_drawn or (self.parent is not None and self.parent.is_drawn)

@@ -104,7 +104,8 @@ def class_of(config: Stage) -> Stage:
     if isinstance(config, Prepare):
         return config
     if isinstance(config, Distill):
-        return config.model_copy(update={"method": _method_class(config.method), "seed": 0})
+        start = config.parent if config.method.parents is not None and config.method.parents.required else None
+        return config.model_copy(update={"method": _method_class(config.method), "seed": 0, "parent": start})
     protocol: Any = config.protocol
     if isinstance(protocol, FineTune):
         plain: dict[str, Any] = {"steps": 200, "epochs": None, "lr": 1e-4, "weight_decay": 0.01, "warmup_ratio": 0.5}
@@ -159,7 +160,7 @@ def measured(stage: StageName, config: Stage, store: Store) -> dict[str, Any]:
         return found
     if isinstance(config, Evaluate):
         measured("distill", config.source, store)
-    source = config.source if isinstance(config, Distill) else config.source.source
+    source = config.source if isinstance(config, Distill) else config.prepared
     made = folder if isinstance(config, Distill) else _folder(config.source, store)
     request: dict[str, Any] = {
         "stage": stage,
@@ -168,6 +169,8 @@ def measured(stage: StageName, config: Stage, store: Store) -> dict[str, Any]:
     }
     request |= {"time": time.time()}  # from which on the process starts and imports
     request["prepared"] = str(store.cell(source).folder.absolute())
+    if isinstance(config, Evaluate):
+        request["own"] = str(store.cell(config.source.source).folder.absolute())
     write_json(folder / "request.json", request)
     paths = [str((folder / name).absolute()) for name in ("request.json", "answer.json")]
     done = subprocess.run([sys.executable, "-m", "pipeline.probe", *paths], capture_output=True, text=True, check=False)
@@ -197,7 +200,7 @@ def _predicted(config: Stage, found: dict[str, Any], store: Store) -> Prediction
         whole = work.of_distill(config, store.cell(config.source).folder)
     else:
         assert isinstance(config, Evaluate)
-        whole = work.of_evaluate(config, store.cell(config.source.source).folder)
+        whole = work.of_evaluate(config, store.cell(config.prepared).folder)
     for kind, amount in asdict(whole).items():
         if amount:
             flops, seconds, processor = found["rates"][kind]
@@ -295,4 +298,5 @@ def _what(cells: Sequence[Cell]) -> str:
     assert not isinstance(config, Prepare)
     if isinstance(config, Distill):
         return f"{config.source.task.name} {config.method.slug}"
-    return f"{config.source.source.task.name} {config.source.method.slug}, {config.protocol.name}"
+    other = "" if config.data is None else f" on {config.data.model_slug}"
+    return f"{config.source.source.task.name} {config.source.method.slug}, {config.protocol.name}{other}"

@@ -71,7 +71,8 @@ class Archive:
             return None
         check_stored(fact["config"], config, self.runs)
         facts = fact["identity"], self._frames[name], fact["distill_seconds"]
-        return Finished(config, *facts, lambda split: self._predictions(name, split), archived=True)
+        parents = fact.get("parent_seconds", {})  # of sets that go back to others alone
+        return Finished(config, *facts, lambda split: self._predictions(name, split), True, parents)
 
     def evaluations(self) -> list[tuple[Evaluate, pd.DataFrame]]:
         """Every archived cell with its runs, as in ``results.csv``; those of other versions are left out."""
@@ -146,7 +147,8 @@ class Archive:
 
 def _fact(finished: Finished) -> dict[str, Any]:
     config = finished.config.model_dump(mode="json")
-    return {"config": config, "identity": finished.identity, "distill_seconds": finished.distill_seconds}
+    parents = {"parent_seconds": dict(finished.parent_seconds)} if finished.parent_seconds else {}
+    return {"config": config, "identity": finished.identity, "distill_seconds": finished.distill_seconds, **parents}
 
 
 def name_of(config: Stage) -> str:

@@ -7,7 +7,7 @@ to choose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,9 +63,10 @@ class Sample:
 class Alternative:
     """The pooled runs of one choice of hyper-parameters.
 
-    ``runs`` has the columns of ``results.csv`` and ``set``, ``draw`` (the seeds of ``Distill`` and ``Evaluate``).
-    ``is_drawn``: whether another seed gives another set; otherwise all runs are of one set. ``set_seconds``: of each
-    set that was timed.
+    ``runs`` has the columns of ``results.csv`` and ``set``, ``draw`` (the seeds of ``Distill`` and ``Evaluate``; where
+    sets of one seed differ in their parents' seeds, ``set`` counts them). ``is_drawn``: whether another seed gives
+    another set; otherwise all runs are of one set. ``set_seconds``: of each set that was timed; ``parent_seconds``: of
+    all parents that these sets go back to, each once.
     """
 
     settings: dict[str, Any]
@@ -76,11 +77,13 @@ class Alternative:
     runs: pd.DataFrame
     cells: tuple[Finished, ...]
     set_seconds: tuple[float, ...]
+    parent_seconds: float = 0.0
 
     @property
     def distill_seconds(self) -> float | None:
-        """The mean over its sets."""
-        return sum(self.set_seconds) / len(self.set_seconds) if self.set_seconds else None
+        """The mean over its sets, which share the parents that they have in common."""
+        whole = sum(self.set_seconds) + self.parent_seconds
+        return whole / len(self.set_seconds) if self.set_seconds else None
 
     @property
     def train_seconds(self) -> float:
@@ -90,7 +93,7 @@ class Alternative:
     @property
     def seconds(self) -> float:
         """What all of its sets and trainings took together."""
-        return sum(self.set_seconds) + float(self.runs.drop_duplicates(RUN)["seconds"].sum())
+        return sum(self.set_seconds) + self.parent_seconds + float(self.runs.drop_duplicates(RUN)["seconds"].sum())
 
     def sample(self, metric: str, split: str) -> Sample | None:
         """The runs of one metric on one split, or None where it was not scored."""
@@ -256,10 +259,13 @@ def _best(finished: Sequence[Alternative], column: Column, split: str) -> Altern
 def _alternative(cells: Sequence[Finished]) -> Alternative | None:
     if not cells:
         return None
-    frames = [cell.runs.assign(set=cell.config.source.seed, draw=cell.config.seed) for cell in cells]
+    number = _numbered({cell.config.source.seeds for cell in cells})
+    frames = [cell.runs.assign(set=number[cell.config.source.seeds], draw=cell.config.seed) for cell in cells]
     # The same draw may have been scored by two cells that differ only in how many draws or splits they ask for.
     runs = pd.concat(frames).drop_duplicates([*RUN, "split", "metric"]).sort_values([*RUN, "split", "metric"])
-    seconds = {cell.config.source.seed: cell.distill_seconds for cell in cells if cell.distill_seconds is not None}
+    timed = [cell for cell in cells if cell.distill_seconds is not None]
+    seconds = {cell.config.source.seeds: cell.distill_seconds for cell in timed if cell.distill_seconds is not None}
+    parents = {name: took for cell in timed for name, took in cell.parent_seconds.items()}
     first = cells[0].config
     return Alternative(
         settings=hyper_parameters(first),
@@ -270,7 +276,14 @@ def _alternative(cells: Sequence[Finished]) -> Alternative | None:
         runs=runs.reset_index(drop=True),
         cells=tuple(cells),
         set_seconds=tuple(seconds.values()),
+        parent_seconds=sum(parents.values()),
     )
+
+
+def _numbered(sets: Collection[tuple[int, ...]]) -> dict[tuple[int, ...], int]:
+    """Sets by the seeds of their chains: each its own seed, or, where that does not tell them apart, counted."""
+    plain = len({seeds[0] for seeds in sets}) == len(sets)
+    return {seeds: seeds[0] if plain else position for position, seeds in enumerate(sorted(sets))}
 
 
 def _plain(value: Any) -> str:

@@ -156,13 +156,13 @@ def _answers(entry: Entry | None) -> tuple[Classes, int, list[Classes]] | str:
 def _predicted(chosen: Alternative, split: str) -> tuple[Classes, int, list[Classes]] | None:
     """What :func:`_answers` returns, None where a cell has no predictions."""
     cells = [(cell.config, cell.predictions(split)) for cell in chosen.cells if split in cell.config.splits]
-    sets: dict[int, dict[tuple[int, int, int], Classes]] = {}
+    sets: dict[tuple[int, ...], dict[tuple[tuple[int, ...], int, int], Classes]] = {}
     for config, found in cells:
         if found is None:
             return None
-        seed = config.source.seed
-        keys = [(seed, config.seed, number) for number in found.initialisations]
-        sets.setdefault(seed if chosen.is_drawn else 0, {}).update(zip(keys, found.predicted, strict=True))
+        seeds = config.source.seeds
+        keys = [(seeds, config.seed, number) for number in found.initialisations]
+        sets.setdefault(seeds if chosen.is_drawn else (), {}).update(zip(keys, found.predicted, strict=True))
         labels, classes = found.labels, found.classes
     return labels, classes, [np.stack([runs[key] for key in sorted(runs)]) for _, runs in sorted(sets.items())]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from pipeline.config import Evaluate
+from pipeline.config import Evaluate, inputs
 from pipeline.evaluation.predictions import Predicted, read
 from pipeline.store import Cell, Store
 from pipeline.store.cells import STAGE_NAMES
@@ -35,9 +35,10 @@ class Finished:
         config: of the cell.
         identity: what it counts as, with what its files counted as.
         runs: as in ``results.csv``: initialisation, split, metric, value, seconds.
-        distill_seconds: that its set took, None where it is not known.
+        distill_seconds: that its set took, None where it, or that of a parent, is not known.
         predictions: of a split, None where there are none: the cell was evaluated before they were stored.
         archived: whether it was found in the committed files, not in the store.
+        parent_seconds: name -> what each parent took that the set goes back to; sets may have them in common.
 
     """
 
@@ -47,6 +48,7 @@ class Finished:
     distill_seconds: float | None
     predictions: Callable[[str], Predicted | None]
     archived: bool = False
+    parent_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def in_store(config: Evaluate, store: Store) -> Finished | Problem:
@@ -58,7 +60,7 @@ def in_store(config: Evaluate, store: Store) -> Finished | Problem:
     """
     cell = store.cell(config)
     if cell.state != "done":
-        blamed = _blamed(cell, config, store)
+        blamed = _blamed(cell, store)
         return Problem(config.slug, STAGE_NAMES[type(blamed.config)], blamed.state, blamed.failure())
     cell.check()
     results = cell.folder / "results.csv"
@@ -70,15 +72,18 @@ def in_store(config: Evaluate, store: Store) -> Finished | Problem:
     metric = config.source.source.task.metric
     if metric not in set(frame["metric"]):
         return Problem(config.slug, "evaluate", "unreadable", f"{results} has no rows of {metric}")
-    identity, seconds = store.identity(config)["config"], store.cell(config.source).seconds()
-    return Finished(config, identity, frame, seconds, lambda split: read(cell.folder / "predictions.h5", split))
+    identity = store.identity(config)["config"]
+    took = {one.folder.name: one.seconds() for one in map(store.cell, config.source.chain)}
+    parents = {name: seconds for name, seconds in list(took.items())[1:] if seconds is not None}
+    own = None if len(parents) + 1 < len(took) else next(iter(took.values()))
+    predictions = cell.folder / "predictions.h5"
+    return Finished(config, identity, frame, own, lambda split: read(predictions, split), parent_seconds=parents)
 
 
-def _blamed(cell: Cell, config: Evaluate, store: Store) -> Cell:
-    """The earliest stage that holds the cell up: the one after the last finished one."""
-    for source in (config.source, config.source.source):
-        earlier = store.cell(source)
-        if earlier.state == "done":
-            break
-        cell = earlier
+def _blamed(cell: Cell, store: Store) -> Cell:
+    """The earliest artifact that holds the cell up: one whose own inputs are there."""
+    for config in reversed(inputs(cell.config)):
+        earlier = store.cell(config)
+        if earlier.state != "done":
+            return _blamed(earlier, store)
     return cell

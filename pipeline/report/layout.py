@@ -1,7 +1,8 @@
 """From cells to rows and columns: which results belong to one table entry, and what rows and columns are called.
 
-A row is a method with its budget; a column is one set of splits and one encoder. Whatever else two cells differ in is
-a hyper-parameter, except seeds, the number of initialisations and the scored splits, which only add runs.
+A row is a method with its budget; a column is one set of splits and one encoder, the students'. A set that another
+encoder was used to make has a row of its own, which names that one. Whatever else two cells differ in is a
+hyper-parameter, except seeds, the number of initialisations and the scored splits, which only add runs.
 """
 
 from __future__ import annotations
@@ -106,13 +107,20 @@ def layout(cells: Sequence[Evaluate], table: str) -> Layout:
     """Rows in the paper's order, columns in the file's."""
     rows = [row_of(cell) for cell in cells]
     columns = _columns(cells)
-    places = tuple(zip(rows, [columns[_splits_key(cell.source.source)] for cell in cells], strict=True))
+    places = tuple(zip(rows, [columns[_splits_key(cell.prepared)] for cell in cells], strict=True))
     distinct = tuple(sorted(set(rows)))
     return Layout(distinct, tuple(columns.values()), _labels(distinct, table), places)
 
 
 def row_of(cell: Evaluate) -> Row:
     """The row that a cell's result belongs to."""
+    row = _own_row(cell)
+    if cell.data is None:
+        return row
+    return row._replace(method=f"{row.method}, made with {_names(cell.source.source)[1]}", order=(*row.order, 1))
+
+
+def _own_row(cell: Evaluate) -> Row:
     method = cell.source.method
     if isinstance(method, Majority):
         return Row((0,), "majority", "majority", None, None, "", False)
@@ -260,6 +268,12 @@ def _labelled(label: str, plan: Layout) -> list[Row]:
 def hyper_parameters(cell: Evaluate) -> dict[str, Any]:
     """Dotted key -> value of everything in a cell that is not a seed or a number of runs."""
     found = _flat(cell.source.source, "prepare") | _flat(cell.source, "distill") | _flat(cell, "evaluate")
+    for depth, parent in enumerate(cell.source.chain[1:], 1):
+        path = "distill" + depth * ".parent"
+        found |= {path: parent.method.name} | _flat(parent, path) | _flat(parent.source, f"{path}.source")
+        del found[f"{path}.seed"]
+    if cell.data is not None:
+        found |= _flat(cell.data, "evaluate.data")
     return {key: value for key, value in found.items() if key not in RUNS_ONLY}
 
 
@@ -274,7 +288,8 @@ def _flat(config: Frozen, path: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
-        if is_runtime(info) or isinstance(value, Prepare | Distill):
+        absent = name in ("parent", "data") and value is None
+        if is_runtime(info) or absent or isinstance(value, Prepare | Distill):
             continue
         found |= _flat(value, f"{path}.{name}") if isinstance(value, Frozen) else {f"{path}.{name}": value}
     return found
@@ -288,14 +303,14 @@ def _splits_key(prepare: Prepare) -> str:
 def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
     members: dict[str, list[Evaluate]] = {}
     for cell in cells:
-        members.setdefault(_splits_key(cell.source.source), []).append(cell)
-    named = {key: _names(found[0].source.source) for key, found in members.items()}
+        members.setdefault(_splits_key(cell.prepared), []).append(cell)
+    named = {key: _names(found[0].prepared) for key, found in members.items()}
     several = len({model for _, model in named.values()}) > 1
     columns = {}
     for key, found in members.items():
-        prepare = found[0].source.source
+        prepare = found[0].prepared
         task, model = named[key]
-        twins = [members[other][0].source.source for other, names in named.items() if names == named[key]]
+        twins = [members[other][0].prepared for other, names in named.items() if names == named[key]]
         task += _apart(prepare, twins)
         columns[key] = Column(
             key=key,
@@ -305,7 +320,7 @@ def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
             metric=prepare.task.metric,
             classes=len(prepare.task.labels) if prepare.task.labels else None,
             split="test" if any("test" in cell.splits for cell in found) else "dev",
-            prepares=tuple({cell.source.source.model_dump_json(): cell.source.source for cell in found}.values()),
+            prepares=tuple({cell.prepared.model_dump_json(): cell.prepared for cell in found}.values()),
         )
     return columns
 

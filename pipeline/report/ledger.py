@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pipeline.config import DDAL, Distill, Evaluate, Prepare, Text
+from pipeline.config import DDAL, Distill, Evaluate, Prepare, Text, upstream
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.report import work
@@ -40,7 +40,8 @@ class Totals:
     """What a table's entry cost, ``None`` where that is not known.
 
     Attributes:
-        distill: of one set, on average; of memory, the most.
+        distill: of one set, on average, with the parents that it goes back to; each artifact counts once, however many
+            of these sets start from it. Of memory, the most.
         evaluate: of one initialisation, trained and scored; of memory, the most.
         training_flops: of one initialisation's training alone.
 
@@ -78,7 +79,7 @@ class Ledger:
     def add(self, cells: Iterable[Finished]) -> None:
         """The artifacts of finished cells, each once."""
         for finished in cells:
-            for config in (finished.config.source.source, finished.config.source, finished.config):
+            for config in (*upstream(finished.config), finished.config):
                 name = name_of(config)
                 if name not in self.lines and (line := self._line(config, name)) is not None:
                     self.lines[name] = line
@@ -96,13 +97,14 @@ class Ledger:
 
     def totals(self, cells: Sequence[Finished]) -> Totals:
         """What some cells of an entry cost."""
-        sets = list({name_of(cell.config.source): cell.config.source for cell in cells}.values())
+        sets = {name_of(cell.config.source) for cell in cells}
+        made = list({name_of(one): one for cell in cells for one in cell.config.source.chain}.values())
         configs = [cell.config for cell in cells]
         runs = sum(config.initialisations for config in configs)
         distill: dict[str, float | None] = {}
         evaluate: dict[str, float | None] = {}
         for name in SHOWN:
-            of_sets, of_cells = ([self.number(one, name) for one in found] for found in (sets, configs))
+            of_sets, of_cells = ([self.number(one, name) for one in found] for found in (made, configs))
             peak = name == "peak_mb"
             distill[name] = _most(of_sets) if peak else _mean(of_sets, len(sets))
             evaluate[name] = _most(of_cells) if peak else _mean(of_cells, runs)
@@ -220,7 +222,8 @@ def _search(collected: Collected, row: Row, column: Column, ledger: Ledger) -> f
     tried: dict[str, Stage] = {}
     for (finished, _), place in zip(collected.cells, _places(collected), strict=True):
         if place == (row, column):
-            tried |= {name_of(config): config for config in (finished.config.source, finished.config)}
+            artifacts: tuple[Stage, ...] = (*finished.config.source.chain, finished.config)
+            tried |= {name_of(config): config for config in artifacts}
     costs = [ledger.number(config, "flops") for config in tried.values()]
     known = [cost for cost in costs if cost is not None]
     return None if one is None or len(known) < len(costs) else sum(known) - one
@@ -229,7 +232,7 @@ def _search(collected: Collected, row: Row, column: Column, ledger: Ledger) -> f
 def _places(collected: Collected) -> list[tuple[Row, Column]]:
     """Where each finished cell stands."""
     by_prepare = {prepare.model_dump_json(): c for c in collected.layout.columns for prepare in c.prepares}
-    return [(row_of(f.config), by_prepare[f.config.source.source.model_dump_json()]) for f, _ in collected.cells]
+    return [(row_of(f.config), by_prepare[f.config.prepared.model_dump_json()]) for f, _ in collected.cells]
 
 
 def _facts(config: Stage) -> dict[str, Any]:
@@ -266,7 +269,7 @@ def _work(config: Stage, prepared: Path) -> dict[str, Any]:
 
 def _prepare(config: Stage) -> Prepare:
     if isinstance(config, Evaluate):
-        return config.source.source
+        return config.prepared
     return config.source if isinstance(config, Distill) else config
 
 

@@ -64,6 +64,7 @@ class Facts(Frozen):
         license, language: of the set, as the hub names them; the user's to say.
         content: what data and encoder counted as: digests of local files, revisions of the hub.
         beside: what other sets and references scored, in sentences.
+        transfers: what students of other encoders scored that learned from its text, likewise.
         selection: how the set came to be chosen, in sentences.
         test_reads: None where no store was at hand.
         audit: empty where the prepared data were not at hand.
@@ -79,6 +80,7 @@ class Facts(Frozen):
     content: dict[str, Any]
     evaluations: tuple[Evaluation, ...]
     beside: tuple[str, ...] = ()
+    transfers: tuple[str, ...] = ()
     selection: tuple[str, ...] = ()
     test_reads: Reads | None = None
     audit: tuple[Finding, ...] = ()

@@ -14,7 +14,16 @@ from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError
 from pipeline.report.archive import Archive
 from pipeline.report.card.facts import Facts, read_facts, sha256_of
-from pipeline.report.card.scores import beside, distinct, evaluations_of, from_archive, history, in_store, reads_of_test
+from pipeline.report.card.scores import (
+    beside,
+    distinct,
+    evaluations_of,
+    from_archive,
+    history,
+    in_store,
+    reads_of_test,
+    transfers,
+)
 from pipeline.store import Store
 
 
@@ -52,6 +61,7 @@ def gather(
         content=_content(found, config, store, before),
         evaluations=evaluations_of(config, known),
         beside=beside(config, known),
+        transfers=transfers(config, known),
         selection=history(config, found.about, known),
         test_reads=reads_of_test(config.source, known) if known else None,
         **{"language": english} | kept | {name: value for name, value in given.items() if value is not None},
@@ -61,7 +71,7 @@ def gather(
     old = [
         "audit",
         "looks_like",
-        *(["evaluations", "beside", "selection", "test_reads"] if not facts.evaluations else []),
+        *(["evaluations", "beside", "transfers", "selection", "test_reads"] if not facts.evaluations else []),
     ]
     return facts.model_copy(update={name: getattr(before, name) for name in old})
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.config import BPTT, DDAL, Coreset, Distill, Evaluate, Prepare, Text
+from pipeline.config import BPTT, DDAL, Coreset, Distill, Evaluate, Prepare, Text, inputs
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.report.archive import Archive
@@ -89,7 +89,7 @@ def evaluations_of(distill: Distill, known: Iterable[Scored]) -> tuple[Evaluatio
 
     Standard deviations are of the sample (n − 1).
     """
-    mine = [each for each in known if _same(each.config.source, distill)]
+    mine = [each for each in known if _same(each.config.source, distill) and each.config.data is None]
     protocols = {_way(each.config): each.config for each in mine}
     found = []
     for name, config in protocols.items():
@@ -127,7 +127,8 @@ def _score(split: Any, metric: str, values: Sequence[float]) -> Score | None:
 
 def reads_of_test(prepare: Prepare, known: Iterable[Scored]) -> Reads:
     """How often these finished evaluations scored the test split of a task, whatever the set."""
-    reading = [each for each in known if _same(each.config.source.source, prepare) and "test" in each.config.splits]
+    reading = [each for each in known if "test" in each.config.splits]
+    reading = [each for each in reading if any(_same(one, prepare) for one in inputs(each.config))]
     students = sum(len({run.initialisation for run in each.runs}) for each in reading)
     return Reads(evaluations=len(reading), students=students)
 
@@ -139,19 +140,36 @@ def beside(distill: Distill, known: Iterable[Scored]) -> tuple[str, ...]:
     """
     metric = distill.source.task.metric
     values: dict[str, list[float]] = {}
-    sets: dict[str, set[int]] = {}
+    sets: dict[str, set[tuple[int, ...]]] = {}
     for each in known:
         row, source = row_of(each.config), each.config.source
-        if row.kind == "ddal" or _same(source, distill) or not _same(source.source, distill.source):
+        if row.kind == "ddal" or _same(source, distill) or not _same(each.config.prepared, distill.source):
             continue
         name = ", ".join(part for part in (row.method, row.budget, recipe(each.config)) if part)
         found = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
         values.setdefault(name, []).extend(found)
-        sets.setdefault(name, set()).add(source.seed if source.is_drawn else 0)
+        sets.setdefault(name, set()).add(source.seeds if source.is_drawn else ())
     return tuple(
         f"{name}: {_percent(statistics.fmean(found))}"
         + (f" ± {_percent(statistics.stdev(found))}" if len(found) > 1 else "")
         + f" (n {len(found)}, of {len(sets[name])} set{'' if len(sets[name]) == 1 else 's'})"
+        for name, found in values.items()
+        if found
+    )
+
+
+def transfers(distill: Distill, known: Iterable[Scored]) -> tuple[str, ...]:
+    """What students of other encoders scored that learned from this set's text, as :func:`beside` says it."""
+    metric = distill.source.task.metric
+    values: dict[str, list[float]] = {}
+    for each in known:
+        if each.config.data is not None and _same(each.config.source, distill):
+            found = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
+            values.setdefault(f"{each.config.data.model.name}, {recipe(each.config)}", []).extend(found)
+    return tuple(
+        f"{name}: {_percent(statistics.fmean(found))}"
+        + (f" ± {_percent(statistics.stdev(found))}" if len(found) > 1 else "")
+        + f" (n {len(found)})"
         for name, found in values.items()
         if found
     )
@@ -182,7 +200,7 @@ def _settings(distill: Distill, known: Sequence[Scored]) -> list[str]:
     """Other settings of the same method and budget that were tried where the card was written."""
     if not isinstance(distill.method, DDAL | BPTT | Coreset | Text):
         return []
-    mine = [each.config for each in known if _same(each.config.source, distill)]
+    mine = [each.config for each in known if _same(each.config.source, distill) and each.config.data is None]
     if not mine:
         return ["Hyper-parameters: how they were chosen is not recorded with the set."]
     own = _of_set(mine[0])
@@ -211,17 +229,17 @@ def _seeds(distill: Distill, known: Sequence[Scored]) -> list[str]:
     if not distill.is_drawn:
         return ["The set does not depend on a seed."]
     metric = distill.source.task.metric
-    means: dict[str, dict[int, float]] = {}
+    means: dict[str, dict[tuple[int, ...], float]] = {}
     for each in known:
         source = each.config.source
-        if _same(source.model_copy(update={"seed": distill.seed}), distill):
+        if each.config.data is None and _same(_unseeded(source), _unseeded(distill)):
             values = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
             if values:
-                means.setdefault(recipe(each.config), {})[source.seed] = statistics.fmean(values)
+                means.setdefault(recipe(each.config), {})[source.seeds] = statistics.fmean(values)
     found = []
     for how, by_seed in means.items():
-        if len(by_seed) > 1 and distill.seed in by_seed:
-            rank = 1 + sum(mean > by_seed[distill.seed] for mean in by_seed.values())
+        if len(by_seed) > 1 and distill.seeds in by_seed:
+            rank = 1 + sum(mean > by_seed[distill.seeds] for mean in by_seed.values())
             found.append(
                 f"Seeds: {len(by_seed)} sets by the same settings have a mean test {metric} of "
                 f"{_percent(statistics.fmean(by_seed.values()))} ± {_percent(statistics.stdev(by_seed.values()))} "
@@ -240,6 +258,12 @@ def _percent(value: float) -> str:
 def _of_set(config: Evaluate) -> dict[str, Any]:
     """The hyper-parameters that the set depends on."""
     return {key: value for key, value in hyper_parameters(config).items() if not key.startswith("evaluate.")}
+
+
+def _unseeded(config: Distill) -> Distill:
+    """The config with every seed of its chain at 0."""
+    parent = None if config.parent is None else _unseeded(config.parent)
+    return config.model_copy(update={"seed": 0, "parent": parent})
 
 
 def _same(a: Distill | Prepare, b: Distill | Prepare) -> bool:

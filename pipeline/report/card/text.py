@@ -147,10 +147,15 @@ def _origin(distilled: DistilledSet, config: Distill, facts: Facts) -> list[str]
 
 
 def _beside(config: Distill, facts: Facts) -> list[str]:
-    if not facts.beside:
-        return []
-    metric = config.source.task.metric
-    return ["", f"Test {metric} of others on the same splits, with the same encoder:", "", _bullets(facts.beside)]
+    metric, found = config.source.task.metric, []
+    if facts.beside:
+        found += ["", f"Test {metric} of others on the same splits, with the same encoder:", "", _bullets(facts.beside)]
+    if facts.transfers:
+        head = (
+            f"Test {metric} of students of other encoders that learned from its text (`verify` does not repeat them):"
+        )
+        found += ["", head, "", _bullets(facts.transfers)]
+    return found
 
 
 def _reads(facts: Facts) -> list[str]:
@@ -210,7 +215,15 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
         )
     else:
         lines.append(f"Chosen by `{method.name}`: {_rule(config)}")
-    return lines
+    return [*lines, *map(_started, config.chain[1:])]
+
+
+def _started(parent: Distill) -> str:
+    """One cell of the chain that a set goes back to."""
+    return (
+        f"It goes back to what `{parent.method.name}` made with `{parent.source.model.name}` "
+        f"({parent.method.slug}, seed {parent.seed}); its config is in that of the set."
+    )
 
 
 def _text(method: Text) -> str:
