@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 from pipeline.config import (
     BPTT,
-    DDAL,
     Coreset,
     Distill,
     Evaluate,
@@ -32,7 +31,7 @@ from pipeline.config import (
 from pipeline.config.problems import nearest
 from pipeline.config.schema import Frozen, is_runtime
 from pipeline.errors import InputError
-from pipeline.report.text_words import text_name, text_order
+from pipeline.report.text_words import text_row
 from pipeline.report.vector_words import bptt_name, bptt_order, network_name, student_name, student_order
 from pipeline.report.words import ATTENTION, BUDGETS, LABELS, REAL, correction, real_name
 
@@ -142,7 +141,8 @@ def _own_row(cell: Evaluate) -> Row:
     if isinstance(method, BPTT):
         return _bptt_row(method, cell)
     if isinstance(method, Text | Project):
-        return _text_row(method, cell)
+        place, label, on_test = text_row(cell.source)
+        return Row((2, len(ATTENTION) + 1, *place, cell.shots or 0), label, "ddal", None, cell.shots, "", on_test)
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
     if data == "different" and method.order == "random":
         data = "random"
@@ -161,16 +161,6 @@ def _bptt_row(method: BPTT, cell: Evaluate) -> Row:
     order = (2, len(ATTENTION), *student_order(cell), *bptt_order(method), cell.shots or 0, int(on_test))
     student, name = student_name(cell), bptt_name(method, cell.student) + correction(method)
     return Row(order, _by(name, student), "ddal", None, cell.shots, "", on_test, student, network_name(cell))
-
-
-def _text_row(method: Text | Project, cell: Evaluate) -> Row:
-    made, shots = cell.source if isinstance(method, Text) else cell.source.parent, cell.shots or method.shots
-    assert made is not None
-    assert isinstance(made.method, DDAL | Text)
-    on_test = made.method.validation.split == "test"
-    order = (2, len(ATTENTION) + 1, *text_order(method), *student_order(cell), shots, int(on_test))
-    label = text_name(method, made.method) + correction(made.method)
-    return Row(order, label, "ddal", None, shots, "", on_test)
 
 
 def _by(method: str, student: str) -> str:

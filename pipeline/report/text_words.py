@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from pipeline.config import DDAL, Project, Text
-from pipeline.report.words import ATTENTION, LABELS
+from pipeline.config import DDAL, Distill, Project, Text
+from pipeline.report.words import ATTENTION, LABELS, correction
 
 _RELAXATIONS = {"swaps": "swaps", "straight_through": "straight-through", "projected": "projected on the way"}
+
+
+def text_row(made: Distill) -> tuple[tuple[int, ...], str, bool]:
+    """A row's place, its name, and whether what was learned was selected on the test split."""
+    learned = made if isinstance(made.method, Text) else made.parent
+    assert isinstance(made.method, Text | Project)
+    assert learned is not None
+    assert isinstance(learned.method, DDAL | Text)
+    on_test = learned.method.validation.split == "test"
+    name = text_name(made.method, learned.method) + correction(learned.method)
+    return (*text_order(made.method), int(on_test)), name, on_test
 
 
 def text_name(method: Text | Project, learned: DDAL | Text) -> str:

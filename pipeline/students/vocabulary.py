@@ -81,7 +81,7 @@ def _nearest(chunk: Tensor, table: Tensor, lengths: Tensor, measure: Measure, ba
 def _distances(vectors: Tensor, found: Tensor, measure: Measure) -> Tensor:
     """[n]; computed anew, because the expanded square loses the digits of small distances."""
     if measure == "l2":
-        return (vectors - found).norm(dim=1)
+        return (vectors - found).square().sum(dim=1).sqrt()
     return 1 - torch.cosine_similarity(vectors, found, dim=1, eps=torch.finfo(torch.float64).tiny)
 
 
