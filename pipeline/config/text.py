@@ -139,8 +139,9 @@ class Text(Making):
         words: that may be put in: ``any`` token but special ones, ``writable`` ones, which are read as themselves when
             they are written alone or after a word, or ``whole`` words and signs.
         labels: ``hard`` one-hot and fixed; ``soft`` and ``unrestricted`` as for ``ddal``.
-        initialise: ``real`` sentences drawn at random, or ``centres``: those nearest to the centroids of k-means
-            on the first token's vectors of ``candidates`` rows, class by class.
+        initialise: ``real`` sentences drawn at random; ``centres``: those nearest to the centroids of k-means on the
+            first token's vectors, class by class; ``telling``: those whose words speak most surely for their class and
+            are not in the others chosen; all among ``candidates`` rows; or ``words``: such words themselves.
         starts: so many draws (``real``) of which the one with the lowest outer loss is taken.
         candidates: rows among which sentences are chosen, for ``centres`` and for ``swaps``.
         relaxation: how tokens, which are discrete, follow a gradient.
@@ -159,7 +160,7 @@ class Text(Making):
     sequence_length: Annotated[int, Field(ge=4)] = 16
     words: Words = "whole"
     labels: Literal["hard", "soft", "unrestricted"] = "hard"
-    initialise: Literal["real", "centres"] = "real"
+    initialise: Literal["real", "centres", "telling", "words"] = "real"
     starts: Count = 1
     candidates: Count = 1000
     relaxation: Relaxation = Swaps(name="swaps")
@@ -180,7 +181,9 @@ class Text(Making):
         if unread:
             raise ValueError(f"outer.{unread[0]}: a set of text has no such tensors to learn; remove it")
         if self.starts > 1 and self.initialise != "real":
-            raise ValueError(f"starts: {self.starts} are drawn for initialise: real; centres are one start, remove it")
+            raise ValueError(
+                f"starts: {self.starts} are drawn for initialise: real; {self.initialise} are one start, remove it"
+            )
         return self
 
     @property

@@ -7,6 +7,7 @@ follows is another: the set is text after every step, and is selected as text, b
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from pipeline.methods.ddal import ADVICE, Validator, load_student
 from pipeline.methods.imbalance import check_classes
 from pipeline.methods.learned import LearnedSet
 from pipeline.methods.loop import check_validation, loop
-from pipeline.methods.outer import Estimation
+from pipeline.methods.outer import Estimation, OuterState
 from pipeline.methods.text_run import TextState
-from pipeline.methods.text_set import LearnedText, Vocabulary, candidates, initial_ids
+from pipeline.methods.text_set import LearnedText, Vocabulary
+from pipeline.methods.text_start import candidates, starts
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters
 from pipeline.students.finetune import finetune
@@ -71,14 +73,15 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
     check(method, prepared.manifest)
     student = load_student(method, prepared, pick_device(config.runtime))
     pools = candidates(method, prepared, config.seed)
-    starts = [initial_ids(method, pools, student, config.seed, start) for start in range(method.starts)]
-    learned = LearnedText(method, len(prepared.classes), starts[0], Vocabulary.of(method, prepared, student))
+    vocabulary = Vocabulary.of(method, prepared, student)
+    begun = starts(method, prepared, pools, vocabulary.barred, student, config.seed)
+    learned = LearnedText(method, len(prepared.classes), begun[0], vocabulary)
     estimator = Estimation.of(method, config.runtime, student)
-    run = TextState(method, learned, starts, pools, student, prepared.split("train"), config.seed, estimator)
+    run = TextState(method, learned, begun, pools, student, prepared.split("train"), config.seed, estimator)
     run.ranks.say(f"hypergradient by {estimator.name}: {estimator.why}")
     validate = _TextValidator(method.validation, prepared, student, config.seed, run.ranks)
     loop(run, validate, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)
-    if method.validation.split != "none" and run.best.step == 0:
+    if method.validation.split != "none" and math.isinf(run.best.score):
         raise StageError(f"no validation had a finite loss, so there is nothing to select; try {ADVICE}")
     learned.restore(run.best.tensors)
     return learned.text(about={"selection": run.best.describe(method.validation)})
@@ -88,6 +91,19 @@ class _TextValidator(Validator):
     """Scores the text by the recipe of stage 3, not by the inner loop that stands for it."""
 
     config: TextValidation
+
+    def __call__(self, run: OuterState) -> dict[str, float]:
+        """See :class:`~pipeline.methods.ddal.Validator`; the first time, what was started from is a candidate, too."""
+        assert isinstance(run, TextState)
+        if self.config.split != "none" and math.isinf(run.best.score):
+            now, run.step = (run.learned.state(), run.step), 0
+            run.learned.restore(run.start)
+            try:
+                super().__call__(run)
+            finally:
+                run.learned.restore(now[0])
+                run.step = now[1]
+        return super().__call__(run)
 
     def made(self, learned: LearnedSet | LearnedText) -> DistilledSet:
         """The set as text."""

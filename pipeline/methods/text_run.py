@@ -32,6 +32,10 @@ class TextState(OuterState):
         seed: of the cell.
         estimator: of the hypergradient.
 
+    Attributes:
+        start: the learned set's state before the first step.
+        most: tokens that the largest proposal of ``swaps`` exchanges.
+
     """
 
     learned: LearnedText
@@ -50,6 +54,7 @@ class TextState(OuterState):
     ) -> None:
         super().__init__(method, learned, student, train, seed, estimator)
         self._starts, self._pools = starts, pools
+        self.start = learned.state()
         self.most = method.relaxation.positions if isinstance(method.relaxation, Swaps) else 0
 
     @property
@@ -67,6 +72,7 @@ class TextState(OuterState):
         if self.step == 0 and len(self._starts) > 1:
             real, _ = self.real()
             self.learned.put(min(self._starts, key=lambda ids: self.loss_of(ids, real)))
+            self.start = self.learned.state()
         found = super().advance()
         self.learned.follow(self.step)
         return found
@@ -150,9 +156,9 @@ class TextState(OuterState):
 
     def state(self) -> dict[str, Any]:
         """Everything that decides what comes next."""
-        return super().state() | {"most": self.most}
+        return super().state() | {"most": self.most, "start": self.start}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts a saved state back."""
         super().restore(state)
-        self.most = state["most"]
+        self.most, self.start = state["most"], state["start"]

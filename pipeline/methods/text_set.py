@@ -1,4 +1,4 @@
-"""The learned tokens of a set of text, and the real sentences that they begin as."""
+"""The learned tokens of a set of text; :mod:`~pipeline.methods.text_start` what they begin as."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import Outer, Projected, Text
 from pipeline.data.prepared import Prepared
-from pipeline.data.tokenised import Split
 from pipeline.distilled import DistilledSet, Recipe
-from pipeline.errors import InputError
-from pipeline.methods.coresets.geometry import nearest_to_centroids
-from pipeline.randomness import derive, numpy_generator
 from pipeline.students.encoder import Student
 from pipeline.students.vocabulary import nearest_tokens, special_ids, unwritable_ids
 
@@ -177,58 +172,3 @@ class LearnedText:
         self.token_ids = state["token_ids"].clone()
         for name, tensor in self.tensors.items():
             tensor.copy_(state[name])
-
-
-def candidates(method: Text, prepared: Prepared, seed: int) -> list[Tensor]:
-    """Of every class [rows, S] real training sentences, cut to S tokens; a draw of (seed, class).
-
-    Those of exactly S tokens come first, then the next longer ones, until there are ``method.candidates`` in all.
-
-    Raises:
-        InputError: a class has too few rows of S tokens.
-
-    """
-    train, C, S = prepared.split("train"), len(prepared.classes), method.sequence_length
-    labels, lengths, special = train.labels.numpy(), train.lengths, special_ids(prepared.tokenizer)
-    wanted = max(method.shots, method.candidates // C)
-    found = []
-    for label in range(C):
-        rows = np.flatnonzero((labels == label) & (lengths >= S))
-        if len(rows) < method.shots:
-            raise InputError(
-                f"class {label} has {len(rows)} training rows of sequence_length: {S} tokens or more, too few for "
-                f"shots: {method.shots}; lower one of them"
-            )
-        rows = numpy_generator(seed, "candidate sentences", label).permutation(rows)
-        rows = rows[np.argsort(lengths[rows], kind="stable")][:wanted]
-        found.append(_cut(train, rows, S, special))
-    return found
-
-
-def _cut(train: Split, rows: np.ndarray[Any, Any], length: int, special: list[int]) -> Tensor:
-    """[rows, length]; a special token at the end stays there."""
-    sequences = train.rows[rows]["input_ids"]
-    return torch.tensor([[*ids[: length - 1], ids[-1] if ids[-1] in special else ids[length - 1]] for ids in sequences])
-
-
-def initial_ids(method: Text, pools: list[Tensor], student: Student, seed: int, start: int) -> Tensor:
-    """[N, S] the sentences that samples begin as, of start number ``start``."""
-    chosen = []
-    for label, pool in enumerate(pools):
-        if method.initialise == "centres":
-            vectors = _vectors(pool, student, seed)
-            rows = nearest_to_centroids(vectors, method.shots, derive(seed, "centres of text", label) % 2**32)
-        else:
-            # as many draws as there are sentences: starts share none while the class has enough
-            order = numpy_generator(seed, "initial sentences", label).permutation(len(pool))
-            rows = np.take(order, range(start * method.shots, (start + 1) * method.shots), mode="wrap")
-        chosen.append(pool[torch.from_numpy(rows)])
-    return torch.stack(chosen, dim=1).flatten(end_dim=1)
-
-
-@torch.no_grad()
-def _vectors(pool: Tensor, student: Student, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """[rows, H] first-token vectors of the frozen encoder."""
-    theta = student.initial(seed, 0)
-    batches = ({"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in pool.to(student.device).split(64))
-    return torch.cat([student.vectors(theta, batch, "first").cpu() for batch in batches]).numpy()

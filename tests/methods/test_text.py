@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +21,8 @@ from pipeline.launch import run_stage, stage_cells
 from pipeline.methods.ddal import load_student
 from pipeline.methods.outer import Estimation, OuterState
 from pipeline.methods.text_run import TextState
-from pipeline.methods.text_set import LearnedText, Vocabulary, candidates, initial_ids
+from pipeline.methods.text_set import LearnedText, Vocabulary
+from pipeline.methods.text_start import candidates, class_scores, starts, telling_rows, telling_words
 from pipeline.store import Store
 from tests.conftest import KEYWORDS, VOCABULARY
 from tests.methods.disturbance import Disturbance, launch
@@ -71,10 +74,11 @@ def begun(path: Callable[..., Path], tmp_path: Path) -> Begun:
         assert isinstance(method, Text)
         student = load_student(method, prepared, torch.device("cpu"))
         pools = candidates(method, prepared, 3)
-        starts = [initial_ids(method, pools, student, 3, start) for start in range(method.starts)]
-        learned = LearnedText(method, 2, starts[0], Vocabulary.of(method, prepared, student))
+        vocabulary = Vocabulary.of(method, prepared, student)
+        begun = starts(method, prepared, pools, vocabulary.barred, student, 3)
+        learned = LearnedText(method, 2, begun[0], vocabulary)
         estimator = Estimation.of(method, Runtime(), student)
-        return TextState(method, learned, starts, pools, student, prepared.split("train"), 3, estimator)
+        return TextState(method, learned, begun, pools, student, prepared.split("train"), 3, estimator)
 
     return begun
 
@@ -211,7 +215,7 @@ def test_from_start_to_scores(path: Callable[..., Path], tmp_path: Path, relaxat
     assert found.token_ids.shape == (4, 6)
     assert found.recipe.name == "finetune"
     assert found.about["selection"]["split"] == "dev"
-    assert found.about["selection"]["step"] in (2, 4, 6)
+    assert found.about["selection"]["step"] in (0, 2, 4, 6)
     again, _ = distilled(path(relaxation=relaxation), tmp_path / "b")
     assert torch.equal(found.token_ids, again.token_ids)
     with open(folder / "log.csv", newline="") as file:
@@ -265,3 +269,58 @@ def test_sentences_have_to_be_long_enough(path: Callable[..., Path], tmp_path: P
         outcome = run_stage(stage_cells(plan, store, stage), stage, store)
     (reason,) = outcome.failed.values()
     assert "rows of sequence_length: 30 tokens or more, too few for shots: 2" in reason
+
+
+def test_scores_of_words_by_hand(begun: Begun) -> None:
+    """A keyword that k of its class's rows have, and none of the others, beside the formula."""
+    run = begun()
+    train = run.train
+    token = VOCABULARY.index("good")
+    has = np.asarray([token in ids for ids in train.rows["input_ids"]])
+    labels = train.labels.numpy()
+    n, others, k = (labels == 1).sum(), (labels == 0).sum(), has.sum()
+    assert has[labels == 0].sum() == 0
+    expected = math.log((k + 1) / n) - math.log(1 / others)
+    scores = class_scores(train, 2, len(VOCABULARY))
+    assert scores[1, token] == pytest.approx(expected)
+    assert scores[0, token] == pytest.approx(math.log(1 / others) - math.log((k + 1) / n))
+    best = {VOCABULARY[token] for token in np.argsort(-scores[0])[:3].tolist()}
+    assert best == set(KEYWORDS[0])
+
+
+def test_telling_rows_and_words() -> None:
+    """By hand: words that are taken count no more, and words against the class always do."""
+    scores = np.array([0.0, 5.0, 3.0, 2.0, -4.0, 1.0])
+    pool = torch.tensor([[1, 4, 0], [1, 3, 0], [1, 2, 0], [3, 5, 5], [2, 5, 4]])  # sums 1, 7, 8, 3, 0
+    assert telling_rows(pool, scores, 3).tolist() == [2, 3, 1]  # then 2 and 5 and 3 are left, then none: -4, 0, 0, -4
+    assert telling_words(scores, 2, 2).tolist() == [[1, 3], [2, 5]]
+
+
+@pytest.mark.parametrize("initialise", ["centres", "telling", "words"])
+def test_other_starts(begun: Begun, initialise: str) -> None:
+    run = begun(initialise=initialise)
+    (ids,) = run._starts
+    assert ids.shape == (4, 6)
+    assert torch.equal(run.learned.token_ids, ids)
+    for row, tokens in enumerate(ids.tolist()):
+        assert tokens[0] == VOCABULARY.index("[CLS]")
+        assert tokens[-1] == VOCABULARY.index("[SEP]")
+        if initialise != "centres":
+            assert {VOCABULARY[token] for token in tokens} & set(KEYWORDS[row % 2])
+
+
+def test_what_it_started_from_may_be_the_best(path: Callable[..., Path], tmp_path: Path) -> None:
+    """Steps that replace every token by an unrelated one, on labels that say nothing, are not selected."""
+    found, folder = distilled(
+        path(
+            relaxation={"name": "straight_through"},
+            outer={"steps": 2, "batch_size": 4, "lr": 50.0, "optimizer": "adam"},
+            validation={"every": 1, "initialisations": 2, "training": {"steps": 20, "lr": 1e-2}},
+        ),
+        tmp_path / "a",
+    )
+    assert found.about["selection"]["step"] == 0
+    assert found.token_ids is not None
+    with open(folder / "log.csv", newline="") as file:
+        losses = [float(row["validation_loss"]) for row in csv.DictReader(file)]
+    assert found.about["selection"]["loss"] < min(losses)
