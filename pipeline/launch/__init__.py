@@ -14,7 +14,7 @@ submission need no torch. In the order of a grid's way through it:
 """
 
 from pipeline.launch.command import guarded, stage_command
-from pipeline.launch.stages import MODULES, StageName, learning_cell, pin, stage_cells
+from pipeline.launch.stages import MODULES, StageName, learning_cell, pin, stage_cells, stage_configs
 from pipeline.launch.submitter import submit
 from pipeline.launch.work import Outcome, canary, led, run_stage
 
@@ -30,5 +30,6 @@ __all__ = [
     "run_stage",
     "stage_cells",
     "stage_command",
+    "stage_configs",
     "submit",
 ]

@@ -84,7 +84,7 @@ def _startable(submission: Submission, waiting: list[tuple[str, int]], ended: En
     """The waiting elements whose parents have ended; those whose parent ended badly are skipped here."""
     for array, index in list(waiting):
         row = submission.rows[array]
-        if row.mirrors is not None and (row.mirrors, index) in ended.badly | ended.skipped:
+        if row.parent_of(index) in ended.badly | ended.skipped:
             waiting.remove((array, index))
             ended.skipped.add((array, index))
         elif not row.elements[index]:
@@ -95,7 +95,8 @@ def _startable(submission: Submission, waiting: list[tuple[str, int]], ended: En
 
 
 def _free(submission: Submission, row: Row, index: int, ended: Ended) -> bool:
-    if row.mirrors is not None and (row.mirrors, index) not in ended:
+    parent = row.parent_of(index)
+    if parent is not None and parent not in ended:
         return False
     return all((name, number) in ended for name in row.after for number in range(len(submission.rows[name].elements)))
 

@@ -3,8 +3,9 @@
 Element i of an array of the stage ``evaluate`` may start when element i of an array of the stage ``distill`` has ended
 well (SLURM's ``aftercorr``), so that a finished set is evaluated at once; likewise a set that starts from another one.
 That holds only between arrays of the same indices: an element whose parent has no such index starts immediately. An
-array that waits therefore *mirrors* its parent, index by index, and an index that has nothing to do is empty. Prepared
-data are few and read by many: for them an array waits as a whole.
+array that waits therefore *mirrors* its parent, index by index, and an index that has nothing to do is empty. Where one
+parent has so many children that this would take more arrays than there are parents, its children are an array that
+waits for that one element. Prepared data are few and read by many: for them an array waits as a whole.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Array:
         request: what each element asks for.
         elements: by index; empty ones have nothing to do.
         mirrors: the array whose element i must have ended well before element i starts: a name or a job id.
+        behind: the one element of that array which all of them wait for instead.
         after: jobs that must have ended, in whatever way, before any element starts.
 
     """
@@ -60,6 +62,7 @@ class Array:
     elements: list[Element]
     mirrors: str | None = None
     after: tuple[str, ...] = ()
+    behind: int | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -76,6 +79,7 @@ class Plan:
         done: cells found done, per stage.
         live: cells that jobs of earlier submissions have, per stage.
         left: cell -> why it is not submitted.
+        sizes: array -> elements, also of earlier submissions' arrays that are waited for.
 
     """
 
@@ -83,11 +87,14 @@ class Plan:
     done: dict[StageName, int] = field(default_factory=dict)
     live: dict[StageName, int] = field(default_factory=dict)
     left: dict[Cell, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = []
         for array in self.arrays:
-            waits = f", behind {array.mirrors}" if array.mirrors else "".join(f", after {name}" for name in array.after)
+            one = "" if array.behind is None else f"[{array.behind}]"
+            waits = f", behind {array.mirrors}{one}" if array.mirrors else ""
+            waits += "".join(f", after {name}" for name in array.after)
             asked = " ".join(written(option, value) for option, value in array.request.resources().items())
             jobs = f"{len(array.elements)} job{'s' if len(array.elements) > 1 else ''}"
             lines.append(f"{array.name}: {len(array.cells)} cells in {jobs}{waits}: {asked}")
@@ -171,10 +178,18 @@ class _Maker:
             for part in _parts(elements, self.limit or len(elements)):
                 self._put(Array("", stage, request, list(part), after=after))
         for (parent_name, request, after), by_index in waiting.items():
+            each = request.cells_per_job
+            groups = {index: [tuple(one) for one in _parts(cells, each)] for index, cells in by_index.items()}
+            layers = max(map(len, groups.values()))
             size = self._size(parent_name)
-            while any(by_index.values()):
-                layer = [self._taken(by_index.get(index, []), request.cells_per_job) for index in range(size)]
-                self._put(Array("", stage, request, layer, mirrors=parent_name, after=after))
+            if layers > len(groups):
+                for index, elements in groups.items():
+                    for part in _parts(elements, self.limit or len(elements)):
+                        self._put(Array("", stage, request, list(part), parent_name, after, behind=index))
+                continue
+            for layer in range(layers):
+                of_layer = (groups.get(index, [])[layer : layer + 1] for index in range(size))
+                self._put(Array("", stage, request, [one[0] if one else () for one in of_layer], parent_name, after))
 
     def _open(self, stage: StageName, names: Iterable[str]) -> Iterator[Cell]:
         """The cells that have to be submitted; the others are counted or named in the plan."""
@@ -218,21 +233,16 @@ class _Maker:
             yield from self._upstream(one)
 
     def _size(self, name: str) -> int:
-        earlier = self.live.arrays.get(name)
-        return (
-            earlier.size if earlier is not None else len(next(a for a in self.plan.arrays if a.name == name).elements)
-        )
+        if name in self.live.arrays:
+            self.plan.sizes[name] = self.live.arrays[name].size
+        return self.plan.sizes[name]
 
     def _put(self, array: Array) -> None:
         array.name = f"{array.stage}-{len(self.plan.of(array.stage))}"
         for index, element in enumerate(array.elements):
             self._at |= {name_of(cell): Place(array.name, index) for cell in element}
         self.plan.arrays.append(array)
-
-    @staticmethod
-    def _taken(cells: list[Cell], count: int) -> Element:
-        taken, cells[:count] = tuple(cells[:count]), []
-        return taken
+        self.plan.sizes[array.name] = len(array.elements)
 
 
 def _parts(things: Sequence[T], size: int) -> Iterator[Sequence[T]]:

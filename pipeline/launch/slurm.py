@@ -38,20 +38,25 @@ class Slurm:
     cluster: Cluster
     file: str | None = None
 
-    def array(self, array: Array, parent: str | None, after: Sequence[str]) -> list[Job[Any]]:
+    def array(self, array: Array, parent: str | None, after: Sequence[str], size: int = 1) -> list[Job[Any]]:
         """The jobs of an array's elements, in their order.
 
         Args:
             array: what to submit; its id is recorded in the submission.
-            parent: the job id of the array that it mirrors.
+            parent: the job id of the array that it mirrors, or of which it waits for an element.
             after: ids of jobs that must have ended before.
+            size: elements of the parent; an array of one is a plain job.
 
         Raises:
             StageError: SLURM refused it; its own words.
 
         """
         several = len(array.elements) > 1
-        conditions = [] if parent is None else [f"{'aftercorr' if several else 'afterok'}:{parent}"]
+        conditions = []
+        if parent is not None and array.behind is not None:
+            conditions = [f"afterok:{parent}_{array.behind}" if size > 1 else f"afterok:{parent}"]
+        elif parent is not None:
+            conditions = [f"{'aftercorr' if several else 'afterok'}:{parent}"]
         if after:
             conditions.append("afterany:" + ":".join(after))
         call = (run_element, str(self.submission.folder), array.name)  # every element finds its index by itself

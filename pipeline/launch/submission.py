@@ -46,6 +46,7 @@ class Row:
         elements: names of the cells by index.
         mirrors: see :class:`~.plan.Array`.
         after: likewise.
+        behind: likewise.
         together: cells of an element that share its GPU at a time.
         job: its id, once the scheduler gave it one.
 
@@ -58,6 +59,11 @@ class Row:
     after: tuple[str, ...] = ()
     together: int = 1
     job: str | None = None
+    behind: int | None = None
+
+    def parent_of(self, index: int) -> tuple[str, int] | None:
+        """The element that one element waits for, by the array's name or job id."""
+        return None if self.mirrors is None else (self.mirrors, index if self.behind is None else self.behind)
 
     def job_of(self, index: int) -> str | None:
         """The id of one element; an array of one is a plain job."""
@@ -105,7 +111,13 @@ class Submission:
             write_text(folder / "cells" / f"{array.name}.json", json.dumps(configs))
             elements = tuple(tuple(name_of(cell) for cell in element) for element in array.elements)
             made.rows[array.name] = Row(
-                array.name, array.stage, elements, array.mirrors, array.after, array.request.cells_per_gpu
+                array.name,
+                array.stage,
+                elements,
+                array.mirrors,
+                array.after,
+                array.request.cells_per_gpu,
+                behind=array.behind,
             )
         made.save()
         return made

@@ -299,7 +299,8 @@ def _submit(slurm: Slurm, planned: Plan, waited: Mapping[str, set[str]]) -> Subm
     for array in planned.arrays:
         parent = None if array.mirrors is None else ids.get(array.mirrors, array.mirrors)
         after = [ids.get(name, name) for name in array.after]
-        submitted.jobs[array.name] = slurm.array(array, parent, after)
+        size = 1 if array.mirrors is None else planned.sizes[array.mirrors]
+        submitted.jobs[array.name] = slurm.array(array, parent, after, size)
         ids[array.name] = submitted.jobs[array.name][0].job_id.partition("_")[0]
     by_stage = {
         stage: [ids[array.name] for array in planned.of(stage)] + sorted(waited.get(stage, ())) for stage in MODULES

@@ -99,6 +99,9 @@ def _panel(panel: Any, collected: Collected, found: Sequence[Point], column: Col
     )  # fmt: skip
     for point in found:
         _point(panel, point, MARKERS[collected.layout.rows.index(point.row) % len(MARKERS)])
+    costs = [cost for point in found for cost in (point.first, point.further)]
+    if max(costs) < 1.01 * min(costs):  # which a logarithmic axis would not give any width
+        panel.set_xlim(min(costs) / 3, 3 * max(costs))
     _labels(panel, collected, found)
 
 

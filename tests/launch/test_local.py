@@ -74,6 +74,16 @@ def test_an_array_waits_for_another_as_a_whole(tmp_path: Path, pretend: Callable
     assert max(found["a_0"][1], found["a_1"][1]) <= min(found["b_0"][0], found["b_1"][0])
 
 
+def test_an_array_behind_one_element_of_another(tmp_path: Path, pretend: Callable[..., Any]) -> None:
+    times = pretend(bad="a_0")
+    rows = row("a", 3), row("b", 2, mirrors="a", behind=1), row("c", 2, mirrors="a", behind=0)
+    ended = supervise(submission(tmp_path, *rows), at_once=6)
+    found = times()
+    assert set(found) == {"a_0", "a_1", "a_2", "b_0", "b_1"}
+    assert all(found["a_1"][1] <= found[f"b_{i}"][0] for i in range(2))
+    assert ended.skipped == {("c", 0), ("c", 1)}
+
+
 def test_a_failure_skips_its_children_and_nobody_else(tmp_path: Path, pretend: Callable[..., Any]) -> None:
     times = pretend(bad="a_1")
     ended = supervise(submission(tmp_path, row("a", 3), row("b", 3, mirrors="a"), row("c", 3, mirrors="b")), at_once=4)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import yaml
 
-from pipeline.config import Evaluate, Experiment, load
+from pipeline.config import Evaluate, Experiment, Prepare, load, upstream
 from pipeline.evaluation.metrics import decisions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Results
@@ -68,10 +68,11 @@ class Fabric:
 
     def finish(self, cell: Evaluate, scores: Scores, metric: str | None = None, distill_seconds: float = 12.0) -> None:
         """Writes manifest, done marks and ``results.csv`` of one cell; run k trained for k + 1 seconds."""
-        prepared = self._done(cell.source.source, 1.0)
         manifest = {"task": "t", "classes": ["a", "b"], "sizes": SIZES, "class_counts": {"test": [1000, 234]}}
-        (prepared / "manifest.json").write_text(json.dumps(manifest))
-        self._done(cell.source, distill_seconds)
+        for one in upstream(cell):
+            done = self._done(one, 1.0 if isinstance(one, Prepare) else distill_seconds)
+            if isinstance(one, Prepare):
+                (done / "manifest.json").write_text(json.dumps(manifest))
         folder = self._done(cell, 3.0)
         metric = metric or cell.source.source.task.metric
         with open(folder / "results.csv", "w", newline="") as file:
