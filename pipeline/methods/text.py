@@ -71,20 +71,29 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
     method = config.method
     assert isinstance(method, Text)
     check(method, prepared.manifest)
-    student = load_student(method, prepared, pick_device(config.runtime))
-    pools = candidates(method, prepared, config.seed)
-    vocabulary = Vocabulary.of(method, prepared, student)
-    begun = starts(method, prepared, pools, vocabulary.barred, student, config.seed)
-    learned = LearnedText(method, len(prepared.classes), begun[0], vocabulary)
-    estimator = Estimation.of(method, config.runtime, student)
-    run = TextState(method, learned, begun, pools, student, prepared.split("train"), config.seed, estimator)
-    run.ranks.say(f"hypergradient by {estimator.name}: {estimator.why}")
-    validate = _TextValidator(method.validation, prepared, student, config.seed, run.ranks)
+    run = begun(config, method, prepared)
+    run.ranks.say(f"hypergradient by {run.estimator.name}: {run.estimator.why}")
+    validate = _TextValidator(method.validation, prepared, run.student, config.seed, run.ranks)
     loop(run, validate, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)
     if method.validation.split != "none" and math.isinf(run.best.score):
         raise StageError(f"no validation had a finite loss, so there is nothing to select; try {ADVICE}")
-    learned.restore(run.best.tensors)
-    return learned.text(about={"selection": run.best.describe(method.validation)})
+    run.learned.restore(run.best.tensors)
+    return run.learned.text(about={"selection": run.best.describe(method.validation)})
+
+
+def begun(config: Distill, method: Text, prepared: Prepared) -> TextState:
+    """The state before the first outer step.
+
+    Raises:
+        InputError: a class has too few sentences of this length.
+
+    """
+    student = load_student(method, prepared, pick_device(config.runtime))
+    pools, vocabulary = candidates(method, prepared, config.seed), Vocabulary.of(method, prepared, student)
+    first = starts(method, prepared, pools, vocabulary.barred, student, config.seed)
+    learned = LearnedText(method, len(prepared.classes), first[0], vocabulary)
+    estimator = Estimation.of(method, config.runtime, student)
+    return TextState(method, learned, first, pools, student, prepared.split("train"), config.seed, estimator)
 
 
 class _TextValidator(Validator):

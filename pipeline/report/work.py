@@ -102,12 +102,12 @@ def of_training(config: Evaluate, folder: Path) -> Work:
     if isinstance(protocol, GradientSteps):
         if isinstance(method, DDAL):
             return Work(inner=inner(method, folder))
-        lengths = _samples(config.source, folder)
+        lengths = samples_of(config.source, folder)
         step = flops.training(sizes_of(folder), lengths, fused=fused)
         return Work(training=len(protocol.step_sizes or ()) * step)
     if not isinstance(protocol, FineTune):
         return Work()
-    work = _adamw(protocol, folder, _samples(config.source, folder), text=not isinstance(method, DDAL))
+    work = _adamw(protocol, folder, samples_of(config.source, folder), text=not isinstance(method, DDAL))
     if protocol.select is not None and protocol.epochs is not None:
         dev = _part(folder, protocol.select.split, protocol.select.examples, derive(config.seed, "evaluation"),
                     "rows that select an epoch")  # fmt: skip
@@ -221,7 +221,7 @@ def training_steps(training: Training, size: int) -> int:
     return training.steps if training.epochs is None else training.epochs * max(1, size // batch)
 
 
-def _samples(config: Distill, folder: Path) -> Lengths:
+def samples_of(config: Distill, folder: Path) -> Lengths:
     """Tokens of every sample of a set; of a few real sentences, typical ones: those at even ranks by length."""
     method = config.method
     lengths = _lengths(folder, "train")
@@ -229,7 +229,7 @@ def _samples(config: Distill, folder: Path) -> Lengths:
         return lengths
     if isinstance(method, Project):
         assert config.parent is not None
-        return _samples(config.parent, folder)
+        return samples_of(config.parent, folder)
     if isinstance(method, DDAL | Text):
         return [method.sequence_length] * (method.shots * len(Prepared(folder).classes))
     count = method.shots * len(Prepared(folder).classes) if isinstance(method, RandomReal | Coreset) else 1

@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import Distill, Runtime, Text
+from pipeline.config import Distill, Text
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load
 from pipeline.errors import InputError
 from pipeline.launch import run_stage, stage_cells
-from pipeline.methods.ddal import load_student
-from pipeline.methods.outer import Estimation, OuterState
+from pipeline.methods import text
+from pipeline.methods.outer import OuterState
 from pipeline.methods.text_run import TextState
-from pipeline.methods.text_set import LearnedText, Vocabulary
-from pipeline.methods.text_start import candidates, class_scores, starts, telling_rows, telling_words
+from pipeline.methods.text_start import class_scores, telling_rows, telling_words
 from pipeline.store import Store
 from tests.conftest import KEYWORDS, VOCABULARY
 from tests.methods.disturbance import Disturbance, launch
@@ -72,13 +71,7 @@ def begun(path: Callable[..., Path], tmp_path: Path) -> Begun:
         config = plan.cells[0].source
         prepared, method = Prepared(store.cell(config.source).folder), config.method
         assert isinstance(method, Text)
-        student = load_student(method, prepared, torch.device("cpu"))
-        pools = candidates(method, prepared, 3)
-        vocabulary = Vocabulary.of(method, prepared, student)
-        begun = starts(method, prepared, pools, vocabulary.barred, student, 3)
-        learned = LearnedText(method, 2, begun[0], vocabulary)
-        estimator = Estimation.of(method, Runtime(), student)
-        return TextState(method, learned, begun, pools, student, prepared.split("train"), 3, estimator)
+        return text.begun(config.model_copy(update={"seed": 3}), method, prepared)
 
     return begun
 
