@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import launch, release
+from pipeline import launch, release, samples
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster, expanded, load_cluster
 from pipeline.config.where import restricted
@@ -310,8 +310,9 @@ def check_grad(
         raise typer.Exit(1)
 
 
-for command in (release.card, release.verify, release.push):
+for command in (release.card, release.verify, release.push, samples.show, samples.export):
     app.command()(command)
+app.command("import")(samples.import_)
 
 
 def main() -> None:

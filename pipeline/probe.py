@@ -31,6 +31,8 @@ from pipeline.config import (
     Generated,
     GradientSteps,
     OnVectors,
+    Project,
+    Text,
     Training,
     on_real_text,
 )
@@ -41,6 +43,7 @@ from pipeline.methods.ddal import load_student
 from pipeline.methods.learned import LearnedSet, initial_tensors
 from pipeline.methods.outer import Estimation, OuterState
 from pipeline.methods.real import choose
+from pipeline.probe_text import projected, text_pieces
 from pipeline.probe_vectors import Piece, distill_pieces, evaluate_pieces
 from pipeline.progress import quiet_libraries
 from pipeline.report import vector_work, work
@@ -148,6 +151,11 @@ def probe_distill(config: Distill, folder: Path, set_: Path) -> Slice:
         from pipeline.probe_language import pieces
 
         _repeat_all(found, pieces(config, prepared, set_))
+    elif isinstance(config.method, Text):
+        _repeat_all(found, text_pieces(config, config.method, prepared, set_))
+    elif isinstance(config.method, Project):
+        projected(config.method, prepared, config, set_)
+        found.begun()
     elif isinstance(config.method, Coreset):
         _coreset(config, config.method, prepared, found)
     else:

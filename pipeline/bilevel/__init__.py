@@ -20,7 +20,7 @@ Nothing here knows of text, files of the project, configs or schedulers.
 
 from pipeline.bilevel.descent import descend
 from pipeline.bilevel.hypergradient import Estimator, choose, hypergradient
-from pipeline.bilevel.inner import InnerBatch, Parameters, RealBatch, Student, inner_loss
+from pipeline.bilevel.inner import Dropping, InnerBatch, Parameters, RealBatch, Student, inner_loss
 from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss, attention_loss, soft_cross_entropy
 from pipeline.bilevel.optimisers import Adam, GradientDescent, Momentum, Optimiser
 from pipeline.bilevel.snapshots import Snapshots
@@ -28,6 +28,7 @@ from pipeline.bilevel.snapshots import Snapshots
 __all__ = [
     "CROSS_ENTROPY",
     "Adam",
+    "Dropping",
     "Estimator",
     "GradientDescent",
     "InnerBatch",

@@ -1,12 +1,12 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
-those that learn vectors, ``dilm`` those by a language model, ``loops`` and ``imbalance`` what all that learn have,
-``making`` what all say of themselves), ``protocols`` stage 3 (``on_vectors`` those of students on vectors),
-``training`` AdamW in both, ``students`` those on vectors in both, ``chain`` what a config reads, ``experiment`` YAML ->
-grid of cells (``loader`` its syntax, ``completed`` configs inside configs), ``cluster`` another YAML -> what a job of
-each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type
-about an experiment.
+those that learn vectors, ``text`` those that end with text, ``dilm`` those by a language model, ``outer`` the outer
+loop on text, ``loops`` and ``imbalance`` what all that learn have, ``making`` what all say of themselves),
+``protocols`` stage 3 (``on_vectors`` those of students on vectors), ``training`` AdamW in both, ``students`` those on
+vectors in both, ``chain`` what a config reads, ``experiment`` YAML -> grid of cells (``loader`` its syntax,
+``completed`` configs inside configs), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
+``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type about an experiment.
 """
 
 from pipeline.config.chain import Stage, inputs, language_source, upstream
@@ -33,10 +33,7 @@ from pipeline.config.methods import (
     DDAL,
     Distill,
     Method,
-    Outer,
-    Precision,
     Runtime,
-    on_real_text,
 )
 from pipeline.config.on_vectors import (
     BestCheck,
@@ -46,6 +43,7 @@ from pipeline.config.on_vectors import (
     PublishedTransformer,
     RobustOnVectors,
 )
+from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.protocols import AlwaysMajority, Evaluate, FineTune, GradientSteps, Protocol, Robust
 from pipeline.config.real import (
     EL2N,
@@ -63,6 +61,7 @@ from pipeline.config.real import (
 )
 from pipeline.config.resources import Request
 from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
+from pipeline.config.text import Project, Projected, StraightThrough, Swaps, Text, TextValidation
 from pipeline.config.training import BestEpoch, Training
 from pipeline.config.vectors import BPTT, VectorOuter, VectorValidation
 
@@ -114,6 +113,8 @@ __all__ = [
     "PlainSteps",
     "Precision",
     "Prepare",
+    "Project",
+    "Projected",
     "Protocol",
     "PublishedMlp",
     "PublishedTransformer",
@@ -128,8 +129,12 @@ __all__ = [
     "Sampling",
     "Selection",
     "Stage",
+    "StraightThrough",
+    "Swaps",
     "Task",
+    "Text",
     "TextSelection",
+    "TextValidation",
     "Training",
     "Transformer",
     "Unselected",

@@ -13,6 +13,7 @@ from pipeline.config.on_vectors import LearningFromVectors, OnVectors, RobustOnV
 from pipeline.config.real import FullData, Majority
 from pipeline.config.schema import Count, Frozen, Positive, runtime
 from pipeline.config.students import Mlp, Transformer
+from pipeline.config.text import Project, Text
 from pipeline.config.training import BestEpoch, OptimizerName, Training, selection_by_split
 from pipeline.config.vectors import BPTT
 
@@ -258,7 +259,9 @@ def _check_prefix(prefix: int, method: Method, recipe: Recipe) -> None:
         raise ValueError(f"prefix: method '{method.name}' has no samples per class to take the first of; remove it")
     if isinstance(method, DDAL) and isinstance(recipe, GradientSteps):
         raise ValueError("prefix: the steps of a ddal set are made for all of its samples; remove it, or use finetune")
-    if prefix > method.shots and (isinstance(method, BPTT | DiLM | Generated) or method.budget == "uniform"):
+    if prefix > method.shots and (
+        isinstance(method, BPTT | Text | Project | DiLM | Generated) or method.budget == "uniform"
+    ):
         raise ValueError(f"prefix: {prefix} samples per class are more than shots: {method.shots}")
 
 

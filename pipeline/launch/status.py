@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config import BPTT, DDAL, AlwaysMajority, Distill, Evaluate, Experiment, GeneratorTraining, Outer
+from pipeline.config import BPTT, DDAL, AlwaysMajority, Distill, Evaluate, Experiment, GeneratorTraining, Outer, Text
 from pipeline.launch.scheduler import JobState, stuck
 from pipeline.launch.stages import MODULES, StageName, graph, name_of, stage_of
 from pipeline.store import Cell, Store
@@ -156,7 +156,7 @@ class _Look:
         path = cell.folder / ("log.csv" if isinstance(cell.config, Distill) else "results.csv")
         if path.name not in names:
             return {}
-        if isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL | BPTT | GeneratorTraining):
+        if isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL | BPTT | Text | GeneratorTraining):
             method, done = cell.config.method, _last_step(path)
             if isinstance(method, BPTT):
                 total = method.outer.steps * len(method.stages)

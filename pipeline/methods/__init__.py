@@ -2,10 +2,11 @@
 
 ``ddal`` attention labels (its outer loop), ``outer`` one step of it, ``imbalance`` what that does about rare classes,
 ``learned`` what it learns, ``gradient_check`` whether its hypergradient is right; ``vectors`` RaT-BPTT and Boost-DD on
-frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``dilm`` a language model that
-writes the set; ``loop`` the outer loop of all, ``leaves`` their
-learned tensors, ``checkpoint`` how they resume;
-``real`` sets of real training sentences, ``coresets`` those that a rule chooses, ``budgets`` how many of each class.
+frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``text`` sets of text,
+``text_run`` one step of it, ``text_set`` what it learns, ``text_start`` from what, ``projection`` embeddings to text;
+``dilm`` a language model that writes the set; ``loop`` the outer loop of all, ``leaves`` their learned tensors,
+``checkpoint`` how they resume; ``real`` sets of real training sentences, ``coresets`` those that a rule chooses,
+``budgets`` how many of each class.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import BPTT, DDAL, LM, DiLM, Distill, Generated
+from pipeline.config import BPTT, DDAL, LM, DiLM, Distill, Generated, Project, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.parallel import Ranks
@@ -50,6 +51,15 @@ def make(
         from pipeline.methods import dilm
 
         return dilm.make(config, prepared, out, parent)
+    if isinstance(config.method, Text):
+        from pipeline.methods import text
+
+        return text.distill(config, prepared, out)
+    if isinstance(config.method, Project):
+        from pipeline.methods.projection import project
+
+        assert parent is not None
+        return project(config, prepared, parent)
     from pipeline.methods.real import choose
 
     return choose(config, prepared)

@@ -16,7 +16,7 @@ import torch
 
 from pipeline import stopping
 from pipeline.bilevel import descend
-from pipeline.config import DDAL, Distill, Validation
+from pipeline.config import DDAL, Distill, Text, Validation
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError, StageError
@@ -25,6 +25,7 @@ from pipeline.methods.imbalance import check_classes, measured
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
 from pipeline.methods.loop import Best, check_validation, leave_if_asked, loop
 from pipeline.methods.outer import Estimation, OuterState
+from pipeline.methods.text_set import LearnedText
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
@@ -93,7 +94,7 @@ def distill(
     estimator = Estimation.of(method, config.runtime, student)
     ranks.say(f"hypergradient by {estimator.name}: {estimator.why}")
     run = OuterState(method, learned, student, prepared.split("train"), config.seed, estimator, ranks)
-    validate = _Validator(method.validation, prepared, student, config.seed, ranks)
+    validate = Validator(method.validation, prepared, student, config.seed, ranks)
     checkpoint = Checkpoint(out, config.runtime.save_seconds, writes=ranks.first)
     loop(run, validate, checkpoint, advice=ADVICE)
     if method.validation.split != "none" and run.best.step == 0:
@@ -105,7 +106,7 @@ def distill(
     return replace(selected.detached(), about={"selection": run.best.describe(method.validation)})
 
 
-def load_student(method: DDAL, prepared: Prepared, device: torch.device) -> Student:
+def load_student(method: DDAL | Text, prepared: Prepared, device: torch.device) -> Student:
     """The student as the method trains it."""
     return Student.load(
         prepared.model_folder,
@@ -117,7 +118,7 @@ def load_student(method: DDAL, prepared: Prepared, device: torch.device) -> Stud
     )
 
 
-class _Validator:
+class Validator:
     """Scores the current set with fresh students and keeps the best state.
 
     Every initialisation sees all the validation rows, and the same initialisations are drawn every time: two states
@@ -142,12 +143,12 @@ class _Validator:
         if self.config.split == "none":
             run.best = Best(run.step, math.inf, None, None, run.learned.state())
             return {}
-        distilled = run.learned.view().detached()
+        distilled = self.made(run.learned)
         scores = torch.zeros(3, self.config.initialisations, dtype=torch.float64)
         for index in range(self.ranks.rank, self.config.initialisations, self.ranks.size):
             if stopping.requested() is not None:
                 break  # the sum tells the other ranks
-            theta_T = self._trained(distilled, index)
+            theta_T = self.trained(distilled, index)
             logits = score(self.student, theta_T, self.batches)
             for row, by in enumerate(("loss", "accuracy", self.config.by)):
                 scores[row, index] = measured(by, logits, self.split.labels)
@@ -159,7 +160,12 @@ class _Validator:
             run.best = Best(run.step, merit, loss, accuracy, run.learned.state())
         return {"validation_loss": loss, "validation_accuracy": accuracy, "validation_score": compared}
 
-    def _trained(self, distilled: DistilledSet, index: int) -> Parameters:
+    def made(self, learned: LearnedSet | LearnedText) -> DistilledSet:
+        """The set that is scored."""
+        return learned.view().detached()
+
+    def trained(self, distilled: DistilledSet, index: int) -> Parameters:
+        """θ_T of one student."""
         theta_0 = self.student.initial(self.seed, index)
         inner = distilled.inner_batches(self.seed, index)
         return descend(

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.bilevel import CROSS_ENTROPY, OuterLoss
-from pipeline.config import BPTT, DDAL, ClassWeights, CrossEntropy, Outer, RealLoss, Selection, VectorOuter
+from pipeline.config import BPTT, DDAL, ClassWeights, CrossEntropy, Outer, RealLoss, Selection, Text, VectorOuter
 from pipeline.data.balanced import BalancedOrder
 from pipeline.data.tokenised import TrainingOrder
 from pipeline.errors import InputError
 from pipeline.methods.budgets import Integers
 
 
-def check_classes(method: DDAL | BPTT, manifest: dict[str, Any]) -> None:
+def check_classes(method: DDAL | BPTT | Text, manifest: dict[str, Any]) -> None:
     """Refuses options that need rows of every class, or batches that classes share equally, where they are not there.
 
     Raises:

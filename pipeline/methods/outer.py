@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
-from pipeline.bilevel import Estimator, Snapshots, choose, hypergradient
-from pipeline.config import BPTT, DDAL, Outer, Runtime
+from pipeline.bilevel import Dropping, Estimator, Snapshots, choose, hypergradient
+from pipeline.config import BPTT, DDAL, Outer, Runtime, Text
 from pipeline.data.tokenised import Batch, Split
 from pipeline.errors import InputError
 from pipeline.methods.imbalance import counts_of, outer_loss, real_order
 from pipeline.methods.learned import LearnedSet
 from pipeline.methods.loop import Best
+from pipeline.methods.text_set import LearnedText
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive
-from pipeline.students.encoder import Student
+from pipeline.students.encoder import Parameters, Student
 from pipeline.students.vectors import VectorStudent
 
 _OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -48,7 +49,7 @@ class Estimation:
     snapshots: Snapshots
 
     @classmethod
-    def of(cls, method: DDAL | BPTT, runtime: Runtime, student: Student | VectorStudent) -> Estimation:
+    def of(cls, method: DDAL | BPTT | Text, runtime: Runtime, student: Student | VectorStudent) -> Estimation:
         """What this student has and this memory allows.
 
         Raises:
@@ -97,8 +98,8 @@ class OuterState:
 
     def __init__(
         self,
-        method: DDAL,
-        learned: LearnedSet,
+        method: DDAL | Text,
+        learned: LearnedSet | LearnedText,
         student: Student,
         train: Split,
         seed: int,
@@ -163,7 +164,7 @@ class OuterState:
 
         Each rank's part is weighted by its share of the rows, so that the sum over ranks is the mean over all rows.
         """
-        real, share = self._real()
+        real, share = self.real()
         weight = share / self.method.draws
         scale = self.scaler.scale(torch.ones((), device=self.student.device)) * weight
         losses = [self._hypergradient(draw, real, scale) for draw in self.portion.draws] if real else []
@@ -182,7 +183,7 @@ class OuterState:
         for leaf, count, gradient in zip(leaves, used.tolist(), gradients, strict=True):
             leaf.grad = gradient if count else None
 
-    def _real(self) -> tuple[list[Batch], float]:
+    def real(self) -> tuple[list[Batch], float]:
         """This rank's rows of this step's real batches, and their share of all rows."""
         count = self.method.outer.real_batches
         rows = [self.order.at(number) for number in range(self.step * count, (self.step + 1) * count)]
@@ -192,21 +193,29 @@ class OuterState:
 
     def _hypergradient(self, draw: int, real: Sequence[Batch], scale: Tensor) -> Tensor:
         """The loss of one fresh classifier on ``real``; adds ``scale`` · its gradient to the learned tensors'."""
-        student, step, view = self.student, self.step, self.learned.view()
-        number = [draw] if draw else []  # the only draw, or the first of several, is the same
+        student, view = self.student, self.learned.view()
         return hypergradient(
             self.estimator.name,
             student,
-            student.initial(derive(self.seed, "outer step", *number), step),
-            view.inner_batches(self.seed, step),
+            self.initial(draw),
+            view.inner_batches(self.seed, self.step),
             real,
             optimiser=view.recipe.optimiser,
             window=self.method.window,
             snapshots=self.estimator.snapshots,
             scale=scale,
-            dropping=lambda t: student.dropping(self.seed, step, t, *number),
+            dropping=self.dropping(draw),
             loss=self.loss,
         )
+
+    def initial(self, draw: int) -> Parameters:
+        """θ_0 of this outer step's classifier number ``draw``."""
+        return self.student.initial(derive(self.seed, "outer step", *_number(draw)), self.step)
+
+    def dropping(self, draw: int) -> Dropping:
+        """The dropout masks of that classifier's inner loop."""
+        step = self.step
+        return lambda t: self.student.dropping(self.seed, step, t, *_number(draw))
 
     def state(self) -> dict[str, Any]:
         """Everything that decides what comes next."""
@@ -234,7 +243,12 @@ class OuterState:
         self.best = Best(**state["best"])
 
 
-def _optimizer(learned: LearnedSet, outer: Outer) -> torch.optim.Optimizer:
+def _number(draw: int) -> list[int]:
+    """The only draw, or the first of several, is the same."""
+    return [draw] if draw else []
+
+
+def _optimizer(learned: LearnedSet | LearnedText, outer: Outer) -> torch.optim.Optimizer:
     kind: Any = _OPTIMIZERS[outer.optimizer]
     optimizer: torch.optim.Optimizer = kind(learned.groups(outer), lr=outer.lr, weight_decay=outer.weight_decay)
     return optimizer

@@ -26,17 +26,18 @@ from pipeline.config import (
     GradientSteps,
     Majority,
     Prepare,
+    Project,
     RandomReal,
+    Text,
 )
 from pipeline.config.problems import nearest
 from pipeline.config.schema import Frozen, is_runtime
 from pipeline.errors import InputError
 from pipeline.report.language_words import generated_name, generated_order
+from pipeline.report.text_words import text_row
 from pipeline.report.vector_words import bptt_name, bptt_order, network_name, student_name, student_order
-from pipeline.report.words import BUDGETS, REAL, correction, real_name
+from pipeline.report.words import ATTENTION, BUDGETS, LABELS, REAL, correction, real_name
 
-LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
-ATTENTION = {"none": "", "cls": " + AL", "all": " + AL (all)"}
 RUNS_ONLY = ("distill.seed", "evaluate.seed", "evaluate.initialisations", "evaluate.splits")
 _DATA = ("-", "same", "different", "random")
 _NOT_A_SPLIT = ("prepare.max_length", "prepare.revision", "prepare.vectors", "prepare.model.")
@@ -135,6 +136,9 @@ def _own_row(cell: Evaluate) -> Row:
     if isinstance(method, Generated):
         place = (2, len(ATTENTION) + 1, *generated_order(cell.source), cell.shots or 0)
         return Row(place, generated_name(cell.source), "ddal", None, cell.shots, "", False)
+    if isinstance(method, Text | Project):
+        place, label, on_test = text_row(cell.source)
+        return Row((2, len(ATTENTION) + 1, *place, cell.shots or 0), label, "ddal", None, cell.shots, "", on_test)
     assert isinstance(method, DDAL)  # a language model is no set
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
     if data == "different" and method.order == "random":

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pipeline.config import DDAL, Distill, Evaluate, Prepare, upstream
+from pipeline.config import DDAL, Distill, Evaluate, Prepare, Text, upstream
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.report import work
@@ -240,7 +240,11 @@ def _facts(config: Stage) -> dict[str, Any]:
     if isinstance(config, Evaluate):
         facts |= {"initialisations": config.initialisations}
         facts |= {"test_reads": config.initialisations if "test" in config.splits else 0}
-    elif isinstance(config, Distill) and isinstance(config.method, DDAL) and config.method.validation.split == "test":
+    elif (
+        isinstance(config, Distill)
+        and isinstance(config.method, DDAL | Text)
+        and config.method.validation.split == "test"
+    ):
         facts |= {"test_reads": config.method.validation.initialisations}
     return facts
 

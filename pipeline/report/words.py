@@ -20,7 +20,9 @@ from pipeline.config import (
     LossRank,
     Method,
     OnVectors,
+    Project,
     RandomReal,
+    Text,
 )
 from pipeline.config.protocols import Recipe
 from pipeline.report.language_words import kept_state
@@ -30,6 +32,8 @@ REAL = (
     *("loss rank (lowest)", "loss rank (highest)", "EL2N", "EL2N (lowest)"),
 )
 
+LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
+ATTENTION = {"none": "", "cls": " + AL", "all": " + AL (all)"}
 BUDGETS = {"uniform": "", "prior": ", by prior", "sqrt": ", by square root of the prior"}
 _OPTIMIZERS = {"sgd": "SGD", "momentum": "SGD with momentum", "adam": "Adam", "adamw": "AdamW"}
 
@@ -47,7 +51,7 @@ def real_name(method: RandomReal | Coreset) -> str:
     return method.name
 
 
-def correction(method: DDAL | BPTT) -> str:
+def correction(method: DDAL | BPTT | Text) -> str:
     """What a row's name says of unequal classes: budget, real batches, outer loss; empty for the paper's."""
     loss = method.outer.loss
     parts = [
@@ -63,11 +67,15 @@ def correction(method: DDAL | BPTT) -> str:
 
 def selection(cell: Evaluate) -> str:
     """How the distilled set's checkpoint, or the epoch of a training on it, was selected."""
-    method, protocol = cell.source.method, cell.protocol
+    made, protocol = cell.source, cell.protocol
+    if isinstance(made.method, Project):
+        assert made.parent is not None
+        made = made.parent
+    method = made.method
     ways = []
     if isinstance(method, Generated):
         ways.append(f"generator: {kept_state(cell.source)}")
-    if isinstance(method, DDAL | BPTT):
+    if isinstance(method, DDAL | BPTT | Text):
         where, by = method.validation.split, method.validation.by.replace("_", " ")
         ways.append({"none": "last step", "test": f"TEST {by} (as published)", "dev": f"dev {by}"}[where])
     if isinstance(protocol, FineTune) and protocol.select is not None:

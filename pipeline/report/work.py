@@ -28,13 +28,15 @@ from pipeline.config import (
     FullData,
     Generated,
     GradientSteps,
+    Project,
     RandomReal,
+    Text,
     Training,
 )
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split, TrainingOrder
 from pipeline.randomness import derive, seeded
-from pipeline.report import language_work, vector_work
+from pipeline.report import language_work, text_work, vector_work
 from pipeline.students import flops
 from pipeline.students.flops import Lengths, Sizes
 from pipeline.students.postnorm import structure_of
@@ -74,6 +76,8 @@ def of_distill(config: Distill, folder: Path) -> Work:
     prepared, method = Prepared(folder), config.method
     if isinstance(method, DDAL):
         return _ddal(config, method, prepared)
+    if isinstance(method, Text):
+        return _text(config, method, prepared)
     if isinstance(method, BPTT):
         return Work(**vector_work.of_bptt(config, prepared.manifest))
     if isinstance(method, LM | DiLM | Generated):
@@ -104,12 +108,12 @@ def of_training(config: Evaluate, folder: Path) -> Work:
     if isinstance(protocol, GradientSteps):
         if isinstance(method, DDAL):
             return Work(inner=inner(method, folder))
-        lengths = _samples(config.source, folder)
+        lengths = samples_of(config.source, folder)
         step = flops.training(sizes_of(folder), lengths, fused=fused)
         return Work(training=len(protocol.step_sizes or ()) * step)
     if not isinstance(protocol, FineTune):
         return Work()
-    work = _adamw(protocol, folder, _samples(config.source, folder), text=not isinstance(method, DDAL))
+    work = _adamw(protocol, folder, samples_of(config.source, folder), text=not isinstance(method, DDAL))
     if protocol.select is not None and protocol.epochs is not None:
         dev = _part(folder, protocol.select.split, protocol.select.examples, derive(config.seed, "evaluation"),
                     "rows that select an epoch")  # fmt: skip
@@ -132,7 +136,7 @@ def of_evaluate(config: Evaluate, folder: Path) -> Work:
     return (of_training(config, folder) + of_scoring(config, folder)) * config.initialisations
 
 
-def validations(method: DDAL, steps: int, epoch_steps: int) -> int:
+def validations(method: DDAL | Text, steps: int, epoch_steps: int) -> int:
     """How often the set is scored while it is distilled."""
     if method.validation.split == "none":
         return 0
@@ -140,14 +144,14 @@ def validations(method: DDAL, steps: int, epoch_steps: int) -> int:
     return steps // every + (steps % every > 0)
 
 
-def outer_steps(method: DDAL, rows: int) -> tuple[int, int]:
+def outer_steps(method: DDAL | Text, rows: int) -> tuple[int, int]:
     """Outer steps in all, and of one epoch, with so many training rows."""
     outer = method.outer
     epoch_steps = max(1, max(1, rows // outer.batch_size) // outer.real_batches)
     return outer.steps or outer.epochs * epoch_steps, epoch_steps
 
 
-def estimator(method: DDAL, folder: Path) -> flops.Way:
+def estimator(method: DDAL | Text, folder: Path) -> flops.Way:
     """The estimator that is used, ``auto`` resolved as :func:`pipeline.bilevel.choose` does."""
     if method.estimator in ("unroll", "adjoint"):
         return method.estimator
@@ -180,6 +184,19 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
     return Work(outer=outer, inner=times * inner(method, prepared.folder), scoring=scoring)
 
 
+def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
+    folder, outer, way = prepared.folder, method.outer, estimator(method, prepared.folder)
+    steps, epoch_steps = outer_steps(method, len(_lengths(folder, "train")))
+    read = _read(folder, outer.batch_size, config.seed, outer.bucket_by_length, steps * outer.real_batches,
+                 padded=way != "fused")  # fmt: skip
+    times, fused = validations(method, steps, epoch_steps), has_passes(folder)
+    work = Work(**text_work.of_text(method, sizes_of(folder), way, read, steps, times, fused=fused))
+    if not times:
+        return work
+    seen = _part(folder, method.validation.split, method.validation.examples, config.seed, "validation rows")
+    return work + Work(scoring=times * method.validation.initialisations * scored(folder, seen, fused=fused))
+
+
 def inner(method: DDAL, folder: Path) -> float:
     """FLOPs of one training on the set, T steps; the last layer computes one row where no labels ask for all."""
     plain = not method.dropout and method.precision in ("fp32", "tf32") and method.attention_labels != "all"
@@ -210,13 +227,16 @@ def training_steps(training: Training, size: int) -> int:
     return training.steps if training.epochs is None else training.epochs * max(1, size // batch)
 
 
-def _samples(config: Distill, folder: Path) -> Lengths:
+def samples_of(config: Distill, folder: Path) -> Lengths:
     """Tokens of every sample of a set; of a few real sentences, typical ones: those at even ranks by length."""
     method = config.method
     lengths = _lengths(folder, "train")
     if isinstance(method, FullData):
         return lengths
-    if isinstance(method, DDAL):
+    if isinstance(method, Project):
+        assert config.parent is not None
+        return samples_of(config.parent, folder)
+    if isinstance(method, DDAL | Text):
         return [method.sequence_length] * (method.shots * len(Prepared(folder).classes))
     count = method.shots * len(Prepared(folder).classes) if isinstance(method, RandomReal | Coreset | Generated) else 1
     ranks = (np.arange(count) + 0.5) / count * len(lengths)

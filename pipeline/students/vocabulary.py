@@ -1,4 +1,4 @@
-"""The vocabulary as points: which token of an embedding matrix is nearest to a vector.
+"""The vocabulary as points: which token of an embedding matrix is nearest to a vector, and which tokens are words.
 
 What a synthetic sample of input embeddings looks like as text: its nearest tokens, position by position. Deterministic:
 distances are taken in float64, equal ones go to the smaller token id.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 Measure = Literal["cosine", "l2"]
 
@@ -32,7 +34,13 @@ class Nearest:
 
 @torch.no_grad()
 def nearest_tokens(
-    vectors: Tensor, matrix: Tensor, measure: Measure = "cosine", *, without: Collection[int] = (), batch: int = 256
+    vectors: Tensor,
+    matrix: Tensor,
+    measure: Measure = "cosine",
+    *,
+    without: Collection[int] = (),
+    batch: int = 256,
+    tokens: int = 2**16,
 ) -> Nearest:
     """Finds the row of ``matrix`` that is nearest to each vector.
 
@@ -40,19 +48,23 @@ def nearest_tokens(
         vectors: [..., E].
         matrix: [vocabulary, E] word embeddings.
         measure: by which nearest is meant.
-        without: token ids that are not looked at, such as special or unused ones.
-        batch: vectors that are compared with the whole vocabulary at once.
+        without: token ids that are not looked at, such as special or unused ones; not all.
+        batch: vectors that are compared with the vocabulary at once.
+        tokens: of the vocabulary that are in float64 at once.
 
     """
-    table, flat = matrix.detach().double(), vectors.detach().reshape(-1, vectors.shape[-1]).to(matrix.device).double()
-    lengths = table.norm(dim=1)
-    barred = torch.tensor(sorted(without), dtype=torch.long, device=table.device)
-    ids = torch.cat([_nearest(chunk, table, lengths, measure, barred) for chunk in flat.split(batch)])
-    found = table[ids]
-    if measure == "l2":
-        distances = (flat - found).norm(dim=1)  # anew: the expanded square loses the digits of small distances
-    else:
-        distances = 1 - torch.cosine_similarity(flat, found, dim=1, eps=torch.finfo(torch.float64).tiny)
+    flat = vectors.detach().reshape(-1, vectors.shape[-1]).to(matrix.device).double()
+    barred = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
+    barred[sorted(without)] = True
+    ids = torch.zeros(len(flat), dtype=torch.long, device=matrix.device)
+    distances = torch.full((len(flat),), torch.inf, dtype=torch.float64, device=matrix.device)
+    for start in range(0, len(matrix), tokens):
+        rows = matrix.detach()[start : start + tokens].double()
+        lengths, left_out = rows.norm(dim=1), barred[start : start + tokens]
+        own = torch.cat([_nearest(chunk, rows, lengths, measure, left_out) for chunk in flat.split(batch)])
+        found = _distances(flat, rows[own], measure).masked_fill_(left_out[own], torch.inf)
+        closer = found < distances  # of equal ones the earlier part of the vocabulary counts
+        ids[closer], distances[closer] = own[closer] + start, found[closer]
     shape = vectors.shape[:-1]
     return Nearest(ids.view(shape).cpu(), distances.view(shape).cpu())
 
@@ -62,5 +74,73 @@ def _nearest(chunk: Tensor, table: Tensor, lengths: Tensor, measure: Measure, ba
     products = chunk @ table.T
     # the vector's own length changes neither order
     scores = lengths.square() - 2 * products if measure == "l2" else -products / lengths.clamp_min(1e-12)
-    scores[:, barred] = torch.inf
-    return scores.argmin(dim=1)
+    found: Tensor = scores.masked_fill_(barred, torch.inf).argmin(dim=1)
+    return found
+
+
+def _distances(vectors: Tensor, found: Tensor, measure: Measure) -> Tensor:
+    """[n]; computed anew, because the expanded square loses the digits of small distances."""
+    if measure == "l2":
+        return (vectors - found).square().sum(dim=1).sqrt()
+    return 1 - torch.cosine_similarity(vectors, found, dim=1, eps=torch.finfo(torch.float64).tiny)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of special tokens, ascending."""
+    return sorted(set(tokenizer.all_special_ids))
+
+
+def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    found = tokenizer("a", return_special_tokens_mask=True)
+    ids, added = found["input_ids"], found["special_tokens_mask"]
+    text = added.index(0)
+    return ids[:text], ids[len(ids) - added[::-1].index(0) :]
+
+
+def unwritable_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int, *, whole_words: bool) -> list[int]:
+    """Ids that text cannot hold: special and unused tokens, and those that are read as others when written alone.
+
+    Args:
+        tokenizer: of the encoder.
+        vocabulary: rows of its embedding matrix, of which the tokenizer may know fewer.
+        whole_words: also those that do not begin a word, such as ``##ing``.
+
+    """
+    special = set(special_ids(tokenizer))
+    candidates = [token for token in range(min(vocabulary, len(tokenizer))) if token not in special]
+    alone = _read_again(tokenizer, [[token] for token in candidates])
+    kept = {token for token, (_, again) in zip(candidates, alone, strict=True) if again == [token]}
+    word = next((token for token, (text, _) in zip(candidates, alone, strict=True) if token in kept and _is_word(text)))
+    before = len(tokenizer.decode([word]))
+    for token, (text, again) in zip(candidates, _read_again(tokenizer, [[word, t] for t in candidates]), strict=True):
+        if again == [word, token] and not whole_words:
+            kept.add(token)
+        if whole_words and (again != [word, token] or text[before : before + 1].isalnum()):
+            kept.discard(token)
+    return sorted(set(range(vocabulary)) - kept)
+
+
+def _is_word(text: str) -> bool:
+    return text.strip().isalpha()
+
+
+def _read_again(tokenizer: PreTrainedTokenizerBase, sequences: list[list[int]]) -> list[tuple[str, list[int]]]:
+    """Every sequence as text, and the ids that this text has."""
+    texts = tokenizer.batch_decode(sequences)
+    again = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    return list(zip(texts, again, strict=True))
+
+
+def surviving(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[int, int, bool]:
+    """How many of a sample's ids, special ones apart, come back in their order when it is written and read again.
+
+    Returns:
+        Those that come back (by the longest matching blocks), all, and whether nothing else comes back either.
+
+    """
+    special = set(special_ids(tokenizer))
+    content = [token for token in ids if token not in special]
+    ((_, again),) = _read_again(tokenizer, [content])
+    blocks = SequenceMatcher(None, content, again, autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks), len(content), again == content

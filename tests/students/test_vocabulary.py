@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
+from transformers import BertTokenizerFast
 
-from pipeline.students.vocabulary import Measure, nearest_tokens
+from pipeline.students.vocabulary import Measure, nearest_tokens, surviving, unwritable_ids
 
 MEASURES: list[Measure] = ["cosine", "l2"]
 
@@ -68,3 +71,46 @@ def test_a_row_of_zeros_is_near_to_nothing_by_cosine() -> None:
     matrix = torch.tensor([[0.0, 0.0], [-1.0, 0.1], [1.0, 0.0]])
     found = nearest_tokens(torch.tensor([1.0, 0.0]), matrix)
     assert (found.ids.item(), found.distances.item()) == (2, pytest.approx(0.0))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_vocabulary_may_come_in_parts(measure: Measure) -> None:
+    """Of equals in different parts, too, the smallest id."""
+    matrix, vectors = torch.cat([words(40), words(40)]), words(24, seed=1)
+    whole = nearest_tokens(vectors, matrix, measure, without=[3, 50])
+    parts = nearest_tokens(vectors, matrix, measure, without=[3, 50], tokens=7)
+    assert torch.equal(whole.ids, parts.ids)
+    assert torch.equal(whole.distances, parts.distances)
+    assert (whole.ids < 40).sum() + (whole.ids == 43).sum() == 24
+
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "play", "the", "##ing", "##er", ",", "9"]
+
+
+@pytest.fixture
+def pieces(tmp_path: Path) -> BertTokenizerFast:
+    """Words, continuations and a token that no text has."""
+    (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    return BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"))
+
+
+def test_which_tokens_can_be_written(pieces: BertTokenizerFast) -> None:
+    """A continuation can follow a word; ``[unused1]`` is read as its letters; row 12 of the matrix is no token."""
+    pieced, whole = (unwritable_ids(pieces, 13, whole_words=whole) for whole in (False, True))
+    assert [PIECES[i] for i in range(12) if i not in pieced] == ["play", "the", "##ing", "##er", ",", "9"]
+    assert [PIECES[i] for i in range(12) if i not in whole] == ["play", "the", ",", "9"]
+    assert 12 in pieced
+    assert 12 in whole
+
+
+@pytest.mark.parametrize(
+    ("tokens", "found"),
+    [
+        (["[CLS]", "the", "play", "##ing", "[SEP]", "[PAD]"], (3, 3, True)),
+        (["[CLS]", "##ing", "the"], (1, 2, False)),  # read as "#", "#", "ing", which this vocabulary lacks
+        (["the", ",", "##er", "play"], (3, 4, False)),  # ",er"
+        ([], (0, 0, True)),
+    ],
+)
+def test_what_comes_back_from_text(pieces: BertTokenizerFast, tokens: list[str], found: tuple[int, int, bool]) -> None:
+    assert surviving(pieces, [PIECES.index(token) for token in tokens]) == found

@@ -14,9 +14,8 @@ from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts, Score, read_front_matter
 from pipeline.report.language_words import generated_name
-from pipeline.report.layout import ATTENTION, LABELS
 from pipeline.report.vector_words import bptt_name
-from pipeline.report.words import real_name
+from pipeline.report.words import ATTENTION, LABELS, real_name
 
 _FRACTIONS = ("mcc", "loss", "ece")
 

@@ -15,16 +15,18 @@ from pipeline.config import (
     Generated,
     Majority,
     MomentumSteps,
+    Project,
     RandomReal,
+    Text,
 )
 from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts
 from pipeline.report.card.front import metadata, scores_table, title
 from pipeline.report.language_words import writer
-from pipeline.report.layout import LABELS, published_split
+from pipeline.report.layout import published_split
 from pipeline.report.vector_words import bptt_name
-from pipeline.report.words import rule
+from pipeline.report.words import LABELS, rule
 
 _ARRAYS = ("inputs_embeds", "token_ids", "vectors", "labels", "attention_labels", "learning_rates", "batch_order")
 
@@ -209,6 +211,13 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
         lines.append(_bptt(method))
     elif isinstance(method, Generated):
         lines += [writer(config), _written(distilled)]
+    elif isinstance(method, Text):
+        lines.append(_text(method))
+    elif isinstance(method, Project):
+        lines.append(
+            f"The tokens nearest ({method.measure}) to the input embeddings of a set that was distilled before, with "
+            f"its labels; `about` has its config, the distances, and how many tokens text keeps."
+        )
     else:
         lines.append(f"Chosen by `{method.name}`: {_rule(config)}")
     return [*lines, *map(_started, config.chain[1:])]
@@ -219,6 +228,16 @@ def _started(parent: Distill) -> str:
     return (
         f"It goes back to what `{parent.method.name}` made with `{parent.source.model.name}` "
         f"({parent.method.slug}, seed {parent.seed}); its config is in that of the set."
+    )
+
+
+def _text(method: Text) -> str:
+    outer, start = method.outer, "random real sentences" if method.initialise == "real" else "k-means centres"
+    return (
+        f"Text learned through the training of students, by {method.relaxation.name.replace('_', '-')}, from {start}: "
+        f"{outer.steps or f'{outer.epochs} epochs of'} outer steps on real batches of {outer.batch_size}, each through "
+        f"{method.steps} inner steps of {method.inner_optimizer.name}, step size {method.learning_rate:g}; "
+        f"{method.sequence_length} tokens per sample, {method.labels} labels."
     )
 
 

@@ -1,0 +1,197 @@
+"""Stage 2 that ends with text: token ids are what is learned, or what learned embeddings are projected to."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.config.loops import AdamSteps, InnerOptimizer, Validation
+from pipeline.config.making import Making, Parents
+from pipeline.config.outer import Outer, Precision, on_real_text
+from pipeline.config.schema import Count, Frozen, Positive, runtime
+from pipeline.config.training import Training
+
+Measure = Literal["cosine", "l2"]
+Words = Literal["any", "writable", "whole"]
+
+
+class Project(Making):
+    """The nearest token of every input embedding of a learned set, after its distillation: text, labels kept.
+
+    Attributes:
+        shots: as of the parent.
+        measure: by which nearest is meant.
+        special: positions whose nearest token is a special one (padding, a separator) are ``dropped`` and the others
+            framed as the tokenizer frames a text; or such tokens are ``kept`` where they are, without a frame; or are
+            ``barred``, so that every position gives a word, framed.
+        words: that are looked at: ``any`` token, ``writable`` or ``whole`` ones, as for ``text``.
+
+    """
+
+    parents: ClassVar[Parents] = Parents(("ddal",), "to project to text", same_encoder=True)
+
+    name: Literal["project"]
+    revision: int = 1
+    shots: Count = 1
+    measure: Measure = "cosine"
+    special: Literal["dropped", "kept", "barred"] = "dropped"
+    words: Words = "any"
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """A projection keeps its parent's samples."""
+        return ("shots",)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Never, of the same parent."""
+        return False
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return f"project-{self.measure}.{self.shots}shot"
+
+
+class StraightThrough(Frozen):
+    """Students always train on tokens; the hypergradient moves a point per position, and its nearest token is taken.
+
+    "Hard Prompts Made Easy" (Wen et al., NeurIPS 2023), with the outer optimiser's steps.
+
+    Attributes:
+        measure: by which nearest is meant.
+
+    """
+
+    name: Literal["straight_through"]
+    measure: Measure = "l2"
+
+
+class Projected(Frozen):
+    """Students train on free embeddings, which are put on their nearest tokens now and then, and at last.
+
+    Attributes:
+        every: outer steps between two projections.
+        penalty: μ of μ/2 ‖x − nearest token‖², summed over positions, whose gradient is added to the hypergradient.
+        measure: by which nearest is meant.
+
+    """
+
+    name: Literal["projected"]
+    every: Count = 10
+    penalty: Annotated[float, Field(ge=0)] = 0.0
+    measure: Measure = "l2"
+
+
+class Swaps(Frozen):
+    """Tokens and sentences are exchanged, and an exchange is kept where it truly lowers the outer loss.
+
+    Tokens by the first-order effect of each on the outer loss, as HotFlip (Ebrahimi et al., ACL 2018) and GCG (Zou et
+    al., 2023) find theirs; sentences in place of the sample whose weight the hypergradient would lower most. All are
+    compared on the same classifiers and the same real batch.
+
+    Attributes:
+        tokens: proposals per outer step that exchange tokens: one of ``positions`` exchanges, the next of half, …
+        positions: of the largest proposal, at most; it is halved where none of an outer step helped, and doubled again
+            where the largest did.
+        sentences: proposals per outer step that put a real training sentence of the class in place of a sample.
+
+    """
+
+    name: Literal["swaps"]
+    tokens: Annotated[int, Field(ge=0)] = 3
+    positions: Count = 16
+    sentences: Annotated[int, Field(ge=0)] = 3
+
+    @model_validator(mode="after")
+    def _check(self) -> Swaps:
+        if self.tokens + self.sentences == 0:
+            raise ValueError("tokens: 0 and sentences: 0 propose nothing; give one of them")
+        return self
+
+
+Relaxation = Annotated[StraightThrough | Projected | Swaps, Field(discriminator="name")]
+
+
+class TextValidation(Validation):
+    """Checkpoint selection: fresh students train on the text as stage 3 trains them.
+
+    Attributes:
+        initialisations: as for ``ddal``.
+        training: the recipe by which they train.
+
+    """
+
+    initialisations: Count = 2
+    training: Training = Training()
+
+
+class Text(Making):
+    """A set of text learned through the training of students: its tokens change, and are tokens after every step.
+
+    All samples are exactly ``sequence_length`` tokens, so that there is no padding in the inner loop, and begin as real
+    training sentences of at least that length.
+
+    Attributes:
+        shots: samples per class.
+        sequence_length: tokens per sample, special ones included.
+        words: that may be put in: ``any`` token but special ones, ``writable`` ones, which are read as themselves when
+            they are written alone or after a word, or ``whole`` words and signs.
+        labels: ``hard`` one-hot and fixed; ``soft`` and ``unrestricted`` as for ``ddal``.
+        initialise: ``real`` sentences drawn at random; ``centres``: those nearest to the centroids of k-means on the
+            first token's vectors, class by class; ``telling``: those whose words speak most surely for their class and
+            are not in the others chosen; all among ``candidates`` rows; or ``words``: such words themselves.
+        starts: so many draws (``real``) of which the one with the lowest outer loss is taken.
+        candidates: rows among which sentences are chosen, for ``centres`` and for ``swaps``.
+        relaxation: how tokens, which are discrete, follow a gradient.
+        steps: inner steps (T), each on all samples; of step size ``learning_rate`` by ``inner_optimizer``. They stand
+            for the recipe of stage 3, which is too long to be differentiated in every outer step.
+        window, draws, dropout, precision, estimator: as for ``ddal``.
+        outer: the outer loop; of its step sizes only ``lr`` and ``lr_labels`` have a meaning, and neither for tokens
+            that are swapped.
+        validation: by training as in stage 3.
+
+    """
+
+    name: Literal["text"]
+    revision: int = 1
+    shots: Count = 1
+    sequence_length: Annotated[int, Field(ge=4)] = 16
+    words: Words = "whole"
+    labels: Literal["hard", "soft", "unrestricted"] = "hard"
+    initialise: Literal["real", "centres", "telling", "words"] = "real"
+    starts: Count = 1
+    candidates: Count = 1000
+    relaxation: Relaxation = Swaps(name="swaps")
+    steps: Count = 20
+    inner_optimizer: InnerOptimizer = AdamSteps(name="adam")
+    learning_rate: Positive = 2e-4
+    window: Count | None = None
+    draws: Count = 1
+    dropout: bool = False
+    outer: Outer = Outer(steps=40, batch_size=64, max_grad_norm=None)
+    validation: TextValidation = TextValidation()
+    precision: Precision = "fp32"
+    estimator: Literal["auto", "unroll", "adjoint", "fused"] = runtime("auto")
+
+    @model_validator(mode="after")
+    def _check(self) -> Text:
+        unread = [name for name in ("lr_attention", "lr_learning_rates") if getattr(self.outer, name) is not None]
+        if unread:
+            raise ValueError(f"outer.{unread[0]}: a set of text has no such tensors to learn; remove it")
+        if self.starts > 1 and self.initialise != "real":
+            raise ValueError(
+                f"starts: {self.starts} are drawn for initialise: real; {self.initialise} are one start, remove it"
+            )
+        return self
+
+    @property
+    def outer_precision(self) -> str:
+        """Autocast on real text."""
+        return self.outer.precision or on_real_text(self.precision)
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return f"text-{self.relaxation.name}.{self.shots}shot.{self.sequence_length}tokens"

@@ -1,0 +1,125 @@
+"""Text distilled through the training of students: ids are what is learned.
+
+One step of the outer loop (:mod:`~pipeline.methods.text_run`) is that of ddal: draw a fresh classifier, train the
+student T steps on the set, measure its cross-entropy on a real batch, and differentiate that through the T steps. What
+follows is another: the set is text after every step, and is selected as text, by training as stage 3 does.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Distill, Text, TextValidation
+from pipeline.data.prepared import Prepared
+from pipeline.distilled import DistilledSet
+from pipeline.errors import InputError, StageError
+from pipeline.methods.checkpoint import Checkpoint
+from pipeline.methods.ddal import ADVICE, Validator, load_student
+from pipeline.methods.imbalance import check_classes
+from pipeline.methods.learned import LearnedSet
+from pipeline.methods.loop import check_validation, loop
+from pipeline.methods.outer import Estimation, OuterState
+from pipeline.methods.text_run import TextState
+from pipeline.methods.text_set import LearnedText, Vocabulary
+from pipeline.methods.text_start import candidates, starts
+from pipeline.students.device import pick_device
+from pipeline.students.encoder import Parameters
+from pipeline.students.finetune import finetune
+
+
+def check(method: Text, manifest: dict[str, Any]) -> None:
+    """Refuses what this encoder or this task cannot do, before anything is computed.
+
+    Raises:
+        InputError: the sequence is longer than the encoder's usable positions, the classifier does not read the first
+            token, dev has fewer rows than classes, or see :func:`~pipeline.methods.imbalance.check_classes`.
+
+    """
+    check_classes(method, manifest)
+    if method.sequence_length > manifest["max_length"]:
+        raise InputError(
+            f"sequence_length: {method.sequence_length} is more than the {manifest['max_length']} tokens to which "
+            f"sentences are cut (prepare.max_length); give at most that"
+        )
+    if not manifest["reads_first_token"]:
+        raise InputError(
+            f"{manifest['architecture']} does not classify by its first token, so it cannot be a student of text; "
+            f"give an encoder such as BERT"
+        )
+    check_validation(method.validation, manifest)
+
+
+def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
+    """Learns the set; continues where a killed run left off, bit-equal on the same CPU and thread count.
+
+    Args:
+        config: stage 2's config with a ``text`` method.
+        prepared: stage 1's output.
+        out: the cell's folder; ``progress.pt`` and ``log.csv`` are written there.
+
+    Returns:
+        The selected set of token ids; ``about["selection"]`` says how and with what score.
+
+    Raises:
+        InputError: see :func:`check`.
+        StageError: the outer loss is no longer finite; the last good state is saved.
+        Stopped: a signal came; the state after the outer step of that moment is saved.
+
+    """
+    method = config.method
+    assert isinstance(method, Text)
+    check(method, prepared.manifest)
+    run = begun(config, method, prepared)
+    run.ranks.say(f"hypergradient by {run.estimator.name}: {run.estimator.why}")
+    validate = _TextValidator(method.validation, prepared, run.student, config.seed, run.ranks)
+    loop(run, validate, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)
+    if method.validation.split != "none" and math.isinf(run.best.score):
+        raise StageError(f"no validation had a finite loss, so there is nothing to select; try {ADVICE}")
+    run.learned.restore(run.best.tensors)
+    return run.learned.text(about={"selection": run.best.describe(method.validation)})
+
+
+def begun(config: Distill, method: Text, prepared: Prepared) -> TextState:
+    """The state before the first outer step.
+
+    Raises:
+        InputError: a class has too few sentences of this length.
+
+    """
+    student = load_student(method, prepared, pick_device(config.runtime))
+    pools, vocabulary = candidates(method, prepared, config.seed), Vocabulary.of(method, prepared, student)
+    first = starts(method, prepared, pools, vocabulary.barred, student, config.seed)
+    learned = LearnedText(method, len(prepared.classes), first[0], vocabulary)
+    estimator = Estimation.of(method, config.runtime, student)
+    return TextState(method, learned, first, pools, student, prepared.split("train"), config.seed, estimator)
+
+
+class _TextValidator(Validator):
+    """Scores the text by the recipe of stage 3, not by the inner loop that stands for it."""
+
+    config: TextValidation
+
+    def __call__(self, run: OuterState) -> dict[str, float]:
+        """See :class:`~pipeline.methods.ddal.Validator`; the first time, what was started from is a candidate, too."""
+        assert isinstance(run, TextState)
+        if self.config.split != "none" and math.isinf(run.best.score):
+            now, run.step = (run.learned.state(), run.step), 0
+            run.learned.restore(run.start)
+            try:
+                super().__call__(run)
+            finally:
+                run.learned.restore(now[0])
+                run.step = now[1]
+        return super().__call__(run)
+
+    def made(self, learned: LearnedSet | LearnedText) -> DistilledSet:
+        """The set as text."""
+        assert isinstance(learned, LearnedText)
+        return learned.text().to(self.student.device)
+
+    def trained(self, distilled: DistilledSet, index: int) -> Parameters:
+        """θ_T of one student."""
+        theta_0, size = self.student.initial(self.seed, index), len(distilled)
+        return finetune(self.student, theta_0, size, distilled.examples, self.config.training, self.seed, index)

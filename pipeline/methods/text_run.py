@@ -1,0 +1,164 @@
+"""One outer step of a set of text: the hypergradient as for ddal, and how tokens, which are discrete, follow it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.bilevel import descend
+from pipeline.config import Swaps, Text
+from pipeline.data.tokenised import Batch, Split
+from pipeline.methods.outer import Estimation, OuterState
+from pipeline.methods.text_set import LearnedText
+from pipeline.randomness import numpy_generator
+from pipeline.students.encoder import Student
+from pipeline.students.scoring import score
+
+
+class TextState(OuterState):
+    """The tokens with their optimiser, schedule and best state so far.
+
+    Args:
+        method: of the cell.
+        learned: at its first start.
+        starts: [N, S] of each start; the best of them is taken at the first step.
+        pools: of every class the real sentences [rows, S] that ``swaps`` may put in.
+        student: what is trained.
+        train: the training split.
+        seed: of the cell.
+        estimator: of the hypergradient.
+
+    Attributes:
+        start: the learned set's state before the first step.
+        most: tokens that the largest proposal of ``swaps`` exchanges.
+
+    """
+
+    learned: LearnedText
+    method: Text
+
+    def __init__(
+        self,
+        method: Text,
+        learned: LearnedText,
+        starts: Sequence[Tensor],
+        pools: Sequence[Tensor],
+        student: Student,
+        train: Split,
+        seed: int,
+        estimator: Estimation,
+    ) -> None:
+        super().__init__(method, learned, student, train, seed, estimator)
+        self._starts, self._pools = starts, pools
+        self.start = learned.state()
+        self.most = method.relaxation.positions if isinstance(method.relaxation, Swaps) else 0
+
+    @property
+    def learning_rate(self) -> float:
+        """Step size of the inner loop, for the log."""
+        return self.method.learning_rate
+
+    def advance(self) -> tuple[float, float]:
+        """One outer step: the outer loss before it, and the gradient norm before clipping.
+
+        Raises:
+            FloatingPointError: one of them is not finite; nothing was changed.
+
+        """
+        if self.step == 0 and len(self._starts) > 1:
+            real, _ = self.real()
+            self.learned.put(min(self._starts, key=lambda ids: self.loss_of(ids, real)))
+            self.start = self.learned.state()
+        found = super().advance()
+        self.learned.follow(self.step)
+        return found
+
+    def gradient(self) -> Tensor:
+        """As of ddal, and the penalty's; where tokens are swapped, they are, before the optimiser moves the labels."""
+        self.learned.weights.grad = None
+        loss = super().gradient()
+        self.learned.restrain()
+        if isinstance(self.method.relaxation, Swaps) and loss.isfinite() and self.learned.is_finite():
+            self._swap(self.method.relaxation, loss.item())
+        return loss
+
+    def _swap(self, relaxation: Swaps, loss: float) -> None:
+        """Makes the proposal that lowers the outer loss most, if one does."""
+        real, _ = self.real()
+        tokens = list(self._token_proposals(relaxation))
+        proposals = [*tokens, *self._sentence_proposals(relaxation)]
+        losses = [self.loss_of(ids, real) for ids in proposals]
+        best = min(range(len(losses)), key=losses.__getitem__)
+        better = losses[best] < loss
+        if better:
+            self.learned.put(proposals[best])
+        if tokens and not better:
+            self.most = max(1, self.most // 2)
+        elif tokens and best == 0:
+            self.most = min(2 * self.most, relaxation.positions)
+
+    def _token_proposals(self, relaxation: Swaps) -> Iterator[Tensor]:
+        """The most promising exchanges at once, by the first-order change of the outer loss; then half of them, …"""
+        learned, points = self.learned, self.learned.tensors["inputs_embeds"]
+        gradient, matrix = points.grad, learned.vocabulary.matrix
+        assert gradient is not None
+        change = gradient @ matrix.T - (gradient * points.detach()).sum(dim=-1, keepdim=True)
+        change[..., learned.vocabulary.barred] = torch.inf
+        best, tokens = (found.cpu() for found in change.min(dim=-1))
+        order = torch.where(learned.free, best, torch.inf).flatten().argsort(stable=True)
+        size, seen = self.most, set()
+        for _ in range(relaxation.tokens):
+            if size in seen:
+                return
+            seen.add(size)
+            ids = learned.token_ids.clone()
+            ids.view(-1)[order[:size]] = tokens.view(-1)[order[:size]]
+            yield ids
+            size = max(1, size // 2)
+
+    def _sentence_proposals(self, relaxation: Swaps) -> Iterator[Tensor]:
+        """A real sentence in place of the sample whose larger weight would raise the outer loss most; of the next, …"""
+        harm = self.learned.weights.grad
+        assert harm is not None
+        order = harm.flatten().argsort(descending=True, stable=True).tolist()
+        generator = numpy_generator(self.seed, "sentences put in", self.step)
+        for number in range(relaxation.sentences):
+            sample = order[number % len(order)]
+            pool = self._pools[sample % self.learned.classes]
+            ids = self.learned.token_ids.clone()
+            ids[sample] = pool[int(generator.integers(len(pool)))]
+            yield ids
+
+    @torch.no_grad()
+    def loss_of(self, token_ids: Tensor, real: Sequence[Batch]) -> float:
+        """The outer loss of this step's classifiers, trained on these tokens [N, S] with the labels of now."""
+        learned, student = self.learned, self.student
+        distilled = learned.of(learned.embedded(token_ids), learned.labels).detached()
+        labels = torch.cat([batch["labels"] for batch in real]).cpu()
+        total = 0.0
+        for draw in range(self.method.draws):
+            theta = descend(
+                student,
+                self.initial(draw),
+                distilled.inner_batches(self.seed, self.step),
+                optimiser=distilled.recipe.optimiser,
+                dropping=self.dropping(draw),
+            )
+            rows = torch.arange(len(labels)).split([len(batch["labels"]) for batch in real])
+            logits = score(student, theta, zip(rows, real, strict=True))
+            value = self.loss.mean(logits, labels).item() / self.method.draws
+            total += value if math.isfinite(value) else math.inf
+        return total
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides what comes next."""
+        return super().state() | {"most": self.most, "start": self.start}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts a saved state back."""
+        super().restore(state)
+        self.most, self.start = state["most"], state["start"]

@@ -1,0 +1,143 @@
+"""What a set of text begins as: real training sentences, at random or chosen, or the words that tell classes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config import Text
+from pipeline.data.prepared import Prepared
+from pipeline.data.tokenised import Split
+from pipeline.errors import InputError
+from pipeline.methods.coresets.geometry import nearest_to_centroids
+from pipeline.randomness import derive, numpy_generator
+from pipeline.students.encoder import Student
+from pipeline.students.vocabulary import frame, special_ids
+
+Scores = np.ndarray[Any, np.dtype[np.float64]]
+_RARE = 2000
+
+
+def starts(
+    method: Text, prepared: Prepared, pools: Sequence[Tensor], barred: Sequence[int], student: Student, seed: int
+) -> list[Tensor]:
+    """[N, S] token ids of each start; sample i is of class i mod C.
+
+    Args:
+        method: of the cell.
+        prepared: stage 1's output.
+        pools: of every class the sentences [rows, S] to choose from.
+        barred: ids of tokens that are no words of ``method.words``.
+        student: whose vectors ``centres`` are of.
+        seed: of the cell.
+
+    """
+    if method.initialise == "real":
+        return [_turns([_draw(pool, method, seed, label, k) for label, pool in enumerate(pools)])
+                for k in range(method.starts)]  # fmt: skip
+    if method.initialise == "centres":
+        vectors = [_vectors(pool, student, seed) for pool in pools]
+        seeds = [derive(seed, "centres of text", label) % 2**32 for label in range(len(pools))]
+        rows = [nearest_to_centroids(v, method.shots, number) for v, number in zip(vectors, seeds, strict=True)]
+        return [_turns([pool[torch.from_numpy(chosen)] for pool, chosen in zip(pools, rows, strict=True)])]
+    telling = class_scores(prepared.split("train"), len(pools), len(student.embedding_matrix))
+    telling[:, list(barred)] = 0.0
+    if method.initialise == "telling":
+        return [_turns([pool[telling_rows(pool, row, method.shots)] for pool, row in zip(pools, telling, strict=True)])]
+    before, after = frame(prepared.tokenizer)
+    width = method.sequence_length - len(before) - len(after)
+    framed = [
+        [[*before, *words, *after] for words in telling_words(row, method.shots, width).tolist()] for row in telling
+    ]
+    return [_turns([torch.tensor(samples) for samples in framed])]
+
+
+def _turns(of_classes: Sequence[Tensor]) -> Tensor:
+    """[C · shots, S]: the first sample of every class, the second of every class, …"""
+    return torch.stack(list(of_classes), dim=1).flatten(end_dim=1)
+
+
+def _draw(pool: Tensor, method: Text, seed: int, label: int, start: int) -> Tensor:
+    """[shots, S] of start number ``start``; starts share none while the class has enough."""
+    order = numpy_generator(seed, "initial sentences", label).permutation(len(pool))
+    return pool[np.take(order, range(start * method.shots, (start + 1) * method.shots), mode="wrap")]
+
+
+def class_scores(train: Split, classes: int, vocabulary: int) -> Scores:
+    """[C, vocabulary] how much a token's presence speaks for a class: log of the ratio of its shares, ones added.
+
+    Of a token that k of a class's n rows have, and k' of the n' others, log (k+1)/n − log (k'+1)/n'; of one that less
+    than a row in 2,000 has, 0: its share is not known. (z-scores, which prefer frequent words, chose worse sentences.)
+    """
+    labels = train.labels.numpy()
+    counts = np.zeros((classes, vocabulary))
+    for label, ids in zip(labels.tolist(), train.rows["input_ids"], strict=True):
+        counts[label, np.unique(ids)] += 1
+    rows, total = np.bincount(labels, minlength=classes)[:, None], counts.sum(axis=0)
+    found: Scores = np.log((counts + 1) / rows) - np.log((total - counts + 1) / (len(labels) - rows))
+    return np.where(total < len(labels) / _RARE, 0.0, found)
+
+
+def telling_rows(pool: Tensor, scores: Scores, shots: int) -> Tensor:
+    """Greedy: the row whose words, each counted once in all that are chosen, have the highest sum of scores.
+
+    Words that speak against the class count every time; the lowest of equal rows is taken.
+    """
+    scores, chosen = scores.copy(), list[int]()
+    distinct = [np.unique(row) for row in pool.numpy()]
+    for _ in range(shots):
+        sums = np.asarray([scores[tokens].sum() for tokens in distinct])
+        sums[chosen] = -np.inf
+        chosen.append(int(sums.argmax()))
+        scores[distinct[chosen[-1]]] = np.minimum(scores[distinct[chosen[-1]]], 0.0)
+    return torch.tensor(chosen)
+
+
+def telling_words(scores: Scores, shots: int, width: int) -> Tensor:
+    """[shots, width] the tokens with the highest scores, dealt out in turns; the smaller id of equals first."""
+    best = np.argsort(-scores, kind="stable")[: shots * width]
+    return torch.from_numpy(best.reshape(width, shots).T.copy())
+
+
+def candidates(method: Text, prepared: Prepared, seed: int) -> list[Tensor]:
+    """Of every class [rows, S] real training sentences, cut to S tokens; a draw of (seed, class).
+
+    Those of exactly S tokens come first, then the next longer ones, until there are ``method.candidates`` in all.
+
+    Raises:
+        InputError: a class has too few rows of S tokens.
+
+    """
+    train, C, S = prepared.split("train"), len(prepared.classes), method.sequence_length
+    labels, lengths, special = train.labels.numpy(), train.lengths, special_ids(prepared.tokenizer)
+    wanted = max(method.shots, method.candidates // C)
+    found = []
+    for label in range(C):
+        rows = np.flatnonzero((labels == label) & (lengths >= S))
+        if len(rows) < method.shots:
+            raise InputError(
+                f"class {label} has {len(rows)} training rows of sequence_length: {S} tokens or more, too few for "
+                f"shots: {method.shots}; lower one of them"
+            )
+        rows = numpy_generator(seed, "candidate sentences", label).permutation(rows)
+        rows = rows[np.argsort(lengths[rows], kind="stable")][:wanted]
+        found.append(_cut(train, rows, S, special))
+    return found
+
+
+def _cut(train: Split, rows: np.ndarray[Any, Any], length: int, special: list[int]) -> Tensor:
+    """[rows, length]; a special token at the end stays there."""
+    sequences = train.rows[rows]["input_ids"]
+    return torch.tensor([[*ids[: length - 1], ids[-1] if ids[-1] in special else ids[length - 1]] for ids in sequences])
+
+
+@torch.no_grad()
+def _vectors(pool: Tensor, student: Student, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """[rows, H] first-token vectors of the frozen encoder."""
+    theta = student.initial(seed, 0)
+    batches = ({"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in pool.to(student.device).split(64))
+    return torch.cat([student.vectors(theta, batch, "first").cpu() for batch in batches]).numpy()

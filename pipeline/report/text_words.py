@@ -1,0 +1,35 @@
+"""What sets of text are called, and their place among the rows of a table."""
+
+from __future__ import annotations
+
+from pipeline.config import DDAL, Distill, Project, Text
+from pipeline.report.words import ATTENTION, LABELS, correction
+
+_RELAXATIONS = {"swaps": "swaps", "straight_through": "straight-through", "projected": "projected on the way"}
+
+
+def text_row(made: Distill) -> tuple[tuple[int, ...], str, bool]:
+    """A row's place, its name, and whether what was learned was selected on the test split."""
+    learned = made if isinstance(made.method, Text) else made.parent
+    assert isinstance(made.method, Text | Project)
+    assert learned is not None
+    assert isinstance(learned.method, DDAL | Text)
+    on_test = learned.method.validation.split == "test"
+    name = text_name(made.method, learned.method) + correction(learned.method)
+    return (*text_order(made.method), int(on_test)), name, on_test
+
+
+def text_name(method: Text | Project, learned: DDAL | Text) -> str:
+    """Such as ``text (swaps)``, or ``SL + AL, nearest tokens (cosine)`` of what was ``learned`` as embeddings."""
+    if isinstance(method, Text):
+        labels = "" if method.labels == "hard" else f", {LABELS[method.labels]}"
+        return f"text ({_RELAXATIONS[method.relaxation.name]}){labels}"
+    assert isinstance(learned, DDAL)
+    return f"{LABELS[learned.labels]}{ATTENTION[learned.attention_labels]}, nearest tokens ({method.measure})"
+
+
+def text_order(method: Text | Project) -> tuple[int, ...]:
+    """Projections first."""
+    if isinstance(method, Project):
+        return (0, int(method.measure == "l2"))
+    return (1, list(_RELAXATIONS).index(method.relaxation.name))

@@ -1,0 +1,42 @@
+"""FLOPs of distilling text: hypergradients as for ddal, proposals that are tried, trainings as in stage 3."""
+
+from __future__ import annotations
+
+from pipeline.config import Swaps, Text
+from pipeline.students import flops
+from pipeline.students.flops import Lengths, Sizes, Way
+
+
+def of_text(
+    method: Text, sizes: Sizes, way: Way, read: Lengths, steps: int, validations: int, *, fused: bool
+) -> dict[str, float]:
+    """Outer loop and trainings of its validations, by part.
+
+    Args:
+        method: of the cell.
+        sizes: of the encoder.
+        way: how the hypergradient is computed.
+        read: tokens of every real row of all outer steps.
+        steps: outer steps.
+        validations: how often the set is scored.
+        fused: whether the encoder has hand-derived passes.
+
+    """
+    samples, relaxation = sizes.classes * method.shots, method.relaxation
+    one = flops.hypergradient(
+        sizes, samples, method.sequence_length, method.steps, way, window=method.window, rows=False
+    )
+    lengths = [method.sequence_length] * samples
+    tried = relaxation.tokens + relaxation.sentences if isinstance(relaxation, Swaps) else 0
+    once = method.steps * flops.training(sizes, lengths, fused=fused)
+    trials = method.draws * tried * (steps * once + flops.forward(sizes, read, fused=fused))
+    starts = (method.starts if method.starts > 1 else 0) * method.draws * once
+    outer = method.draws * (steps * one + flops.training(sizes, read, fused=way == "fused"))
+    times = validations * method.validation.initialisations
+    recipe = method.validation.training
+    count = (
+        recipe.steps if recipe.epochs is None else recipe.epochs * max(1, samples // min(recipe.batch_size, samples))
+    )
+    share = min(recipe.batch_size, samples) / samples
+    training = times * count * share * flops.training(sizes, lengths, fused=fused and not recipe.dropout)
+    return {"outer": outer + trials + starts, "training": training}

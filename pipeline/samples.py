@@ -1,0 +1,102 @@
+"""The commands about the samples of a set: ``show``, ``export``, ``import``. Only ``__main__`` imports this."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline import launch
+from pipeline.config import load
+from pipeline.errors import InputError
+from pipeline.store import Store, locate
+
+if TYPE_CHECKING:
+    from pipeline.distilled import DistilledSet
+
+File = Annotated[Path, typer.Argument(help="a distilled set: a distilled.h5, of the store or from anywhere")]
+Encoder = Annotated[Path | None, typer.Option("--model", help="a folder with its encoder and tokenizer")]
+Root = Annotated[str | None, typer.Option(help="folder of all artifacts (default: $TEXTDD_ROOT, or checkpoints)")]
+
+
+def show(file: File, model: Encoder = None) -> None:
+    """Print the samples of a set: class, label, and text, or the tokens that are nearest."""
+    from pipeline import distilled
+    from pipeline.distilled.shown import readable
+    from pipeline.progress import quiet_libraries
+
+    quiet_libraries()
+    found = distilled.load(file)
+    for line in readable(found, None if found.vectors is not None else _encoder(found, file, model)):
+        print(line)
+
+
+def export(
+    file: File,
+    to: Annotated[Literal["csv", "jsonl", "datasets"], typer.Option(help="a file, or a folder for load_from_disk")],
+    out: Annotated[Path | None, typer.Option(help="where to (default: beside the set)")] = None,
+    model: Encoder = None,
+) -> None:
+    """Write the samples of a set of text for other programs."""
+    from pipeline import distilled
+    from pipeline.distilled.shown import check_table
+    from pipeline.distilled.shown import export as written
+    from pipeline.progress import quiet_libraries
+
+    quiet_libraries()
+    found = distilled.load(file)
+    check_table(found)
+    path = out or file.with_suffix({"csv": ".csv", "jsonl": ".jsonl", "datasets": ""}[to])
+    written(found, _encoder(found, file, model), to, path)
+    print(path)
+
+
+def import_(
+    published: Annotated[
+        Path, typer.Argument(help="DDAL's folder, DiLM's JSON lines, or an h5 file of RaT-BPTT or the NYU project")
+    ],
+    config: Annotated[str, typer.Argument(help="an experiment whose prepare section names its task and its encoder")],
+    out: Annotated[Path, typer.Option(help="the file to write")] = Path("distilled.h5"),
+    set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, such as prepare.model=…")] = None,
+    root: Root = None,
+) -> None:
+    """Turn a set that others published into a distilled.h5."""
+    store = Store(root)
+    experiment = launch.pin(load(config, set_ or []), store)
+    cell = store.cell(experiment.cells[0].source.source)
+    outcome = launch.run_stage([cell], "prepare", store)
+    if outcome.failed:
+        raise InputError(next(iter(outcome.failed.values())))
+    from pipeline import distilled
+    from pipeline.data.prepared import Prepared
+    from pipeline.distilled.published import published as read
+    from pipeline.store.provenance import provenance
+
+    found = read(published, Prepared(cell.folder))
+    distilled.save(replace(found, about=found.about | {"provenance": provenance()}), out)
+    print(f"{out}: {len(found)} samples of {', '.join(found.about['classes'])}")
+
+
+def _encoder(found: DistilledSet, file: Path, model: Path | None) -> Path:
+    """Where the set's encoder is: as given, stage 1's snapshot in the set's own store, or where it was taken from.
+
+    Raises:
+        InputError: none of these is here.
+
+    """
+    if model is not None:
+        return model
+    name = found.about.get("model", {}).get("name", "unknown")
+    inside = file.absolute().parent
+    if inside.parent.name == "distill" and "config" in found.about:
+        from pipeline.report.card.gather import config_of
+
+        snapshot = Store.of(inside).cell(config_of(found).source).folder / "model"
+        if snapshot.is_dir():
+            return snapshot
+    place = locate(name)
+    if place is None:
+        raise InputError(f"{file}: its encoder, {name}, is not here; give a folder with it: --model FOLDER")
+    return place

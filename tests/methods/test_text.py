@@ -1,0 +1,319 @@
+"""Text that is learned: always tokens, proposals as by hand, kept only where they help, bit-equal after a kill."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import Distill, Text
+from pipeline.config import load as load_experiment
+from pipeline.data.prepared import Prepared
+from pipeline.distilled import DistilledSet, load
+from pipeline.errors import InputError
+from pipeline.launch import run_stage, stage_cells
+from pipeline.methods import text
+from pipeline.methods.outer import OuterState
+from pipeline.methods.text_run import TextState
+from pipeline.methods.text_start import class_scores, telling_rows, telling_words
+from pipeline.store import Store
+from tests.conftest import KEYWORDS, VOCABULARY
+from tests.methods.disturbance import Disturbance, launch
+
+Write = Callable[..., Path]
+Begun = Callable[..., TextState]
+SMALL: dict[str, Any] = {
+    "name": "text",
+    "shots": 2,
+    "sequence_length": 6,
+    "candidates": 40,
+    "steps": 2,
+    "learning_rate": 0.01,
+    "outer": {"steps": 6, "batch_size": 16},
+    "validation": {"every": 2, "initialisations": 2, "training": {"steps": 4, "lr": 1e-2}},
+}
+RELAXATIONS: list[dict[str, Any]] = [
+    {"name": "swaps", "positions": 4},
+    {"name": "swaps", "tokens": 0, "sentences": 2},
+    {"name": "straight_through"},
+    {"name": "projected", "every": 2, "penalty": 0.1, "measure": "cosine"},
+]
+SPECIAL = {VOCABULARY.index(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
+
+
+@pytest.fixture
+def path(experiment: Write, encoder_folder: Callable[..., Path]) -> Callable[..., Path]:
+    """An experiment of one small set of text with a tiny encoder that knows its words."""
+
+    def path(**method: Any) -> Path:
+        return experiment(
+            prepare={"model": str(encoder_folder("bert", pretrained=True))},
+            distill={"method": SMALL | method, "runtime": {"threads": 1, "save_seconds": 0}},
+            evaluate={"protocol": {"name": "finetune", "steps": 4, "lr": 1e-2}},
+        )
+
+    return path
+
+
+@pytest.fixture
+def begun(path: Callable[..., Path], tmp_path: Path) -> Begun:
+    """The state before the first outer step."""
+
+    def begun(**options: Any) -> TextState:
+        plan, store = load_experiment(path(**options)), Store(tmp_path / "ck")
+        assert not run_stage(stage_cells(plan, store, "prepare"), "prepare", store).failed
+        config = plan.cells[0].source
+        prepared, method = Prepared(store.cell(config.source).folder), config.method
+        assert isinstance(method, Text)
+        return text.begun(config.model_copy(update={"seed": 3}), method, prepared)
+
+    return begun
+
+
+def distilled(path: Path, root: Path) -> tuple[DistilledSet, Path]:
+    plan, store = load_experiment(path), Store(root)
+    for stage in ("prepare", "distill", "evaluate"):
+        outcome = run_stage(stage_cells(plan, store, stage), stage, store)
+        assert not outcome.failed, outcome.failed
+    folder = store.cell(plan.cells[0].source).folder
+    return load(folder / "distilled.h5"), folder
+
+
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
+def test_it_is_text_after_every_step(begun: Begun, relaxation: dict[str, Any]) -> None:
+    """Of words, of one length, framed as at the start; students see the embeddings of its tokens."""
+    run = begun(relaxation=relaxation, outer={"steps": 6, "batch_size": 16, "lr": 0.3, "optimizer": "adam"})
+    first, matrix = run.learned.token_ids, run.learned.vocabulary.matrix
+    for _ in range(4):
+        run.advance()
+        ids = run.learned.token_ids
+        framed = torch.isin(first, torch.tensor(sorted(SPECIAL)))
+        assert torch.equal(ids[framed], first[framed])
+        assert not SPECIAL & set(ids[~framed].tolist())
+        seen = run.learned.view().inputs_embeds
+        assert seen is not None
+        if relaxation["name"] != "projected" or run.step % 2 == 0:
+            torch.testing.assert_close(seen, matrix[ids], rtol=0, atol=1e-6)
+    assert not torch.equal(ids, first)
+
+
+def test_token_proposals_are_the_best_first_order_exchanges(begun: Begun) -> None:
+    """Beside a search over every position and token of ⟨gradient, new − old embedding⟩."""
+    run = begun(relaxation={"name": "swaps", "tokens": 3, "positions": 4})
+    learned = run.learned
+    matrix, points = learned.vocabulary.matrix, learned.tensors["inputs_embeds"]
+    points.grad = torch.randn(points.shape, generator=torch.Generator().manual_seed(2))
+    allowed = [token for token in range(len(matrix)) if token not in learned.vocabulary.barred]
+    best = []
+    for sample in range(4):
+        for position in range(1, 5):
+            gradient, old = points.grad[sample, position], points.detach()[sample, position]
+            change, token = min((float(gradient @ (matrix[token] - old)), token) for token in allowed)
+            best.append((change, sample, position, token))
+    best.sort()
+    method = run.method.relaxation
+    assert method.name == "swaps"
+    for size, proposal in zip((4, 2, 1), run._token_proposals(method), strict=True):
+        expected = learned.token_ids.clone()
+        for _, sample, position, token in best[:size]:
+            expected[sample, position] = token
+        assert torch.equal(proposal, expected)
+
+
+def test_a_proposal_is_kept_where_it_lowers_the_loss(begun: Begun) -> None:
+    run = begun(relaxation={"name": "swaps", "positions": 4}, outer={"steps": 8, "batch_size": 32})
+    changed = 0
+    for _ in range(8):
+        (real, _), before, most = run.real(), run.learned.token_ids.clone(), run.most
+        loss = run.loss_of(before, real)
+        found, _ = run.advance()
+        assert found == pytest.approx(loss, rel=1e-4)
+        run.step -= 1
+        after = run.loss_of(run.learned.token_ids, real)
+        run.step += 1
+        moved = not torch.equal(before, run.learned.token_ids)
+        assert (after < loss) == moved
+        assert run.most == (most if moved else max(1, most // 2)) or run.most == min(2 * most, 4)
+        changed += moved
+    assert changed > 0
+
+
+def test_sentences_replace_the_most_harmful_samples(begun: Begun) -> None:
+    run = begun(relaxation={"name": "swaps", "tokens": 0, "sentences": 3})
+    run.learned.weights.grad = torch.tensor([[0.1], [0.4], [-0.2], [0.3]])
+    method = run.method.relaxation
+    assert method.name == "swaps"
+    for sample, proposal in zip((1, 3, 0), run._sentence_proposals(method), strict=True):
+        others = [row for row in range(4) if row != sample]
+        assert torch.equal(proposal[others], run.learned.token_ids[others])
+        assert (run._pools[sample % 2] == proposal[sample]).all(dim=1).any()
+
+
+def test_the_weights_gradient_is_that_of_repeating_a_sample(begun: Begun) -> None:
+    """d L / d weight by finite differences; labels of a sample times a factor are that sample so often."""
+    run = begun(inner_optimizer="gd", learning_rate=0.5)
+    OuterState.gradient(run)
+    found = run.learned.weights.grad
+    assert found is not None
+    (real, _), ids, step = run.real(), run.learned.token_ids, 0.02
+    ends = []
+    for sign in (1, -1):
+        run.learned._one_hot[1] *= 1 + sign * step
+        ends.append(run.loss_of(ids, real))
+        run.learned._one_hot[1] /= 1 + sign * step
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(found[1].item(), rel=0.02)
+
+
+def test_sentences_to_start_from(begun: Begun) -> None:
+    """Of the class, of the length, each with a word of its class; another start has others."""
+    run = begun(starts=3)
+    for ids in run._starts:
+        assert ids.shape == (4, 6)
+        for row, tokens in enumerate(ids.tolist()):
+            assert tokens[0] == VOCABULARY.index("[CLS]")
+            assert tokens[-1] == VOCABULARY.index("[SEP]")
+            cut = {VOCABULARY[token] for token in tokens}
+            assert not cut & set(KEYWORDS[1 - row % 2])
+    assert not torch.equal(run._starts[0], run._starts[1])
+    (real, _) = run.real()
+    best = min(run._starts, key=lambda ids: run.loss_of(ids, real))
+    seen: list[torch.Tensor] = []
+    put = run.learned.put
+    run.learned.put = lambda ids: (seen.append(ids.clone()), put(ids))[1]  # type: ignore[method-assign]
+    run.advance()
+    assert torch.equal(seen[0], best)
+
+
+@pytest.mark.parametrize("labels", ["soft", "unrestricted"])
+def test_labels_are_learned_too(begun: Begun, labels: str) -> None:
+    run = begun(labels=labels)
+    before = run.learned.labels.detach().clone()
+    run.advance()
+    after = run.learned.text().labels
+    assert not torch.equal(before, after)
+    assert labels == "unrestricted" or after.sum(dim=1).tolist() == pytest.approx([1.0] * 4)
+
+
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
+def test_from_start_to_scores(path: Callable[..., Path], tmp_path: Path, relaxation: dict[str, Any]) -> None:
+    """The whole pipeline; the same again; selected by training as stage 3 does."""
+    found, folder = distilled(path(relaxation=relaxation), tmp_path / "a")
+    assert found.token_ids is not None
+    assert found.token_ids.shape == (4, 6)
+    assert found.recipe.name == "finetune"
+    assert found.about["selection"]["split"] == "dev"
+    assert found.about["selection"]["step"] in (0, 2, 4, 6)
+    again, _ = distilled(path(relaxation=relaxation), tmp_path / "b")
+    assert torch.equal(found.token_ids, again.token_ids)
+    with open(folder / "log.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == [str(step) for step in range(1, 7)]
+
+
+@pytest.mark.parametrize("relaxation", RELAXATIONS[:1] + RELAXATIONS[3:])
+def test_killed_and_started_again_it_ends_bit_equal(
+    path: Callable[..., Path], tmp_path: Path, relaxation: dict[str, Any]
+) -> None:
+    file = path(relaxation=relaxation, starts=2, labels="unrestricted", outer={"steps": 8, "batch_size": 16})
+    undisturbed, folder = distilled(file, tmp_path / "a")
+    store = Store(tmp_path / "b")
+    run_stage(stage_cells(load_experiment(file), store, "prepare"), "prepare", store)
+    where = "pipeline.methods.text_run:TextState.advance"
+    ends, said = launch(
+        "distill", file, tmp_path / "b", [Disturbance(where, 3, "SIGKILL"), Disturbance(where, 2, "SIGTERM"), None]
+    )
+    assert [ended.step for ended in ends] == [2, 4, 8], said
+    resumed = load(tmp_path / "b" / "distill" / folder.name / "distilled.h5")
+    assert undisturbed.token_ids is not None
+    assert resumed.token_ids is not None
+    assert torch.equal(undisturbed.token_ids, resumed.token_ids)
+    assert torch.equal(undisturbed.labels, resumed.labels)
+    assert undisturbed.about["selection"] == resumed.about["selection"]
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"outer": {"lr_attention": 0.1}}, "outer.lr_attention: a set of text has no such tensors"),
+        ({"relaxation": {"name": "swaps", "tokens": 0, "sentences": 0}}, "propose nothing"),
+        ({"starts": 2, "initialise": "centres"}, "centres are one start"),
+        ({"relaxation": {"name": "gumbel"}}, "swaps"),
+    ],
+)
+def test_refused_configs(path: Callable[..., Path], method: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_experiment(path(**method))
+
+
+def test_pairs_are_refused() -> None:
+    task = {"name": "pairs", "source": {"kind": "files", "train": "x.csv"}, "text": ["a", "b"]}
+    with pytest.raises(ValueError, match="learns single texts, and this task has pairs"):
+        Distill.model_validate({"source": {"task": task, "model": "m"}, "method": {"name": "text"}})
+
+
+def test_sentences_have_to_be_long_enough(path: Callable[..., Path], tmp_path: Path) -> None:
+    plan, store = load_experiment(path(sequence_length=30)), Store(tmp_path)
+    for stage in ("prepare", "distill"):
+        outcome = run_stage(stage_cells(plan, store, stage), stage, store)
+    (reason,) = outcome.failed.values()
+    assert "rows of sequence_length: 30 tokens or more, too few for shots: 2" in reason
+
+
+def test_scores_of_words_by_hand(begun: Begun) -> None:
+    """A keyword that k of its class's rows have, and none of the others, beside the formula."""
+    run = begun()
+    train = run.train
+    token = VOCABULARY.index("good")
+    has = np.asarray([token in ids for ids in train.rows["input_ids"]])
+    labels = train.labels.numpy()
+    n, others, k = (labels == 1).sum(), (labels == 0).sum(), has.sum()
+    assert has[labels == 0].sum() == 0
+    expected = math.log((k + 1) / n) - math.log(1 / others)
+    scores = class_scores(train, 2, len(VOCABULARY))
+    assert scores[1, token] == pytest.approx(expected)
+    assert scores[0, token] == pytest.approx(math.log(1 / others) - math.log((k + 1) / n))
+    best = {VOCABULARY[token] for token in np.argsort(-scores[0])[:3].tolist()}
+    assert best == set(KEYWORDS[0])
+
+
+def test_telling_rows_and_words() -> None:
+    """By hand: words that are taken count no more, and words against the class always do."""
+    scores = np.array([0.0, 5.0, 3.0, 2.0, -4.0, 1.0])
+    pool = torch.tensor([[1, 4, 0], [1, 3, 0], [1, 2, 0], [3, 5, 5], [2, 5, 4]])  # sums 1, 7, 8, 3, 0
+    assert telling_rows(pool, scores, 3).tolist() == [2, 3, 1]  # then 2 and 5 and 3 are left, then none: -4, 0, 0, -4
+    assert telling_words(scores, 2, 2).tolist() == [[1, 3], [2, 5]]
+
+
+@pytest.mark.parametrize("initialise", ["centres", "telling", "words"])
+def test_other_starts(begun: Begun, initialise: str) -> None:
+    run = begun(initialise=initialise)
+    (ids,) = run._starts
+    assert ids.shape == (4, 6)
+    assert torch.equal(run.learned.token_ids, ids)
+    for row, tokens in enumerate(ids.tolist()):
+        assert tokens[0] == VOCABULARY.index("[CLS]")
+        assert tokens[-1] == VOCABULARY.index("[SEP]")
+        if initialise != "centres":
+            assert {VOCABULARY[token] for token in tokens} & set(KEYWORDS[row % 2])
+
+
+def test_what_it_started_from_may_be_the_best(path: Callable[..., Path], tmp_path: Path) -> None:
+    """Steps that replace every token by an unrelated one, on labels that say nothing, are not selected."""
+    found, folder = distilled(
+        path(
+            relaxation={"name": "straight_through"},
+            outer={"steps": 2, "batch_size": 4, "lr": 50.0, "optimizer": "adam"},
+            validation={"every": 1, "initialisations": 2, "training": {"steps": 20, "lr": 1e-2}},
+        ),
+        tmp_path / "a",
+    )
+    assert found.about["selection"]["step"] == 0
+    assert found.token_ids is not None
+    with open(folder / "log.csv", newline="") as file:
+        losses = [float(row["validation_loss"]) for row in csv.DictReader(file)]
+    assert found.about["selection"]["loss"] < min(losses)
