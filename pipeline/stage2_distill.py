@@ -49,7 +49,8 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         **distilled.about,
         "provenance": provenance(),
     }
-    save(replace(distilled, about=about), out / "distilled.h5")
+    mean = None if distilled.vectors is None else prepared.vector_mean()
+    save(replace(distilled, about=about, vector_mean=mean), out / "distilled.h5")
 
 
 if __name__ == "__main__":

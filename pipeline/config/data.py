@@ -123,12 +123,15 @@ class Vectors(Frozen):
     Attributes:
         pooling: the first token's state (``cls``), or the mean over tokens.
         dtype: in the file; ``float16`` halves it and rounds to 3 digits.
+        centred: the mean over train is subtracted from every row. Most of a first token's state is the same for all
+            rows, and what is common to them slows a student down and says nothing.
         device: where they are computed; ``auto`` takes CUDA where there is one. No part of the identity.
 
     """
 
     pooling: Literal["cls", "mean"] = "cls"
     dtype: Literal["float32", "float16"] = "float32"
+    centred: bool = False
     device: str = runtime("auto")
 
 
@@ -167,4 +170,6 @@ class Prepare(Frozen):
         where, _, rest = self.model.name.partition(":")
         model = rest.split("/")[0] if where == "package" else Path(self.model.name).name
         slug = f"{self.task.name}.{model}".lower()
-        return slug if self.vectors is None else f"{slug}.{self.vectors.pooling}"
+        if self.vectors is None:
+            return slug
+        return f"{slug}.{self.vectors.pooling}{'-centred' if self.vectors.centred else ''}"

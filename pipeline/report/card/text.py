@@ -24,7 +24,16 @@ from pipeline.report.layout import LABELS, published_split
 from pipeline.report.vector_words import bptt_name
 from pipeline.report.words import rule
 
-_ARRAYS = ("inputs_embeds", "token_ids", "vectors", "labels", "attention_labels", "learning_rates", "batch_order")
+_ARRAYS = (
+    "inputs_embeds",
+    "token_ids",
+    "vectors",
+    "vector_mean",
+    "labels",
+    "attention_labels",
+    "learning_rates",
+    "batch_order",
+)
 
 
 def card_text(distilled: DistilledSet, facts: Facts) -> str:
@@ -55,7 +64,8 @@ def _what(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
         kind = f"{N} synthetic samples of {S} input embeddings (width {E}): vectors, no text"
     elif distilled.vectors is not None:
         pooling = {"cls": "first-token", "mean": "mean-token"}[about["vectors"]["pooling"]]
-        kind = f"{N} synthetic sentence vectors (width {distilled.vectors.shape[1]}, {pooling}): no text"
+        centred = "" if distilled.vector_mean is None else ", less the mean of the training rows"
+        kind = f"{N} synthetic sentence vectors (width {distilled.vectors.shape[1]}, {pooling}{centred}): no text"
     else:
         kind = f"{N} real training sentences as token ids"
     lines = [
