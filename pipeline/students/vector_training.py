@@ -1,7 +1,7 @@
 """Students on vectors trained to convergence, K at once: the losses of the inner loop, torch's own optimisers.
 
-:func:`~pipeline.bilevel.descend` makes the same steps (tests compare them); torch's fused kernels, which have no
-derivatives, make them 1.4 to 5 times as fast (K = 5 or 10 MLPs on 4 to 200 samples, one core).
+:func:`~pipeline.bilevel.descend` makes the same steps (tests compare them), differentiably; here torch's fused kernels,
+which have no derivatives, make them.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def test_a_centred_set_brings_the_mean_that_is_taken_from_texts(tmp_path: Path) 
 def test_vectors_of_another_origin_are_refused() -> None:
     own = made().about["vectors"]["encoder_hash"]
     made().check_vectors("cls", own, centred=False)
-    with pytest.raises(InputError, match="from which the mean over train is subtracted; prepare .* centred: false"):
+    with pytest.raises(InputError, match=r"from which the mean over train is subtracted; prepare .* centred: false"):
         made().check_vectors("cls", own, centred=True)
-    with pytest.raises(InputError, match="as the encoder gives them; prepare .* centred: true"):
+    with pytest.raises(InputError, match=r"as the encoder gives them; prepare .* centred: true"):
         made(vector_mean=torch.zeros(32)).check_vectors("cls", own, centred=False)
