@@ -109,8 +109,8 @@ def _write_vectors(config: Vectors, out: Path, model: PreTrainedModel, manifest:
     made_of = json.dumps({**about, "hashes": manifest["hashes"]}, sort_keys=True)
     embedded = functools.partial(embed, student, student.initial(0, 0), pooling=config.pooling)
     splits = {name: Prepared(out).split(name) for name in manifest["sizes"]}
-    vectors.write(out, splits, embedded, width, config.dtype, student.device, made_of)
-    manifest["vectors"] = about
+    vectors.write(out, splits, embedded, width, config.dtype, student.device, made_of, centred=config.centred)
+    manifest["vectors"] = {**about, "centred": config.centred}
 
 
 def _length_limit(config: Prepare, positions: int | None, tokenizer_limit: int) -> int:

@@ -57,7 +57,8 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         "provenance": provenance(),
     }
     if isinstance(made, DistilledSet):
-        save(replace(made, about=about), out / "distilled.h5")
+        mean = None if made.vectors is None else prepared.vector_mean()
+        save(replace(made, about=about, vector_mean=mean), out / "distilled.h5")
     else:
         made.save(out / "generator")
         write_json(out / "generator" / "about.json", about)

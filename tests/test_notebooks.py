@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -20,7 +21,7 @@ from pipeline.launch import run_stage, stage_cells
 from pipeline.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ("table2", "table3", "figures")
+NOTEBOOKS = ("table2", "table3", "figures", "vectors")
 LOGIC = (
     *(ast.FunctionDef, ast.Lambda, ast.ClassDef, ast.For, ast.While, ast.If, ast.IfExp, ast.Try, ast.With),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.BinOp, ast.Compare, ast.BoolOp),
@@ -117,28 +118,48 @@ def project(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Callable[[
         ],
     }
     whole["grids"] = [{"prepare.task": tasks} | grid for grid in whole["grids"]]  # type: ignore[union-attr]
-    path = home / "configs" / "mini.yaml"
-    path.write_text(yaml.safe_dump(whole))
-    experiment, store = load(path), Store(home / "checkpoints")
-    for stage in ("prepare", "distill", "evaluate"):
-        outcome = run_stage(stage_cells(experiment, store, stage), stage, store)  # type: ignore[arg-type]
-        assert not outcome.failed, outcome.failed
+    really_run(home, "mini", whole)
+    small = {"name": "bptt", "student": {"name": "mlp", "width": 8}, "steps": 5}
+    learned = small | {"outer": {"steps": 2, "batch_size": 8}, "validation": {"every": 2, "initialisations": 2}}
+    recipe = {"name": "vectors", "student": small["student"], "steps": 5}
+    on_vectors = whole | {
+        "base": {
+            "prepare": whole["base"]["prepare"] | {"vectors": "cls"},  # type: ignore[operator]
+            "distill": {"runtime": {"threads": 1}},
+            "evaluate": {"protocol": recipe, "initialisations": 2},
+        },
+        "grids": [
+            {"prepare.task": tasks, "distill.method": [{"name": "random"}, learned], "distill.method.shots": [1, 2]},
+            {"prepare.task": tasks, "distill.method": [{"name": "full"}]},
+        ],
+    }
+    really_run(home, "mini_vectors", on_vectors)
     return home
 
 
+def really_run(home: Path, name: str, experiment: dict[str, Any]) -> None:
+    """All cells of an experiment, through all stages."""
+    path = home / "configs" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(experiment))
+    found, store = load(path), Store(home / "checkpoints")
+    for stage in ("prepare", "distill", "evaluate"):
+        outcome = run_stage(stage_cells(found, store, stage), stage, store)  # type: ignore[arg-type]
+        assert not outcome.failed, outcome.failed
+
+
 @pytest.fixture
-def executed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], NotebookNode]:
+def executed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., NotebookNode]:
     """Executes a copy of a notebook with another experiment in its first cell, and all else as it is."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("TEXTDD_ROOT", raising=False)
 
-    def run(name: str) -> NotebookNode:
+    def run(name: str, experiment: str = "mini") -> NotebookNode:
         notebook = nbformat.read(project / "analysis" / f"{name}.ipynb", as_version=4)
         for cell in code(notebook):
             cell.outputs = []
         first = code(notebook)[0]
-        named = re.sub(r'EXPERIMENT = "\w+"', 'EXPERIMENT = "mini"', first.source)
+        named = re.sub(r'EXPERIMENT = "\w+"', f'EXPERIMENT = "{experiment}"', first.source)
         first.source = re.sub(r"SETTINGS = \[.*?\]", "SETTINGS = []", named, flags=re.DOTALL)
         assert first.source != code(committed(name))[0].source
         client = NotebookClient(
@@ -180,6 +201,18 @@ def test_figures_are_drawn_from_any_experiment(executed: Callable[[str], Noteboo
     assert all("image/png" in cell.outputs[0].data for cell in figures)
     kinds = ("budget", "losses", "attention", "tokens", "pareto")
     check_figures(project, *(f"mini.{kind}" for kind in kinds))
+
+
+def test_the_notebook_of_vectors_draws_score_against_budget(
+    executed: Callable[..., NotebookNode], project: Path
+) -> None:
+    first, budget, table, compute = code(executed("vectors", "mini_vectors"))
+    assert "**mini_vectors**: 10 cells, of which 10 are read from the store" in shown(first)
+    assert "image/png" in budget.outputs[0].data
+    for row in ("random real, MLP, 5 steps, 2 shots", "Full-BPTT (T 5), MLP, 5 steps, 2 shots", "full data, MLP"):
+        assert f"| {row}" in shown(table)
+    assert "image/png" in compute.outputs[0].data
+    check_figures(project, "mini_vectors.budget", "mini_vectors.pareto")
 
 
 def check_figures(project: Path, *stems: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,12 @@ def command(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[False, True], ids=["raw", "centred"])
 def cell(
-    tmp_path_factory: pytest.TempPathFactory, encoder_folder: Callable[..., Path], corpus_file: Path
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    encoder_folder: Callable[..., Path],
+    corpus_file: Path,
 ) -> tuple[Evaluate, Path]:
     """Two vectors per class, distilled in a few steps, and evaluated whole and by its first sample per class."""
     folder = tmp_path_factory.mktemp("home")
@@ -39,7 +43,7 @@ def cell(
         **{"name": "bptt", "student": {"name": "mlp", "width": 8}, "shots": 2, "steps": 5, "learning_rate": 0.01},
         **{"outer": {"steps": 3, "batch_size": 32}, "validation": {"every": 3, "initialisations": 2}},
     }
-    distill = {"source": prepare | {"vectors": "cls"}, "method": method, "runtime": {"threads": 1}}
+    distill = {"source": prepare | {"vectors": {"centred": request.param}}, "method": method, "runtime": {"threads": 1}}
     protocol = {"name": "vectors", "steps": 20, "lr": 0.01}
     whole = {"source": distill, "protocol": protocol, "initialisations": 12, "splits": ["test"]}
     config = Evaluate.model_validate(whole)
@@ -59,7 +63,10 @@ def test_the_card_says_what_the_vectors_are(cell: tuple[Evaluate, Path]) -> None
     text, facts = file.with_suffix(".md").read_text(), read_facts(file)
     assert facts is not None
     assert "keywords, distilled: Full-BPTT (T 5)" in text
-    assert "4 synthetic sentence vectors (width 32, first-token): no text" in text
+    found = distilled.load(file)
+    kind = "first-token" if found.vector_mean is None else "first-token, less the mean of the training rows"
+    assert f"4 synthetic sentence vectors (width 32, {kind}): no text" in text
+    assert ("| `vector_mean` | [32] |" in text) == (found.vector_mean is not None)
     assert "| `vectors` | [4, 32] |" in text
     assert "Distilled by Full-BPTT (T 5) (Feng, Vedantam and Kempe, ICLR 2024) for the student `mlp` of width 8" in text
     assert sorted(each.prefix or 2 for each in facts.evaluations) == [1, 2]
@@ -79,6 +86,18 @@ def test_its_numbers_hold_and_others_do_not(cell: tuple[Evaluate, Path], tmp_pat
     assert "the card's numbers hold" in done.output
 
 
+def test_the_set_brings_the_mean_of_its_training_rows_where_they_are_centred(cell: tuple[Evaluate, Path]) -> None:
+    config, file = cell
+    prepared = Prepared(Store.of(file.parent).cell(config.source.source).folder)
+    found, rows = distilled.load(file), prepared.vectors("train").vectors
+    vectors = config.source.source.vectors
+    assert vectors is not None
+    assert (rows.mean(dim=0).abs().max() < 1e-5) == vectors.centred
+    assert (found.vector_mean is not None) == vectors.centred
+    with pytest.raises(InputError, match="mean over train is subtracted"):
+        audit(replace(found, vector_mean=None if vectors.centred else torch.zeros(32)), prepared)
+
+
 def test_the_three_lines_of_the_card_classify(cell: tuple[Evaluate, Path]) -> None:
     config, file = cell
     prepared = Prepared(Store.of(file.parent).cell(config.source.source).folder)
@@ -94,8 +113,6 @@ def test_the_three_lines_of_the_card_classify(cell: tuple[Evaluate, Path]) -> No
 
 
 def test_a_test_row_in_the_set_is_flagged(cell: tuple[Evaluate, Path]) -> None:
-    from dataclasses import replace
-
     config, file = cell
     prepared = Prepared(Store.of(file.parent).cell(config.source.source).folder)
     found = distilled.load(file)

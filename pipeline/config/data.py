@@ -129,12 +129,15 @@ class Vectors(Frozen):
     Attributes:
         pooling: the first token's state (``cls``), or the mean over tokens.
         dtype: in the file; ``float16`` halves it and rounds to 3 digits.
+        centred: the mean over train is subtracted from every row. Most of a first token's state is the same for all
+            rows, and what is common to them slows a student down and says nothing.
         device: where they are computed; ``auto`` takes CUDA where there is one. No part of the identity.
 
     """
 
     pooling: Literal["cls", "mean"] = "cls"
     dtype: Literal["float32", "float16"] = "float32"
+    centred: bool = False
     device: str = runtime("auto")
 
 
@@ -184,4 +187,6 @@ class Prepare(Frozen):
     def slug(self) -> str:
         """Readable part of the address."""
         slug = f"{self.task.name}.{self.model_slug}".lower()
-        return slug if self.vectors is None else f"{slug}.{self.vectors.pooling}"
+        if self.vectors is None:
+            return slug
+        return f"{slug}.{self.vectors.pooling}{'-centred' if self.vectors.centred else ''}"

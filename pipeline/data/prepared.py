@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline.data import vectors
@@ -69,3 +70,8 @@ class Prepared:
 
         """
         return vectors.read(self.folder, name, self.split(name).labels)
+
+    def vector_mean(self) -> Tensor | None:
+        """[D] what was subtracted from every frozen vector; ``None`` where they are as the encoder gave them."""
+        about = self.manifest.get("vectors", {})
+        return vectors.read_mean(self.folder) if about.get("centred") else None

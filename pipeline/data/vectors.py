@@ -1,7 +1,8 @@
 """``vectors.h5`` of a prepared task: a frozen vector per row; readable with h5py alone.
 
-A dataset [rows, D] per split, float32 or float16, in chunks of rows, in the split's own order. Root attribute:
-``format``. What an interrupted run has is in the folder ``vectors.partial`` beside it, and the next one goes on there.
+A dataset [rows, D] per split, float32 or float16, in chunks of rows, in the split's own order; where rows are centred,
+``mean`` [D], the mean over train that was subtracted from all of them. Root attribute: ``format``. What an interrupted
+run has is in the folder ``vectors.partial`` beside it, and the next one goes on there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.progress import bar
 from pipeline.store.atomic import read_json, replacing, write_json
 
 FORMAT = "textdd-vectors/1"
-FILE, PARTIAL = "vectors.h5", "vectors.partial"
+FILE, PARTIAL, MEAN = "vectors.h5", "vectors.partial", "mean"
 _ROWS = 1024  # rows of a chunk of the file
 _SAVED = 32  # batches of 64 rows between two saves
 Embed = Callable[[Iterator[tuple[Tensor, Batch]]], Iterator[tuple[Tensor, Tensor]]]
@@ -50,7 +51,15 @@ class VectorSplit:
 
 
 def write(
-    folder: Path, splits: Mapping[str, Split], embed: Embed, width: int, dtype: str, device: torch.device, of: str
+    folder: Path,
+    splits: Mapping[str, Split],
+    embed: Embed,
+    width: int,
+    dtype: str,
+    device: torch.device,
+    of: str,
+    *,
+    centred: bool = False,
 ) -> None:
     """Writes ``vectors.h5`` under ``folder``; one that was killed goes on after the last batches it saved.
 
@@ -62,6 +71,7 @@ def write(
         dtype: of the file.
         device: where batches are put.
         of: what the vectors are made of; parts of another run count only where theirs is the same.
+        centred: the mean over train is subtracted from every row.
 
     Raises:
         Stopped: a signal came; what was made so far is kept.
@@ -78,11 +88,16 @@ def write(
             _embed_split(aside, name, split, embed, (len(split), width), np.dtype(dtype), device, done, shown)
     with replacing(folder / FILE) as path, h5py.File(path, "w") as file:
         file.attrs["format"] = FORMAT
+        mean = None
+        if centred:
+            mean = np.load(aside / "train.npy", mmap_mode="r").mean(axis=0, dtype=np.float64).astype(np.float32)
+            file.create_dataset(MEAN, data=mean)
         for name, split in splits.items():
             made = np.load(aside / f"{name}.npy", mmap_mode="r")
             to = file.create_dataset(name, made.shape, made.dtype, chunks=(min(_ROWS, len(split)), width))
             for start in range(0, len(split), _ROWS):
-                to[start : start + _ROWS] = made[start : start + _ROWS]
+                part = made[start : start + _ROWS]
+                to[start : start + _ROWS] = part if mean is None else part.astype(np.float32) - mean
     shutil.rmtree(aside)
 
 
@@ -122,13 +137,26 @@ def read(folder: Path, name: str, labels: Tensor) -> VectorSplit:
         InputError: the task was prepared without vectors, or the file is not whole.
 
     """
+    return VectorSplit(_read(folder, name), labels)
+
+
+def read_mean(folder: Path) -> Tensor:
+    """What was subtracted from every row of centred vectors, [D] float32.
+
+    Raises:
+        InputError: as :func:`read`.
+
+    """
+    return _read(folder, MEAN)
+
+
+def _read(folder: Path, name: str) -> Tensor:
     path = folder / FILE
     if not path.is_file():
         raise InputError(f"{folder}: prepared without vectors; add vectors: cls, or mean, to prepare and run stage 1")
     try:
         with h5py.File(path, "r") as file:
-            vectors = np.asarray(file[name], dtype=np.float32)
+            return torch.from_numpy(np.asarray(file[name], dtype=np.float32))
     except (OSError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not whole ({reason}); remove the folder and run stage 1 again") from error
-    return VectorSplit(torch.from_numpy(vectors), labels)

@@ -25,11 +25,15 @@ class TextClassifier(nn.Module):
         encoder: a loaded encoder, with or without a classifier of its own, which is not read.
         student: vectors [B, D] -> logits [B, C].
         pooling: which vector: the first token's last hidden state, or the mean over tokens.
+        mean: [D] subtracted from every vector, where those that the student learned from are centred.
 
     """
 
-    def __init__(self, encoder: PreTrainedModel, student: nn.Module, pooling: Literal["cls", "mean"]) -> None:
+    def __init__(
+        self, encoder: PreTrainedModel, student: nn.Module, pooling: Literal["cls", "mean"], mean: Tensor | None = None
+    ) -> None:
         super().__init__()
+        self.mean = None if mean is None else nn.Buffer(mean.to(encoder.device))
         self.encoder, self.student, self.pooling = encoder.base_model.eval(), student, pooling
         self.name_or_path: str = encoder.name_or_path
 
@@ -46,7 +50,7 @@ class TextClassifier(nn.Module):
         if self.pooling == "mean":
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
             vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-        return SequenceClassifierOutput(logits=self.student(vectors))
+        return SequenceClassifierOutput(logits=self.student(vectors if self.mean is None else vectors - self.mean))
 
 
 def learned(
@@ -56,6 +60,7 @@ def learned(
     student: Mlp | Transformer | None,
     recipe: OnVectors,
     seed: int,
+    mean: Tensor | None,
 ) -> TextClassifier:
     """A student that learned from vectors, behind the encoder that they are of.
 
@@ -70,4 +75,4 @@ def learned(
         student or _STUDENT.validate_python(given), samples.vectors.shape[1], samples.labels.shape[1], encoder.device
     )
     ((_, theta),) = learn(network, samples.to(encoder.device), recipe, seed, [0], (recipe.steps_on(len(samples)),))
-    return TextClassifier(encoder, network.module(theta), about["vectors"]["pooling"])
+    return TextClassifier(encoder, network.module(theta), about["vectors"]["pooling"], mean)

@@ -9,6 +9,7 @@ Datasets (N samples, C classes, S positions, E embedding width, T inner steps):
 ``token_ids``       int32 [N, length]          token ids, padded with -1
 ``token_type_ids``  int32 [N, length]          segment ids, where the tokenizer makes them
 ``vectors``         float32 [N, D]             sentence vectors, instead of both
+``vector_mean``     float32 [D]                what was subtracted from the encoder's vectors, where it was
 ``attention_labels``  float32 [N, L, heads, Q, S]  logits; softmax over the last axis gives the labels
 ``learning_rates``  float32 [T]                step sizes
 ``batch_order``     int64 [T, batch]           rows of each inner step
@@ -46,6 +47,7 @@ _TYPES = {
     "token_ids": "<i4",
     "token_type_ids": "<i4",
     "vectors": "<f4",
+    "vector_mean": "<f4",
     "attention_labels": "<f4",
     "learning_rates": "<f4",
     "batch_order": "<i8",

@@ -41,6 +41,7 @@ class DistilledSet:
         token_ids: [N, length] token ids, padded on the right with -1.
         token_type_ids: [N, length] segment ids, where the tokenizer makes them.
         vectors: [N, D] sentence vectors; ``about["vectors"]`` says of which encoder and pooling.
+        vector_mean: [D] what was subtracted from the encoder's vectors, among which ``vectors`` are, where it was.
         attention_labels: [N, L, heads, Q, S] logits of the attention labels (softmax over the last axis).
         learning_rates: [T] step sizes.
         batch_order: [T, batch] rows of each inner step; always on the CPU.
@@ -55,6 +56,7 @@ class DistilledSet:
     token_ids: Tensor | None = None
     token_type_ids: Tensor | None = None
     vectors: Tensor | None = None
+    vector_mean: Tensor | None = None
     attention_labels: Tensor | None = None
     learning_rates: Tensor | None = None
     batch_order: Tensor | None = None
@@ -152,10 +154,10 @@ class DistilledSet:
             about = {**about, "chosen": {**about["chosen"], "rows": chosen}}
         if "texts" in about:
             about = {**about, "texts": [about["texts"][row] for row in rows]}
-        part = replace(self, learning_rates=None, batch_order=None)._mapped(lambda tensor: tensor[rows])
-        return replace(part, about=about)
+        of_rows = replace(self, learning_rates=None, batch_order=None, vector_mean=None)
+        return replace(of_rows._mapped(lambda tensor: tensor[rows]), about=about, vector_mean=self.vector_mean)
 
-    def check_vectors(self, pooling: str, encoder_hash: str) -> None:
+    def check_vectors(self, pooling: str, encoder_hash: str, *, centred: bool) -> None:
         """Refuses sentence vectors of an encoder, or of a pooling, among whose vectors the set's mean nothing.
 
         Raises:
@@ -173,6 +175,12 @@ class DistilledSet:
             raise InputError(
                 f"this set holds {made_for['pooling']} vectors and is asked for {pooling} vectors; "
                 f"prepare with vectors: {made_for['pooling']}"
+            )
+        if centred != (self.vector_mean is not None):
+            kinds = ("vectors as the encoder gives them", "vectors from which the mean over train is subtracted")
+            raise InputError(
+                f"this set holds {kinds[not centred]} and is asked for {kinds[centred]}; "
+                f"prepare with vectors: {{pooling: {pooling}, centred: {str(not centred).lower()}}}"
             )
 
     def check_model(self, matrix: Tensor) -> None:
@@ -267,9 +275,11 @@ class DistilledSet:
         """
         if self.vectors is None:
             raise InputError("this set holds no sentence vectors; use fine_tune(model)")
-        self.check_vectors(self.about["vectors"]["pooling"], encoder_hash(encoder))
+        about = self.about
+        self.check_vectors(about["vectors"]["pooling"], encoder_hash(encoder), centred=self.vector_mean is not None)
         samples = Samples(self.vectors, self.labels)
-        return learned(samples, self.about, encoder, student, recipe or OnVectors(name="vectors"), seed)
+        recipe = recipe or OnVectors(name="vectors")
+        return learned(samples, about, encoder, student, recipe, seed, self.vector_mean)
 
     @torch.no_grad()
     def predict(

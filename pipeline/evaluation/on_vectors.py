@@ -88,7 +88,7 @@ def samples_of(config: Evaluate, prepared: Prepared, distilled: DistilledSet) ->
     distilled = distilled if config.prefix is None else distilled.prefix(config.prefix)
     if distilled.vectors is not None:
         about = prepared.manifest["vectors"]
-        distilled.check_vectors(about["pooling"], about["encoder_hash"])
+        distilled.check_vectors(about["pooling"], about["encoder_hash"], centred=prepared.vector_mean() is not None)
         return Samples(distilled.vectors, distilled.labels)
     train = prepared.vectors("train")
     if isinstance(config.source.method, FullData):

@@ -1,7 +1,7 @@
 """Students on vectors trained to convergence, K at once: the losses of the inner loop, torch's own optimisers.
 
-:func:`~pipeline.bilevel.descend` makes the same steps (tests compare them), with derivatives, which torch's fused
-kernels have not.
+:func:`~pipeline.bilevel.descend` makes the same steps (tests compare them), differentiably; here torch's fused kernels,
+which have no derivatives, make them.
 """
 
 from __future__ import annotations

@@ -52,8 +52,16 @@ def expected(split: Split) -> np.ndarray:
     return (np.asarray(rows, dtype=np.float64).astype(np.float32) / np.float32(7)).astype(np.float32)
 
 
-def write(folder: Path, splits: dict[str, Split], embedder: Embedder, dtype: str = "float32", of: str = "x") -> None:
-    vectors.write(folder, splits, embedder, WIDTH, dtype, torch.device("cpu"), of)
+def write(
+    folder: Path,
+    splits: dict[str, Split],
+    embedder: Embedder,
+    dtype: str = "float32",
+    of: str = "x",
+    *,
+    centred: bool = False,
+) -> None:
+    vectors.write(folder, splits, embedder, WIDTH, dtype, torch.device("cpu"), of, centred=centred)
 
 
 def test_every_vector_is_in_its_rows_place(splits: dict[str, Split], tmp_path: Path) -> None:
@@ -120,6 +128,20 @@ def test_parts_of_another_encoder_are_not_used(splits: dict[str, Split], tmp_pat
     again = Embedder()
     write(tmp_path, splits, again, of="another")
     assert len(again.rows) == 370
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_centred_rows_lack_the_mean_over_train_in_every_split(
+    splits: dict[str, Split], tmp_path: Path, dtype: str
+) -> None:
+    write(tmp_path, splits, Embedder(), dtype, centred=True)
+    in_file = {name: expected(split).astype(dtype).astype(np.float64) for name, split in splits.items()}
+    mean = in_file["train"].sum(axis=0) / len(splits["train"])
+    np.testing.assert_allclose(vectors.read_mean(tmp_path).numpy(), mean, rtol=1e-6)
+    for name, split in splits.items():
+        found = vectors.read(tmp_path, name, split.labels).vectors.numpy()
+        np.testing.assert_allclose(found, in_file[name] - mean, rtol=1e-3 if dtype == "float16" else 1e-5, atol=1e-4)
+    assert abs(vectors.read(tmp_path, "dev", splits["dev"].labels).vectors.mean(dim=0)).max() > 1e-3
 
 
 def test_a_task_without_vectors_says_what_to_type(splits: dict[str, Split], tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_the_classifier_is_the_encoder_and_a_student_that_learned(pooling: str, 
     step = InnerBatch(found.vectors, found.labels, None, 0.0, torch.tensor(0.1))
     theta = descend(student, student.initial(3, [0]), [step] * 5)
     texts = ["good word1 word2", "bad word3"]
+    assert model.mean is None
     for text, name in zip(texts, found.predict(model, texts, tokenizer), strict=True):
         ids = tokenizer(text, return_tensors="pt")
         with torch.no_grad():
@@ -127,3 +128,31 @@ def test_the_classifier_is_the_encoder_and_a_student_that_learned(pooling: str, 
         logits = student.logits(theta, {"vectors": vector[None]})[0, 0]
         assert name == str(int(logits.argmax()))
         torch.testing.assert_close(model(**ids).logits[0], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_centred_set_brings_the_mean_that_is_taken_from_texts(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(tmp_path / "encoder")
+    encoder("bert").bert.save_pretrained(tmp_path / "encoder")
+    loaded = AutoModel.from_pretrained(tmp_path / "encoder")
+    mean = torch.linspace(-2, 2, 32)
+    save(made(vector_mean=mean), tmp_path / "set.h5")
+    found = load(tmp_path / "set.h5")
+    assert found.vector_mean is not None
+    assert torch.equal(found.vector_mean, mean)
+    assert torch.equal(found.prefix(1).vector_mean, mean)  # type: ignore[arg-type]
+    plain = made().classifier(loaded, seed=3)
+    centred = found.classifier(loaded, seed=3)
+    ids = tokenizer("good word1", return_tensors="pt")
+    with torch.no_grad():
+        vector = loaded.eval()(**ids).last_hidden_state[:, 0]
+        torch.testing.assert_close(centred(**ids).logits, plain.student(vector - mean))
+        assert not torch.allclose(centred(**ids).logits, plain(**ids).logits)
+
+
+def test_vectors_of_another_origin_are_refused() -> None:
+    own = made().about["vectors"]["encoder_hash"]
+    made().check_vectors("cls", own, centred=False)
+    with pytest.raises(InputError, match=r"from which the mean over train is subtracted; prepare .* centred: false"):
+        made().check_vectors("cls", own, centred=True)
+    with pytest.raises(InputError, match=r"as the encoder gives them; prepare .* centred: true"):
+        made(vector_mean=torch.zeros(32)).check_vectors("cls", own, centred=False)

@@ -91,7 +91,8 @@ def _kind(distilled: DistilledSet) -> _Kind:
 def _of_vectors(distilled: DistilledSet, vectors: Tensor, prepared: Prepared, seed: int) -> Audit:
     """Samples beside real rows; they look like the training rows that they are nearest to."""
     about = prepared.manifest.get("vectors", {})
-    distilled.check_vectors(about.get("pooling", ""), about.get("encoder_hash", ""))
+    centred = prepared.vector_mean() is not None
+    distilled.check_vectors(about.get("pooling", ""), about.get("encoder_hash", ""), centred=centred)
     found, rows = distances_to_rows(vectors, prepared, seed)
     ids = prepared.split("train").rows[rows[:SHOWN]]["input_ids"]
     words = [prepared.tokenizer.decode(row, skip_special_tokens=True) for row in ids]

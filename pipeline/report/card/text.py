@@ -28,7 +28,16 @@ from pipeline.report.layout import published_split
 from pipeline.report.vector_words import bptt_name
 from pipeline.report.words import LABELS, rule
 
-_ARRAYS = ("inputs_embeds", "token_ids", "vectors", "labels", "attention_labels", "learning_rates", "batch_order")
+_ARRAYS = (
+    "inputs_embeds",
+    "token_ids",
+    "vectors",
+    "vector_mean",
+    "labels",
+    "attention_labels",
+    "learning_rates",
+    "batch_order",
+)
 
 
 def card_text(distilled: DistilledSet, facts: Facts) -> str:
@@ -59,7 +68,8 @@ def _what(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
         kind = f"{N} synthetic samples of {S} input embeddings (width {E}): vectors, no text"
     elif distilled.vectors is not None:
         pooling = {"cls": "first-token", "mean": "mean-token"}[about["vectors"]["pooling"]]
-        kind = f"{N} synthetic sentence vectors (width {distilled.vectors.shape[1]}, {pooling}): no text"
+        centred = "" if distilled.vector_mean is None else ", less the mean of the training rows"
+        kind = f"{N} synthetic sentence vectors (width {distilled.vectors.shape[1]}, {pooling}{centred}): no text"
     else:
         written = isinstance(config.method, Generated)
         kind = f"{N} {'texts that a language model wrote' if written else 'real training sentences'}, as token ids"
