@@ -132,7 +132,7 @@ def test_a_position_of_stage_2_is_a_set_with_its_parents(
 
 
 def test_chains_and_transfers_are_estimated(chain: Path, tmp_path: Path) -> None:
-    """One slice for sets that are learned alike, whatever they start from; one more for the other encoder's students."""
+    """One slice for sets that are learned alike, wherever they start; one more for the other encoder's students."""
     lines = estimate(load_experiment(chain), Store(tmp_path / "ck"), lambda _: None)
     assert [line.trouble for line in lines] == [""] * 6
     assert [len(line.cells) for line in lines] == [1, 4, 2, 2, 2, 2]
