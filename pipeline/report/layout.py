@@ -133,7 +133,7 @@ def _own_row(cell: Evaluate) -> Row:
     if isinstance(method, BPTT):
         return _bptt_row(method, cell)
     if isinstance(method, Generated):
-        place = (2, len(ATTENTION) + 1, *generated_order(cell.source), cell.shots or 0)
+        place = (2, len(ATTENTION) + 2, *generated_order(cell.source), cell.shots or 0)
         return Row(place, generated_name(cell.source), "ddal", None, cell.shots, "", False)
     assert isinstance(method, DDAL)  # a language model is no set
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
