@@ -131,7 +131,7 @@ class Teachers(Frozen):
     Attributes:
         sets: of rows, served in turn; each is drawn or clustered with a seed of its own.
         shots: rows per class in each.
-        choose: ``k_centres``: the rows nearest to the centroids of k-means on first-token vectors of the frozen encoder
+        choose: ``k_centres``: the rows nearest to the centroids of k-means on vectors of the frozen encoder
             (the paper's representative teacher); ``random``: a new draw in every step (the ablation).
         candidates: choose among so many training rows, a draw with the classes' shares; ``null`` looks at all.
 
@@ -149,7 +149,7 @@ class Pool(Frozen):
     Attributes:
         every: students after which a new pool is written.
         size: texts per class; ``null`` takes as many as the updates until the next pool look at.
-        clusters: of each class, by k-means on first-token vectors of the frozen encoder; a mini-batch has equally many
+        clusters: of each class, by k-means on vectors of the frozen encoder; a mini-batch has equally many
             texts of each (diverse mini-batches). ``null`` takes one text of each, 1 draws plainly (the ablation).
 
     """
@@ -170,6 +170,8 @@ class DiLM(GeneratorTraining, Making):
         shots: texts per class in an update.
         accumulate: updates whose gradients are averaged into one step of the optimiser.
         teachers, pool, sampling: real rows, texts, and how these are drawn.
+        pooling: the vectors by which teachers are chosen and texts clustered, of the frozen encoder: of the ``first``
+            token as published, or their ``mean``.
         temperature: τ.
         normalise: a text's loss is its sum over tokens divided by its own ``length``, or by the ``padded`` length of
             the batch as published, which favours short texts.
@@ -193,6 +195,7 @@ class DiLM(GeneratorTraining, Making):
     teachers: Teachers = Teachers()
     pool: Pool = Pool()
     sampling: Sampling = Sampling()
+    pooling: Literal["first", "mean"] = "first"
     temperature: Positive = 1.0
     normalise: Literal["length", "padded"] = "length"
     gradients: Literal["head", "last_layer", "all"] = "head"

@@ -38,12 +38,13 @@ def of_distill(config: Distill, folder: Path, per_row: float) -> Kinds:
         return {"training": 3 * text * method.batch_size * method.steps, "scoring": scored}
     if isinstance(method, DiLM):
         pools = -(-method.steps // (method.updates * method.pool.every))
-        vectors = method.teachers.choose == "k_centres"
+        train, teachers = Prepared(folder).manifest["sizes"]["train"], method.teachers
+        looked = min(teachers.candidates or train, train) if teachers.choose == "k_centres" else 0
+        texts = pools * C * method.pool_size
         return {
             "outer": method.steps * of_step(method, per_row, text, C),
-            "scoring": pools * C * method.pool_size * text,
-            "inner": per_row * Prepared(folder).manifest["sizes"]["train"] * vectors
-            + (pools * C * method.pool_size * per_row if method.clusters > 1 else 0.0),
+            "scoring": texts * text,
+            "inner": per_row * (looked + (texts if method.clusters > 1 else 0)),
         }
     assert isinstance(method, Generated)
     count = C * method.candidates

@@ -134,7 +134,7 @@ def _own_row(cell: Evaluate) -> Row:
     if isinstance(method, BPTT):
         return _bptt_row(method, cell)
     if isinstance(method, Generated):
-        place = (2, len(ATTENTION) + 1, *generated_order(cell.source), cell.shots or 0)
+        place = (2, len(ATTENTION) + 2, *generated_order(cell.source), cell.shots or 0)
         return Row(place, generated_name(cell.source), "ddal", None, cell.shots, "", False)
     if isinstance(method, Text | Project):
         place, label, on_test = text_row(cell.source)

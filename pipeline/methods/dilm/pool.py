@@ -69,7 +69,7 @@ def written_pool(
     Args:
         config: how large, in how many clusters; its seed and the step decide the draw.
         generator: writes the texts.
-        student: whose pretrained first-token vectors are clustered.
+        student: by whose pretrained vectors texts are clustered.
         prepared: the student's data.
         longest: tokens of a text at most.
         step: of the optimiser.
@@ -86,18 +86,18 @@ def written_pool(
     )
     pool = TextPool(found.sequences, found.texts, np.zeros(len(found.texts), np.int64), prepared)
     if method.clusters > 1:
-        pool.clusters = clustered(found, pool.split, student, method.clusters, drawn)
+        pool.clusters = clustered(found, pool.split, student, method, drawn)
     return pool
 
 
-def clustered(written: Written, split: Split, student: Student, clusters: int, seed: int) -> Integers:
+def clustered(written: Written, split: Split, student: Student, method: DiLM, seed: int) -> Integers:
     """[n] number of each text's cluster within its class, by k-means (k-means++, one start)."""
     theta = student.initial(seed, 0)
     numbers = np.zeros(len(split), np.int64)
     for label in range(int(written.sequences.labels.max()) + 1):
         rows = written.of_class(label)
-        vectors = vectors_of(student, theta, split.select(rows), "first")
+        vectors = vectors_of(student, theta, split.select(rows), method.pooling)
         distinct = len(np.unique(vectors, axis=0))  # of the same text over and over there are no more clusters
-        k_means = KMeans(min(clusters, distinct), init="k-means++", n_init=1, random_state=seed % 2**32)
+        k_means = KMeans(min(method.clusters, distinct), init="k-means++", n_init=1, random_state=seed % 2**32)
         numbers[rows] = k_means.fit(vectors).labels_
     return numbers

@@ -55,8 +55,8 @@ def tune(config: Distill, prepared: Prepared, written: Prepared, parent: Path, o
     """
     method = config.method
     assert isinstance(method, DiLM)
-    if method.clusters > 1:
-        check_pooling("first", prepared)
+    if method.clusters > 1 or method.teachers.choose == "k_centres":
+        check_pooling(method.pooling, prepared)
     device = pick_device(config.runtime)
     generator = Generator.load(parent / "generator", len(prepared.classes), device)
     student = Student.load(prepared.model_folder, prepared.manifest["fresh_parameters"], device)
@@ -85,7 +85,7 @@ class Tuning:
         self.prepared, self.student, self.generator, self.real = prepared, student, generator, real
         method, self.train = self.method, prepared.split("train")
         self.classes = len(prepared.classes)
-        self.teachers = Teachers(config, prepared, self.train)
+        self.teachers = Teachers(config, prepared, self.train, student)
         self.trajectory = Trajectory(method, student, self.train, self.classes, self.seed)
         self.names = matched_names(student.initial(self.seed, 0), student.body, method.gradients)
         self.optimisation = Optimisation(generator, method, self.seed)

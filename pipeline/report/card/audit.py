@@ -71,6 +71,8 @@ def audit(distilled: DistilledSet, prepared: Prepared, seed: int = 0) -> Audit:
     texts = [corpora["train"].text(row.numpy()) for row in ids]
     found += _shared(texts, corpora, seed, _kind(distilled))
     words = [prepared.tokenizer.decode(row) for row in texts[:SAMPLES]]
+    if "texts" in distilled.about:  # as they were written, which a tokenizer need not give back
+        words = [" / ".join(text) for text in distilled.about["texts"][:SAMPLES]]
     found += _named(words, distilled.label_ids[:SAMPLES].tolist(), prepared.classes)
     found += _labels(distilled)
     if distilled.attention_labels is not None:

@@ -72,10 +72,11 @@ def chain(
         *,
         pairs: bool = False,
         matched: bool = True,
+        family: str = "bert",
     ) -> Distill:
         source = {"kind": "files", "train": str(pair_file if pairs else corpus_file)}
         task = {"name": "keywords", "source": source, "text": ["one", "other"] if pairs else ["text"]}
-        encoder = {"task": task, "model": str(encoder_folder("bert")), "dev": 24, "test": 24}
+        encoder = {"task": task, "model": str(encoder_folder(family)), "dev": 24, "test": 24}
         writer = encoder | {"model": {"name": str(language_model), "head": "language"}}
         common = {"runtime": {"threads": 1, "save_seconds": 0}, "seed": 3}
         cell: dict[str, Any] = common | {

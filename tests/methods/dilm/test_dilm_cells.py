@@ -13,6 +13,7 @@ import torch
 
 from pipeline.config import Distill, language_source
 from pipeline.distilled import DistilledSet, load
+from pipeline.errors import InputError
 from pipeline.methods.dilm import pretrain, sampling, trajectory, tuning
 from pipeline.methods.dilm.generator import Generator
 from pipeline.stage2_distill import run as distill
@@ -171,3 +172,11 @@ def test_a_run_that_was_killed_after_its_last_step_has_nothing_left_to_do(
     monkeypatch.setattr(pretrain.Pretraining, "advance", dying(pretrain.Pretraining.advance, 1))
     distill(config, folder)
     assert weights(folder) == before
+
+
+def test_a_student_that_does_not_read_its_first_token(chain: Chain, store: Store) -> None:
+    with pytest.raises(InputError, match="write pooling: mean"):
+        made(chain(family="gpt2"), store)
+    mean = {"name": "k_centres", "pooling": "mean"}
+    folder = made(chain(dilm={"pooling": "mean"}, generated={"selection": mean}, family="gpt2"), store)
+    assert len(load(folder / "distilled.h5")) == 4

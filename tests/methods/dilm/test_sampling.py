@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import Distill, Sampling
+from pipeline.config import DiLM, Distill, Sampling
 from pipeline.errors import StageError
 from pipeline.methods.dilm import generate
 from pipeline.methods.dilm.generator import Generator
@@ -147,10 +147,12 @@ def test_clusters_are_of_what_a_text_says(
     words = [KEYWORDS[0][number % 3] for number in range(12)]
     texts = [(f"{FILLERS[number]} {word}",) for number, word in enumerate(words)]
     found = Written(Sequences.of([[1, 2]] * 12, [0] * 12), texts)
-    numbers = clustered(found, as_split(texts, [0] * 12, data.tokenizer, 40), student, 3, 1)
+    method = DiLM(name="dilm", shots=3)
+    numbers = clustered(found, as_split(texts, [0] * 12, data.tokenizer, 40), student, method, 1)
     assert len({(word, number) for word, number in zip(words, numbers.tolist(), strict=True)}) == 3
     same = Written(Sequences.of([[1, 2]] * 4, [0] * 4), texts[:1] * 4)
-    assert set(clustered(same, as_split(texts[:1] * 4, [0] * 4, data.tokenizer, 40), student, 3, 1).tolist()) == {0}
+    alike = as_split(texts[:1] * 4, [0] * 4, data.tokenizer, 40)
+    assert set(clustered(same, alike, student, method, 1).tolist()) == {0}
 
 
 def test_teachers_take_turns_and_are_of_their_class(chain: Chain, store: Store) -> None:
@@ -158,7 +160,8 @@ def test_teachers_take_turns_and_are_of_their_class(chain: Chain, store: Store) 
     assert config is not None
     data = prepared(config.source, store)
     train = data.split("train")
-    teachers = Teachers(config, data, train)
+    student = Student.load(data.model_folder, data.manifest["fresh_parameters"], "cpu")
+    teachers = Teachers(config, data, train, student)
     labels = train.labels.numpy()
     for label in range(2):
         first, second, third = (teachers.at(update, label).tolist() for update in range(3))
@@ -166,7 +169,7 @@ def test_teachers_take_turns_and_are_of_their_class(chain: Chain, store: Store) 
         assert first != second
         assert len(set(first)) == 5
         assert set(labels[first]) == {label}
-    drawn = Teachers(config.model_copy(update={"method": _with_random(config.method)}), data, train)
+    drawn = Teachers(config.model_copy(update={"method": _with_random(config.method)}), data, train, student)
     draws = {tuple(drawn.at(update, 0).tolist()) for update in range(5)}
     assert len(draws) == 5
     assert drawn.at(3, 1).tolist() == drawn.at(3, 1).tolist()
