@@ -5,14 +5,14 @@
 frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``text`` sets of text,
 ``text_run`` one step of it, ``text_set`` what it learns, ``text_start`` from what, ``projection`` embeddings to text;
 ``loop`` the outer loop of the three, ``checkpoint`` how they resume; ``real`` sets of real training sentences,
-``coresets`` those that a rule chooses, ``budgets`` how many of each class.
+``coresets`` those that a rule chooses, ``budgets`` how many of each class; ``imported`` what others published.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import BPTT, DDAL, Distill, Project, Text
+from pipeline.config import BPTT, DDAL, Distill, Imported, Project, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.parallel import Ranks
@@ -48,6 +48,10 @@ def make(
 
         assert parent is not None
         return project(config, prepared, parent)
+    if isinstance(config.method, Imported):
+        from pipeline.methods.imported import read
+
+        return read(config, prepared)
     from pipeline.methods.real import choose
 
     return choose(config, prepared)
