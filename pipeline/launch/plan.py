@@ -3,9 +3,9 @@
 Element i of an array of the stage ``evaluate`` may start when element i of an array of the stage ``distill`` has ended
 well (SLURM's ``aftercorr``), so that a finished set is evaluated at once; likewise a set that starts from another one.
 That holds only between arrays of the same indices: an element whose parent has no such index starts immediately. An
-array that waits therefore *mirrors* its parent, index by index, and an index that has nothing to do is empty. Where one
-parent has so many children that this would take more arrays than there are parents, its children are an array that
-waits for that one element. Prepared data are few and read by many: for them an array waits as a whole.
+array that waits therefore *mirrors* its parent, index by index, and an index that has nothing to do is empty. Where that
+would take more arrays than there are parents, and where there is one parent alone, the children of each are an array
+that waits for that one element. Prepared data are few and read by many: for them an array waits as a whole.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class _Maker:
             groups = {index: [tuple(one) for one in _parts(cells, each)] for index, cells in by_index.items()}
             layers = max(map(len, groups.values()))
             size = self._size(parent_name)
-            if layers > len(groups):
+            if layers > len(groups) or len(groups) == 1 < size:
                 for index, elements in groups.items():
                     for part in _parts(elements, self.limit or len(elements)):
                         self._put(Array("", stage, request, list(part), parent_name, after, behind=index))

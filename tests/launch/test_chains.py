@@ -138,10 +138,11 @@ def test_partly_done(chains: Experiment, store: Store) -> None:
     one, two = of(chains, store, "evaluate")
     assert shape(found.arrays) == [
         ("distill-0", single(last1, middle2), None, ()),
-        ("distill-1", [[], [name_of(last2)]], "distill-0", ()),
-        ("evaluate-0", [[name_of(one)], []], "distill-0", ()),
-        ("evaluate-1", [[], [name_of(two)]], "distill-1", ()),
+        ("distill-1", single(last2), "distill-0", ()),
+        ("evaluate-0", single(one), "distill-0", ()),
+        ("evaluate-1", single(two), "distill-1", ()),
     ]
+    assert [array.behind for array in found.arrays] == [None, 1, 0, None]
 
 
 def test_nothing_is_submitted_behind_a_parent_that_was_given_up(chains: Experiment, store: Store) -> None:
@@ -166,9 +167,10 @@ def test_a_parent_in_an_earlier_job_is_waited_for_there(chains: Experiment, stor
     assert found.live["distill"] == 2
     assert shape(found.of("distill")) == [
         ("distill-0", single(middle2), "77", ()),
-        ("distill-1", [[], [], [name_of(last1)]], "78", ()),
+        ("distill-1", single(last1), "78", ()),
         ("distill-2", single(last2), "distill-0", ()),
     ]
+    assert [array.behind for array in found.of("distill")] == [None, 2, None]
 
 
 def test_many_sets_of_one_parent_are_one_array(experiment: Write, store: Store) -> None:
