@@ -93,6 +93,7 @@ class Swaps(Frozen):
 
     Attributes:
         tokens: proposals per outer step that exchange tokens: one of ``positions`` exchanges, the next of half, …
+            None by default: such words fit the short inner loop (on SST-2 its loss falls) and not the long recipe.
         positions: of the largest proposal, at most; it is halved where none of an outer step helped, and doubled again
             where the largest did.
         sentences: proposals per outer step that put a real training sentence of the class in place of a sample.
@@ -102,9 +103,9 @@ class Swaps(Frozen):
     """
 
     name: Literal["swaps"]
-    tokens: Annotated[int, Field(ge=0)] = 3
-    positions: Count = 16
-    sentences: Annotated[int, Field(ge=0)] = 3
+    tokens: Annotated[int, Field(ge=0)] = 0
+    positions: Count = 8
+    sentences: Annotated[int, Field(ge=0)] = 6
     among: Count = 200
 
     @model_validator(mode="after")

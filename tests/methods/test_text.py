@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {
     "validation": {"every": 2, "initialisations": 2, "training": {"steps": 4, "lr": 1e-2}},
 }
 RELAXATIONS: list[dict[str, Any]] = [
-    {"name": "swaps", "positions": 4},
+    {"name": "swaps", "tokens": 3, "positions": 4, "sentences": 3},
     {"name": "swaps", "tokens": 0, "sentences": 2},
     {"name": "straight_through"},
     {"name": "projected", "every": 2, "penalty": 0.1, "measure": "cosine"},
@@ -128,7 +128,7 @@ def test_token_proposals_are_the_best_first_order_exchanges(begun: Begun) -> Non
 
 
 def test_a_proposal_is_kept_where_it_lowers_the_loss(begun: Begun) -> None:
-    run = begun(relaxation={"name": "swaps", "positions": 4}, outer={"steps": 8, "batch_size": 32})
+    run = begun(relaxation=RELAXATIONS[0], outer={"steps": 8, "batch_size": 32})
     changed = 0
     for _ in range(8):
         (real, _), before, most = run.real(), run.learned.token_ids.clone(), run.most
