@@ -1,12 +1,13 @@
 """Frozen typed models of an experiment; every default lives here and nowhere else.
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
-those that learn vectors, ``text`` those that end with text, ``dilm`` those by a language model, ``outer`` the outer
-loop on text, ``loops`` and ``imbalance`` what all that learn have, ``making`` what all say of themselves),
-``protocols`` stage 3 (``on_vectors`` those of students on vectors), ``training`` AdamW in both, ``students`` those on
-vectors in both, ``chain`` what a config reads, ``experiment`` YAML -> grid of cells (``loader`` its syntax,
-``completed`` configs inside configs), ``cluster`` another YAML -> what a job of each cell asks for (``resources``;
-``where`` which cells), ``problems`` errors as sentences, ``typed`` what to type about an experiment.
+those that learn vectors, ``text`` those that end with text, ``dilm`` those by a language model, ``imported`` what
+others published, ``outer`` the outer loop on text, ``loops`` and ``imbalance`` what all that learn have, ``making``
+what all say of themselves, ``files`` what they read), ``protocols`` stage 3 (``on_vectors`` those of students on
+vectors), ``training`` AdamW in both, ``students`` those on vectors in both, ``chain`` what a config reads,
+``experiment`` YAML -> grid of cells (``loader`` its syntax, ``completed`` configs inside configs), ``cluster``
+another YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as
+sentences, ``typed`` what to type about an experiment.
 """
 
 from pipeline.config.chain import Stage, inputs, language_source, upstream
@@ -28,6 +29,7 @@ from pipeline.config.dilm import (
 )
 from pipeline.config.experiment import Experiment, Report, load
 from pipeline.config.imbalance import ClassWeights, CrossEntropy, LogitAdjustment, RealLoss, Selection
+from pipeline.config.imported import Imported
 from pipeline.config.loops import AdamSteps, InnerOptimizer, MomentumSteps, PlainSteps, Validation
 from pipeline.config.methods import (
     DDAL,
@@ -95,6 +97,7 @@ __all__ = [
     "GeneratorTraining",
     "GradientSteps",
     "Herding",
+    "Imported",
     "InnerOptimizer",
     "JobName",
     "KCentres",

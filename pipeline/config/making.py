@@ -38,6 +38,11 @@ class Making(Frozen):
     parents: ClassVar[Parents | None] = None
 
     @property
+    def has_steps(self) -> bool:
+        """Whether a set has T steps of its own, by which students learn from it."""
+        return False
+
+    @property
     def shared(self) -> tuple[str, ...]:
         """Keys of the method whose values its parent's method has to have too."""
         return ()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.config.data import OTHER_SPLITS, Prepare
 from pipeline.config.dilm import LM, DiLM, Generated
+from pipeline.config.files import FileByPath
+from pipeline.config.imported import Imported
 from pipeline.config.loops import InnerOptimizer, PlainSteps, Validation
 from pipeline.config.making import Making, Parents
 from pipeline.config.outer import Outer, Precision, on_real_text
@@ -25,16 +27,6 @@ from pipeline.config.real import (
 from pipeline.config.schema import Count, Frozen, Positive, runtime
 from pipeline.config.text import Project, Text
 from pipeline.config.vectors import BPTT
-
-
-class LocalFile(Frozen):
-    """A file of the user's; it counts by its content."""
-
-    path: str
-
-
-def _file_by_path(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
 
 
 class DDAL(Making):
@@ -78,7 +70,7 @@ class DDAL(Making):
     attention_labels: Literal["none", "cls", "all"] = "none"
     attention_weight: Annotated[float, Field(ge=0)] = 1.0
     initialise: Literal["noise", "real"] = "noise"
-    warm_start: Annotated[LocalFile | None, BeforeValidator(_file_by_path)] = None
+    warm_start: FileByPath | None = None
     steps: Count = 1
     inner_optimizer: InnerOptimizer = PlainSteps(name="gd")
     window: Count | None = None
@@ -127,6 +119,11 @@ class DDAL(Making):
         return ("shots", "budget", "sequence_length", *attention)
 
     @property
+    def has_steps(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def outer_precision(self) -> str:
         """Autocast on real text."""
         return self.outer.precision or on_real_text(self.precision)
@@ -151,6 +148,7 @@ Method = Annotated[
     | BPTT
     | Text
     | Project
+    | Imported
     | LM
     | DiLM
     | Generated,

@@ -8,7 +8,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from pipeline.config.data import OTHER_SPLITS, Prepare
 from pipeline.config.dilm import LM, DiLM, Generated
-from pipeline.config.methods import DDAL, Distill, Method, Runtime
+from pipeline.config.imported import Imported
+from pipeline.config.methods import Distill, Method, Runtime
 from pipeline.config.on_vectors import LearningFromVectors, OnVectors, RobustOnVectors
 from pipeline.config.real import FullData, Majority
 from pipeline.config.schema import Count, Frozen, Positive, runtime
@@ -159,9 +160,9 @@ class Evaluate(Frozen):
             )
         if isinstance(protocol, LearningFromVectors):
             self._check_vectors(protocol)
-        elif isinstance(method, BPTT):
+        elif method.makes == "vectors":
             raise ValueError(
-                f"protocol '{protocol.name}' learns from text, and method 'bptt' makes vectors; use vectors"
+                f"protocol '{protocol.name}' learns from text, and method '{method.name}' makes vectors; use vectors"
             )
         if isinstance(protocol, GradientSteps):
             _check_steps(protocol, method)
@@ -197,14 +198,15 @@ class Evaluate(Frozen):
 
     def _check_vectors(self, protocol: LearningFromVectors) -> None:
         """Refuses recipes for vectors where there are none, and where nothing says which student learns."""
-        if isinstance(self.source.method, DDAL):
+        method = self.source.method
+        if method.makes == "embeddings":
             raise ValueError(
-                f"protocol '{protocol.name}' learns from vectors, and method 'ddal' makes embeddings of text"
+                f"protocol '{protocol.name}' learns from vectors, and method '{method.name}' makes embeddings of text"
             )
-        if isinstance(self.source.method, Generated):
+        if isinstance(method, Text | Project | Generated) or (isinstance(method, Imported) and method.kind == "text"):
             raise ValueError(
-                f"protocol '{protocol.name}' learns from the vectors of training rows, and method 'generated' writes "
-                f"new text; use {{name: finetune}}"
+                f"protocol '{protocol.name}' learns from vectors, which are stored of real rows alone; evaluate the "
+                f"text of '{method.name}' with {{name: finetune}}"
             )
         if self.source.source.vectors is None:
             raise ValueError(
@@ -222,7 +224,7 @@ class Evaluate(Frozen):
         """How students learn from the set; of a robust protocol the recipe that it varies."""
         protocol = self.protocol
         if isinstance(protocol, Robust):
-            steps = isinstance(self.source.method, DDAL)
+            steps = self.source.method.has_steps
             return protocol.own or (GradientSteps(name="ddal") if steps else FineTune(name="finetune"))
         return protocol.recipe if isinstance(protocol, LearningFromVectors) else protocol
 
@@ -257,19 +259,18 @@ def _check_prefix(prefix: int, method: Method, recipe: Recipe) -> None:
     """Refuses a part of a set that has none, or whose parts mean nothing."""
     if isinstance(method, FullData | Majority | LM):
         raise ValueError(f"prefix: method '{method.name}' has no samples per class to take the first of; remove it")
-    if isinstance(method, DDAL) and isinstance(recipe, GradientSteps):
+    if method.has_steps and isinstance(recipe, GradientSteps):
         raise ValueError("prefix: the steps of a ddal set are made for all of its samples; remove it, or use finetune")
-    if prefix > method.shots and (
-        isinstance(method, BPTT | Text | Project | DiLM | Generated) or method.budget == "uniform"
-    ):
+    grown = BPTT | Text | Project | Imported | DiLM | Generated
+    if prefix > method.shots and (isinstance(method, grown) or method.budget == "uniform"):
         raise ValueError(f"prefix: {prefix} samples per class are more than shots: {method.shots}")
 
 
 def _check_steps(protocol: GradientSteps, method: Method) -> None:
     """Refuses gradient steps without step sizes, and with two kinds of them."""
-    if isinstance(method, DDAL):
+    if method.has_steps:
         if protocol.step_sizes is not None:
-            raise ValueError("method 'ddal' learns its step sizes; remove step_sizes from the protocol")
+            raise ValueError(f"method '{method.name}' has its own step sizes; remove step_sizes from the protocol")
     elif isinstance(method, FullData):
         raise ValueError("method 'full' is too large for steps on all samples, protocol 'ddal'; use {name: finetune}")
     elif protocol.step_sizes is None:

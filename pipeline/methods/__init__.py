@@ -6,7 +6,7 @@ frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it l
 ``text_run`` one step of it, ``text_set`` what it learns, ``text_start`` from what, ``projection`` embeddings to text;
 ``dilm`` a language model that writes the set; ``loop`` the outer loop of all, ``leaves`` their learned tensors,
 ``checkpoint`` how they resume; ``real`` sets of real training sentences, ``coresets`` those that a rule chooses,
-``budgets`` how many of each class.
+``budgets`` how many of each class; ``imported`` what others published.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import BPTT, DDAL, LM, DiLM, Distill, Generated, Project, Text
+from pipeline.config import BPTT, DDAL, LM, DiLM, Distill, Generated, Imported, Project, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.parallel import Ranks
@@ -60,6 +60,10 @@ def make(
 
         assert parent is not None
         return project(config, prepared, parent)
+    if isinstance(config.method, Imported):
+        from pipeline.methods.imported import read
+
+        return read(config, prepared)
     from pipeline.methods.real import choose
 
     return choose(config, prepared)

@@ -89,7 +89,8 @@ def begun(config: Distill, method: Text, prepared: Prepared) -> TextState:
 
     """
     student = load_student(method, prepared, pick_device(config.runtime))
-    pools, vocabulary = candidates(method, prepared, config.seed), Vocabulary.of(method, prepared, student)
+    vocabulary = Vocabulary.of(method, prepared, student)
+    pools = candidates(method, prepared, vocabulary.barred, len(vocabulary.matrix), config.seed)
     first = starts(method, prepared, pools, vocabulary.barred, student, config.seed)
     learned = LearnedText(method, len(prepared.classes), first[0], vocabulary)
     estimator = Estimation.of(method, config.runtime, student)

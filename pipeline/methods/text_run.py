@@ -128,7 +128,7 @@ class TextState(OuterState):
         generator = numpy_generator(self.seed, "sentences put in", self.step)
         for number in range(relaxation.sentences):
             sample = order[number % len(order)]
-            pool = self._pools[sample % self.learned.classes]
+            pool = self._pools[sample % self.learned.classes][: relaxation.among]
             ids = self.learned.token_ids.clone()
             ids[sample] = pool[int(generator.integers(len(pool)))]
             yield ids

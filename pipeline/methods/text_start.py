@@ -44,8 +44,7 @@ def starts(
         seeds = [derive(seed, "centres of text", label) % 2**32 for label in range(len(pools))]
         rows = [nearest_to_centroids(v, method.shots, number) for v, number in zip(vectors, seeds, strict=True)]
         return [_turns([pool[torch.from_numpy(chosen)] for pool, chosen in zip(pools, rows, strict=True)])]
-    telling = class_scores(prepared.split("train"), len(pools), len(student.embedding_matrix))
-    telling[:, list(barred)] = 0.0
+    telling = class_scores(prepared, barred, len(student.embedding_matrix))
     if method.initialise == "telling":
         return [_turns([pool[telling_rows(pool, row, method.shots)] for pool, row in zip(pools, telling, strict=True)])]
     before, after = frame(prepared.tokenizer)
@@ -67,19 +66,22 @@ def _draw(pool: Tensor, method: Text, seed: int, label: int, start: int) -> Tens
     return pool[np.take(order, range(start * method.shots, (start + 1) * method.shots), mode="wrap")]
 
 
-def class_scores(train: Split, classes: int, vocabulary: int) -> Scores:
+def class_scores(prepared: Prepared, barred: Sequence[int], vocabulary: int) -> Scores:
     """[C, vocabulary] how much a token's presence speaks for a class: log of the ratio of its shares, ones added.
 
     Of a token that k of a class's n rows have, and k' of the n' others, log (k+1)/n − log (k'+1)/n'; of one that less
-    than a row in 2,000 has, 0: its share is not known. (z-scores, which prefer frequent words, chose worse sentences.)
+    than a row in 2,000 has, and of one that is ``barred``, 0. (z-scores, which prefer frequent words, chose worse.)
     """
+    train, classes = prepared.split("train"), len(prepared.classes)
     labels = train.labels.numpy()
     counts = np.zeros((classes, vocabulary))
     for label, ids in zip(labels.tolist(), train.rows["input_ids"], strict=True):
         counts[label, np.unique(ids)] += 1
     rows, total = np.bincount(labels, minlength=classes)[:, None], counts.sum(axis=0)
     found: Scores = np.log((counts + 1) / rows) - np.log((total - counts + 1) / (len(labels) - rows))
-    return np.where(total < len(labels) / _RARE, 0.0, found)
+    found[:, total < len(labels) / _RARE] = 0.0
+    found[:, list(barred)] = 0.0
+    return found
 
 
 def telling_rows(pool: Tensor, scores: Scores, shots: int) -> Tensor:
@@ -103,10 +105,11 @@ def telling_words(scores: Scores, shots: int, width: int) -> Tensor:
     return torch.from_numpy(best.reshape(width, shots).T.copy())
 
 
-def candidates(method: Text, prepared: Prepared, seed: int) -> list[Tensor]:
+def candidates(method: Text, prepared: Prepared, barred: Sequence[int], vocabulary: int, seed: int) -> list[Tensor]:
     """Of every class [rows, S] real training sentences, cut to S tokens; a draw of (seed, class).
 
-    Those of exactly S tokens come first, then the next longer ones, until there are ``method.candidates`` in all.
+    Those of exactly S tokens come first, then the next longer ones, until there are ``method.candidates`` in all;
+    where samples begin as ``telling`` sentences, those that tell most come first.
 
     Raises:
         InputError: a class has too few rows of S tokens.
@@ -126,7 +129,15 @@ def candidates(method: Text, prepared: Prepared, seed: int) -> list[Tensor]:
         rows = numpy_generator(seed, "candidate sentences", label).permutation(rows)
         rows = rows[np.argsort(lengths[rows], kind="stable")][:wanted]
         found.append(_cut(train, rows, S, special))
+    if method.initialise == "telling":
+        scores = class_scores(prepared, barred, vocabulary)
+        found = [pool[torch.from_numpy(_telling(pool, row))] for pool, row in zip(found, scores, strict=True)]
     return found
+
+
+def _telling(pool: Tensor, scores: Scores) -> Any:
+    """The rows by the sum of their words' scores, the highest first."""
+    return np.argsort([-scores[np.unique(row)].sum() for row in pool.numpy()], kind="stable")
 
 
 def _cut(train: Split, rows: np.ndarray[Any, Any], length: int, special: list[int]) -> Tensor:

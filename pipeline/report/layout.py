@@ -24,6 +24,7 @@ from pipeline.config import (
     FullData,
     Generated,
     GradientSteps,
+    Imported,
     Majority,
     Prepare,
     Project,
@@ -136,9 +137,10 @@ def _own_row(cell: Evaluate) -> Row:
     if isinstance(method, Generated):
         place = (2, len(ATTENTION) + 2, *generated_order(cell.source), cell.shots or 0)
         return Row(place, generated_name(cell.source), "ddal", None, cell.shots, "", False)
-    if isinstance(method, Text | Project):
-        place, label, on_test = text_row(cell.source)
-        return Row((2, len(ATTENTION) + 1, *place, cell.shots or 0), label, "ddal", None, cell.shots, "", on_test)
+    if isinstance(method, Text | Project | Imported):
+        (place, label, on_test), student = text_row(cell.source), student_name(cell)
+        order = (2, len(ATTENTION) + 1, *place, *student_order(cell), cell.shots or 0)
+        return Row(order, _by(label, student), "ddal", None, cell.shots, "", on_test, student, network_name(cell))
     assert isinstance(method, DDAL)  # a language model is no set
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
     if data == "different" and method.order == "random":
@@ -146,7 +148,7 @@ def _own_row(cell: Evaluate) -> Row:
     on_test = method.validation.split == "test"
     ranks = list(ATTENTION).index(method.attention_labels), list(LABELS).index(method.labels), _DATA.index(data)
     shots = cell.shots or method.shots
-    order: tuple[int, ...] = (2, *ranks, method.steps, shots, int(on_test))
+    order = (2, *ranks, method.steps, shots, int(on_test))
     label = LABELS[method.labels] + ATTENTION[method.attention_labels] + correction(method)
     if isinstance(cell.recipe, FineTune):
         order, label = (*order, 1), f"{label}, fine-tuned"

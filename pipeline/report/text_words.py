@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from pipeline.config import DDAL, Distill, Project, Text
+from pathlib import Path
+
+from pipeline.config import DDAL, Distill, Imported, Project, Text
 from pipeline.report.words import ATTENTION, LABELS, correction
 
 _RELAXATIONS = {"swaps": "swaps", "straight_through": "straight-through", "projected": "projected on the way"}
 
 
 def text_row(made: Distill) -> tuple[tuple[int, ...], str, bool]:
-    """A row's place, its name, and whether what was learned was selected on the test split."""
+    """Of a set of text or an imported one its place, its name, and whether what was learned was selected on test."""
+    if isinstance(made.method, Imported):
+        return (2, 0, 0), f"imported {Path(made.method.file.path).name}", False
     learned = made if isinstance(made.method, Text) else made.parent
     assert isinstance(made.method, Text | Project)
     assert learned is not None

@@ -15,6 +15,7 @@ from pipeline.config import (
     Generated,
     GradientSteps,
     Herding,
+    Imported,
     KCentres,
     LogitAdjustment,
     LossRank,
@@ -112,6 +113,8 @@ def _what_it_does(protocol: Recipe, method: Method) -> str:
         return text if chosen is None else f"{text}, the best by {chosen.split} {chosen.by} is kept"
     if isinstance(protocol, GradientSteps):
         sizes = protocol.step_sizes or ()
+        if isinstance(method, Imported):
+            return "gradient steps as published"
         steps = method.steps if isinstance(method, DDAL) else len(sizes)
         given = ", ".join(f"{size:g}" for size in dict.fromkeys(sizes))
         how = f"of size {given} on all samples" if sizes else "with learned step sizes"

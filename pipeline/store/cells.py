@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from pipeline import stopping
 from pipeline.config import Distill, Evaluate, Model, Prepare
 from pipeline.config.data import FileSource, HubSource, SavedSource
-from pipeline.config.methods import LocalFile
+from pipeline.config.files import LocalFile
 from pipeline.config.schema import Frozen, canonical, introduced_value, is_runtime
 from pipeline.errors import InputError, StageError
 from pipeline.store import attempts as records

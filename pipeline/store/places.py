@@ -15,7 +15,7 @@ from filelock import SoftFileLease, Timeout
 
 from pipeline import stopping
 from pipeline.config.data import FileSource, HubSource, Model, SavedSource
-from pipeline.config.methods import LocalFile
+from pipeline.config.files import LocalFile
 from pipeline.config.schema import Frozen, canonical
 from pipeline.errors import InputError, StageError
 from pipeline.store.atomic import read_json, write_json

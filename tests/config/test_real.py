@@ -109,7 +109,7 @@ def test_trainings_of_scores_have_the_defaults_of_finetune() -> None:
             ({"name": name}, {"name": "ddal"}, [f"method '{name}' has no step sizes", "step_sizes: [0.1]", "finetune"])
             for name in NAMES
         ),
-        ({"name": "ddal"}, {"name": "ddal", "step_sizes": [0.1]}, ["learns its step sizes; remove step_sizes"]),
+        ({"name": "ddal"}, {"name": "ddal", "step_sizes": [0.1]}, ["has its own step sizes; remove step_sizes"]),
         ({"name": "full"}, {"name": "ddal", "step_sizes": [0.1]}, ["method 'full' is too large", "finetune"]),
         ({"name": "random"}, {"name": "ddal", "step_sizes": []}, ["step_sizes", "at least 1 item"]),
         ({"name": "random"}, {"name": "ddal", "step_sizes": [0]}, ["greater than 0"]),

@@ -13,6 +13,7 @@ from pipeline.config import (
     Evaluate,
     FineTune,
     Generated,
+    Imported,
     Majority,
     MomentumSteps,
     Project,
@@ -223,6 +224,8 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
         lines += [writer(config), _written(distilled)]
     elif isinstance(method, Text):
         lines.append(_text(method))
+    elif isinstance(method, Imported):
+        lines.append("Published by others; `about` names the file. How it was made and selected is for them to say.")
     elif isinstance(method, Project):
         lines.append(
             f"The tokens nearest ({method.measure}) to the input embeddings of a set that was distilled before, with "
