@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import Evaluate, Mlp, OnVectors, RobustOnVectors, Transformer, Vectors
+from pipeline.config import BPTT, Evaluate, Mlp, OnVectors, RobustOnVectors, Transformer, Vectors, load
 from pipeline.config.schema import canonical
 
 Make = Callable[..., Evaluate]
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.fixture
@@ -35,6 +37,27 @@ def test_short_forms(make: Make) -> None:
     assert cell.slug == "mine.bert.mean.random.5shot.seed42.vectors-mlp"
     robust = RobustOnVectors.model_validate({"name": "vectors_robust", "students": ["transformer"]})
     assert robust.students == (Transformer(name="transformer"),)
+
+
+def test_centred_vectors_are_others_and_those_that_are_not_stay_where_they_were(make: Make) -> None:
+    plain, centred = (make({"vectors": {"pooling": "cls", "centred": on}}).source.source for on in (False, True))
+    assert plain == make({"vectors": "cls"}).source.source
+    assert "centred" not in canonical(plain)
+    assert canonical(centred) != canonical(plain)
+    assert (plain.slug, centred.slug) == ("mine.bert.cls", "mine.bert.cls-centred")
+
+
+def test_what_is_made_robust_is_in_the_tables() -> None:
+    tables, robust = (load(CONFIGS / f"{name}.yaml") for name in ("vectors", "vectors_robust"))
+    made = [canonical(cell.source) for cell in tables.cells]
+    assert all(canonical(cell.source) in made for cell in robust.cells)
+
+
+def test_a_horizon_changes_one_thing_after_the_other() -> None:
+    sets = [cell.source.method for cell in load(CONFIGS / "vectors_horizon.yaml").cells]
+    learned = [method.model_dump() for method in sets if isinstance(method, BPTT)]
+    changed = [{key for key in a if a[key] != b[key]} for a, b in pairwise(learned)]
+    assert changed == [{"student"}, {"labels"}, {"steps", "window"}]
 
 
 def test_the_students_of_a_set_are_those_it_was_made_for_unless_asked_otherwise(make: Make) -> None:
