@@ -87,7 +87,7 @@ def _kind(distilled: DistilledSet) -> _Kind:
     """Whether samples are training rows, new text, or vectors with a nearest token."""
     if distilled.token_ids is None:
         return "vectors"
-    return "written" if "generated" in distilled.about else "real"
+    return "written" if distilled.about.keys() & {"generated", "projection", "imported"} else "real"
 
 
 def _of_vectors(distilled: DistilledSet, vectors: Tensor, prepared: Prepared, seed: int) -> Audit:

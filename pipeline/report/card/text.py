@@ -29,6 +29,12 @@ from pipeline.report.layout import published_split
 from pipeline.report.vector_words import bptt_name
 from pipeline.report.words import LABELS, rule
 
+_SENTENCES = {
+    Generated: "texts that a language model wrote",
+    Text: "texts, made of training sentences by exchanging them and their tokens",
+    Project: "texts of the tokens nearest to learned embeddings",
+    Imported: "texts that others published",
+}
 _ARRAYS = (
     "inputs_embeds",
     "token_ids",
@@ -72,8 +78,7 @@ def _what(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
         centred = "" if distilled.vector_mean is None else ", less the mean of the training rows"
         kind = f"{N} synthetic sentence vectors (width {distilled.vectors.shape[1]}, {pooling}{centred}): no text"
     else:
-        written = isinstance(config.method, Generated)
-        kind = f"{N} {'texts that a language model wrote' if written else 'real training sentences'}, as token ids"
+        kind = f"{N} {_SENTENCES.get(type(config.method), 'real training sentences')}, as token ids"
     lines = [
         f"{kind}, in place of the {about['data']['sizes']['train']:,} training rows of "
         f"{config.source.task.name} ({C} classes: {', '.join(about['classes'])}). {_learner(distilled)} "
