@@ -17,6 +17,7 @@ from transformers import BertTokenizerFast
 from pipeline import launch
 from pipeline.config import load as load_experiment
 from pipeline.distilled import load
+from pipeline.launch.estimate import estimate
 from pipeline.report.card.gather import gather
 from pipeline.report.card.text import card_text
 from pipeline.store import Store
@@ -128,6 +129,15 @@ def test_a_position_of_stage_2_is_a_set_with_its_parents(
     text = card_text(made, facts)
     assert text.count("It goes back to what `ddal` made with") == 2
     assert "(ddal-hard-none.1shot.1step, seed 7); its config is in that of the set." in text
+
+
+def test_chains_and_transfers_are_estimated(chain: Path, tmp_path: Path) -> None:
+    """One slice for sets that are learned alike, wherever they start; one more for the other encoder's students."""
+    lines = estimate(load_experiment(chain), Store(tmp_path / "ck"), lambda _: None)
+    assert [line.trouble for line in lines] == [""] * 6
+    assert [len(line.cells) for line in lines] == [1, 4, 2, 2, 2, 2]
+    assert lines[-1].what.endswith("random.1shot, finetune on other-bert")
+    assert all(one.seconds > 0 for line in lines for one in line.predicted or ())
 
 
 def test_a_card_keeps_transfers_apart(chain: Path, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 Element i of an array of the stage ``evaluate`` may start when element i of an array of the stage ``distill`` has ended
 well (SLURM's ``aftercorr``), so that a finished set is evaluated at once; likewise a set that starts from another one.
 That holds only between arrays of the same indices: an element whose parent has no such index starts immediately. An
-array that waits therefore *mirrors* its parent, index by index, and an index that has nothing to do is empty. Where that
-would take more arrays than there are parents, and where there is one parent alone, the children of each are an array
-that waits for that one element. Prepared data are few and read by many: for them an array waits as a whole.
+array that waits therefore *mirrors* its parent, index by index, and an index that has nothing to do is empty. Where
+that would take more arrays than there are parents, and where there is one parent alone, the children of each are an
+array that waits for that one element. Prepared data are few and read by many: for them an array waits as a whole.
 """
 
 from __future__ import annotations
