@@ -57,7 +57,7 @@ def test_a_horizon_changes_one_thing_after_the_other() -> None:
     sets = [cell.source.method for cell in load(CONFIGS / "vectors_horizon.yaml").cells]
     learned = [method.model_dump() for method in sets if isinstance(method, BPTT)]
     changed = [{key for key in a if a[key] != b[key]} for a, b in pairwise(learned)]
-    assert changed == [{"student"}, {"labels"}, {"steps", "window"}]
+    assert changed == [{"initialise", "unit_norm"}, {"student"}, {"labels"}, {"steps", "window"}]
 
 
 def test_the_students_of_a_set_are_those_it_was_made_for_unless_asked_otherwise(make: Make) -> None:
