@@ -6,11 +6,10 @@ import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
-from report_fabric import FULL, MAJORITY, RANDOM, Fabric
-
 from pipeline.errors import InputError
 from pipeline.stage4_aggregate import run
 from pipeline.store import Store
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 NAMES = [
     *("csv", "runs.csv", "h5", "ledger.csv", "tests.csv"),

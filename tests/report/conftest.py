@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from report_fabric import Fabric
+
+from tests.report.report_fabric import Fabric
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.config import load
 from pipeline.errors import InputError
@@ -14,6 +13,7 @@ from pipeline.report.collect import collect
 from pipeline.report.finished import Finished
 from pipeline.stage4_aggregate import run
 from pipeline.store import Store
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 GRID = (
     MAJORITY,

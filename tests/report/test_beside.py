@@ -1,8 +1,8 @@
 import pytest
-from report_fabric import FULL, MAJORITY, Fabric
 
 from pipeline.report import beside
 from pipeline.report.collect import collect
+from tests.report.report_fabric import FULL, MAJORITY, Fabric
 
 HL = {"distill.method.labels": ["hard"]}
 BERT = {"prepare.model": ["google-bert/bert-base-uncased"]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from report_fabric import RANDOM, Fabric
 
 from pipeline.config import Experiment
 from pipeline.report.archive import Archive
@@ -14,6 +13,7 @@ from pipeline.report.comparisons import _predicted
 from pipeline.report.finished import Problem, in_store
 from pipeline.report.layout import alternatives, layout, searched
 from pipeline.report.ledger import Ledger
+from tests.report.report_fabric import RANDOM, Fabric
 
 START = {"method": {"name": "ddal"}}
 

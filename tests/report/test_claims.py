@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from report_fabric import Fabric
 
 from pipeline.report import claims
 from pipeline.report.collect import collect
 from pipeline.report.layout import layout
 from pipeline.report.statistics import holm
+from tests.report.report_fabric import Fabric
 
 MODES = {
     "distill.method": [{"labels": a, "attention_labels": b} for a in ("hard", "unrestricted") for b in ("none", "cls")]

@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from report_fabric import FULL, RANDOM, Fabric
 
 from pipeline.errors import InputError
 from pipeline.report.collect import collect
+from tests.report.report_fabric import FULL, RANDOM, Fabric
 
 LR = {"distill.method.learning_rate": [0.01, 0.1, 0.5]}
 

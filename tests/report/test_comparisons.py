@@ -6,7 +6,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from report_fabric import FULL, MAJORITY, RANDOM, SIZES, Fabric
 from scipy.stats import t
 
 from pipeline.errors import InputError
@@ -14,6 +13,7 @@ from pipeline.report.collect import collect
 from pipeline.report.comparisons import compare
 from pipeline.report.tables import results_table
 from pipeline.report.verdicts import Verdicts
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, SIZES, Fabric
 
 OURS = {"distill.method.labels": ["unrestricted"], "distill.method.attention_labels": ["cls"]}
 HL = {"distill.method.labels": ["hard"]}

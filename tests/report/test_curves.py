@@ -2,10 +2,10 @@
 
 import pytest
 from matplotlib.image import imread
-from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.report import budget_figure, loss_figure
 from pipeline.report.collect import collect
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 AL = {"labels": "unrestricted", "attention_labels": "cls"}
 STEPS = {

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.report.collect import collect
 from pipeline.report.figure import draw
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 
 def filled(fabric, *grids, **more):

@@ -4,10 +4,10 @@ import csv
 import json
 
 import pytest
-from report_fabric import MAJORITY, Fabric
 
 from pipeline.report.collect import collect
 from pipeline.report.tables import results_table
+from tests.report.report_fabric import MAJORITY, Fabric
 
 
 def scored(fabric, experiment, metrics, counts=(279, 129), split="test"):

@@ -1,8 +1,8 @@
 import pytest
-from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.report.layout import hyper_parameters, layout, published_split, row_of
 from pipeline.report.words import selection
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 TABLE3 = [  # steps, shots, batch_shots, label
     (1, 1, 1, "1 step, 1 shot"),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.errors import InputError
 from pipeline.report import work
@@ -18,6 +17,7 @@ from pipeline.report.pareto import Point, front, points
 from pipeline.report.tables import long_form
 from pipeline.report.work import Work
 from pipeline.store.cells import Stage
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 BEGAN = "2026-01-01T00:00:00.000+00:00"
 SETS = {"distill.seed": [0, 1]}

@@ -4,12 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report_fabric import FULL, RANDOM, Fabric
 
 from pipeline.config import load
 from pipeline.errors import InputError
 from pipeline.report import notebook
 from pipeline.stage4_aggregate import run
+from tests.report.report_fabric import FULL, RANDOM, Fabric
 
 MODES = {"distill.method": [{"labels": a, "attention_labels": "cls"} for a in ("hard", "unrestricted")]}
 

@@ -1,7 +1,6 @@
-from report_fabric import FULL, RANDOM, Fabric
-
 from pipeline.report.collect import collect
 from pipeline.report.tables import long_form, results_table
+from tests.report.report_fabric import FULL, RANDOM, Fabric
 
 
 def notes(fabric, experiment):

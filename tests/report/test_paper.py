@@ -1,10 +1,10 @@
 import pandas as pd
 import pytest
-from report_fabric import FULL, Fabric
 
 from pipeline.errors import InputError
 from pipeline.report import paper
 from pipeline.report.layout import layout
+from tests.report.report_fabric import FULL, Fabric
 
 
 def place(fabric, task, method, **more):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.report import pareto, work
 from pipeline.report.collect import Collected, collect
 from pipeline.report.ledger import Ledger
 from pipeline.report.work import Work
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 VALUES = {"majority": [0.5], "random": [0.52, 0.56, 0.6], "ddal": [0.6, 0.7, 0.8], "full": [0.9, 0.9, 0.9]}
 

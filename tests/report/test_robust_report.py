@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from report_fabric import Fabric
 
 from pipeline.errors import InputError
 from pipeline.report.robustness import Profile
 from pipeline.stage4_aggregate import run
 from pipeline.store import Store
+from tests.report.report_fabric import Fabric
 
 ROBUST = {"evaluate.protocol": [{"name": "robust"}]}
 SHARES = {

@@ -1,10 +1,10 @@
 import math
 
 import pytest
-from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.report.collect import collect
 from pipeline.report.tables import long_form, results_table, task_table
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 
 def built(fabric, experiment):

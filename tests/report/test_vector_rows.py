@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from report_fabric import Fabric
 
 from pipeline.report.budget_figure import series
 from pipeline.report.collect import collect
@@ -13,6 +12,7 @@ from pipeline.report.layout import asked_pairs, layout, row_of, same_budget
 from pipeline.report.robustness import FACTORS
 from pipeline.report.tables import results_table
 from pipeline.report.words import recipe, selection
+from tests.report.report_fabric import Fabric
 
 MLP = {"name": "vectors", "student": "mlp"}
 TRANSFORMER = {"name": "vectors", "student": "transformer"}

@@ -1,9 +1,9 @@
 import pytest
-from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.report.collect import collect
 from pipeline.report.layout import layout, row_of
 from pipeline.report.words import REAL, recipe, rule, selection
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 CORESETS = [
     {"name": "el2n", "keep": "lowest"},

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 from pipeline.config import Evaluate, Experiment
 from pipeline.errors import InputError
@@ -23,6 +22,7 @@ from pipeline.report.card.scores import (
     reads_of_test,
 )
 from pipeline.report.collect import collect
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 SELECTED = {
     "split": "dev",
