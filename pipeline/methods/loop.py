@@ -43,6 +43,17 @@ class Best:
         }
 
 
+def check_selected(best: Best, validation: Validation, advice: str) -> None:
+    """Refuses to end with a state that nothing selected.
+
+    Raises:
+        StageError: no validation had a finite loss; ``advice`` says what to try.
+
+    """
+    if validation.split != "none" and math.isinf(best.score):
+        raise StageError(f"no validation had a finite loss, so there is nothing to select; try {advice}")
+
+
 def check_validation(validation: Validation, manifest: dict[str, Any]) -> None:
     """Refuses to score fewer rows than there are classes.
 

@@ -14,12 +14,12 @@ from typing import Any
 from pipeline.config import Distill, Text, TextValidation
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
-from pipeline.errors import InputError, StageError
+from pipeline.errors import InputError
 from pipeline.methods.checkpoint import Checkpoint
 from pipeline.methods.ddal import ADVICE, Validator, load_student
 from pipeline.methods.imbalance import check_classes
 from pipeline.methods.learned import LearnedSet
-from pipeline.methods.loop import check_validation, loop
+from pipeline.methods.loop import check_selected, check_validation, loop
 from pipeline.methods.outer import Estimation, OuterState
 from pipeline.methods.text_run import TextState
 from pipeline.methods.text_set import LearnedText, Vocabulary
@@ -75,8 +75,7 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
     run.ranks.say(f"hypergradient by {run.estimator.name}: {run.estimator.why}")
     validate = _TextValidator(method.validation, prepared, run.student, config.seed, run.ranks)
     loop(run, validate, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)
-    if method.validation.split != "none" and math.isinf(run.best.score):
-        raise StageError(f"no validation had a finite loss, so there is nothing to select; try {ADVICE}")
+    check_selected(run.best, method.validation, ADVICE)
     run.learned.restore(run.best.tensors)
     return run.learned.text(about={"selection": run.best.describe(method.validation)})
 

@@ -17,10 +17,10 @@ import torch
 from pipeline.config import BPTT, Distill, VectorValidation
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
-from pipeline.errors import InputError, StageError
+from pipeline.errors import InputError
 from pipeline.methods.checkpoint import Checkpoint
 from pipeline.methods.imbalance import check_classes, measured
-from pipeline.methods.loop import Best, check_validation, loop
+from pipeline.methods.loop import Best, check_selected, check_validation, loop
 from pipeline.methods.outer import Estimation
 from pipeline.methods.vector_run import VectorRun, trained
 from pipeline.methods.vector_set import LearnedVectors
@@ -81,8 +81,7 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
         advice=ADVICE,
     )
     best = run.best
-    if method.validation.split != "none" and math.isinf(best.score):
-        raise StageError(f"no validation had a finite loss, so there is nothing to select; try {ADVICE}")
+    check_selected(best, method.validation, ADVICE)
     stages = [*run.selected, best]
     described = [
         {"shots": shots, **state.describe(method.validation)}

@@ -151,9 +151,7 @@ def beside(distill: Distill, known: Iterable[Scored]) -> tuple[str, ...]:
         values.setdefault(name, []).extend(found)
         sets.setdefault(name, set()).add(source.seeds if source.is_drawn else ())
     return tuple(
-        f"{name}: {_percent(statistics.fmean(found))}"
-        + (f" ± {_percent(statistics.stdev(found))}" if len(found) > 1 else "")
-        + f" (n {len(found)}, of {len(sets[name])} set{'' if len(sets[name]) == 1 else 's'})"
+        f"{name}: {_in_words(found)}, of {len(sets[name])} set{'' if len(sets[name]) == 1 else 's'})"
         for name, found in values.items()
         if found
     )
@@ -167,13 +165,13 @@ def transfers(distill: Distill, known: Iterable[Scored]) -> tuple[str, ...]:
         if each.config.data is not None and _same(each.config.source, distill):
             found = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
             values.setdefault(f"{each.config.data.model.name}, {recipe(each.config)}", []).extend(found)
-    return tuple(
-        f"{name}: {_percent(statistics.fmean(found))}"
-        + (f" ± {_percent(statistics.stdev(found))}" if len(found) > 1 else "")
-        + f" (n {len(found)})"
-        for name, found in values.items()
-        if found
-    )
+    return tuple(f"{name}: {_in_words(found)})" for name, found in values.items() if found)
+
+
+def _in_words(values: Sequence[float]) -> str:
+    """Mean, deviation and number, with the bracket open for what else there is to say."""
+    deviation = f" ± {_percent(statistics.stdev(values))}" if len(values) > 1 else ""
+    return f"{_percent(statistics.fmean(values))}{deviation} (n {len(values)}"
 
 
 def history(distill: Distill, about: dict[str, Any], known: Sequence[Scored]) -> tuple[str, ...]:
