@@ -25,7 +25,6 @@ _LATEX = {
     "|": r"$|$",
 }
 
-
 def markdown(table: Table) -> str:
     """Title, table, how to read it, differences, unfinished cells. The best entries are bold."""
     head = [_cell(name) for name in table.frame.columns]
@@ -70,7 +69,7 @@ def latex(table: Table) -> str:
 
 
 def _without(table: Table) -> str:
-    return f"Without results ({len(table.unfinished)})"
+    return f"Without results ({table.cells_unfinished})"
 
 
 def _line(cells: list[str]) -> str:
