@@ -23,6 +23,7 @@ from pipeline.config.dilm import (
     Generated,
     GeneratorTraining,
     LoRA,
+    Rank,
     Sampling,
     TextSelection,
     Unselected,
@@ -30,7 +31,8 @@ from pipeline.config.dilm import (
 from pipeline.config.experiment import Experiment, Report, load
 from pipeline.config.imbalance import ClassWeights, CrossEntropy, LogitAdjustment, RealLoss, Selection
 from pipeline.config.imported import Imported
-from pipeline.config.loops import AdamSteps, InnerOptimizer, MomentumSteps, PlainSteps, Validation
+from pipeline.config.loops import AdamSteps, InnerOptimizer, Learned, MomentumSteps, PlainSteps, Validation
+from pipeline.config.making import Budget, Making, SmallSet
 from pipeline.config.methods import (
     DDAL,
     Distill,
@@ -49,7 +51,6 @@ from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.protocols import AlwaysMajority, Evaluate, FineTune, GradientSteps, Protocol, Robust
 from pipeline.config.real import (
     EL2N,
-    Budget,
     ByScores,
     ByVectors,
     Coreset,
@@ -101,11 +102,13 @@ __all__ = [
     "InnerOptimizer",
     "JobName",
     "KCentres",
+    "Learned",
     "LearningFromVectors",
     "LoRA",
     "LogitAdjustment",
     "LossRank",
     "Majority",
+    "Making",
     "Method",
     "Mlp",
     "Model",
@@ -122,6 +125,7 @@ __all__ = [
     "PublishedMlp",
     "PublishedTransformer",
     "RandomReal",
+    "Rank",
     "RealLoss",
     "Report",
     "Request",
@@ -131,6 +135,7 @@ __all__ = [
     "Runtime",
     "Sampling",
     "Selection",
+    "SmallSet",
     "Stage",
     "StraightThrough",
     "Swaps",

@@ -25,6 +25,7 @@ _LATEX = {
     "|": r"$|$",
 }
 
+
 def markdown(table: Table) -> str:
     """Title, table, how to read it, differences, unfinished cells. The best entries are bold."""
     head = [_cell(name) for name in table.frame.columns]
