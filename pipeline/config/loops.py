@@ -97,6 +97,6 @@ class Learned(SmallSet):
         estimator: Literal["auto", "unroll", "adjoint", "fused"]
 
     @property
-    def checked_as(self) -> str | None:
-        """The file, beside the prepared data, that notes that the hypergradient was checked; ``None`` without check."""
-        return None
+    def checked_as(self) -> str:
+        """The file, beside the prepared data, that notes that the hypergradient was checked."""
+        raise NotImplementedError

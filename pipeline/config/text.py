@@ -186,6 +186,11 @@ class Text(Learned):
             )
         return self
 
+    @property
+    def checked_as(self) -> str:
+        """One check for all cells of an encoder."""
+        return "gradient_check.text.json"
+
     def planned_steps(self, rows: int) -> int:
         """Of the outer loop."""
         return self.outer.planned_steps(rows)

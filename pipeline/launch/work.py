@@ -53,7 +53,7 @@ def check_gradient(cell: Cell, store: Store, typed: Typed | None = None) -> None
     if not isinstance(cell.config, Distill):
         return
     method, source = cell.config.method, store.cell(cell.config.source)
-    if not isinstance(method, Learned) or method.checked_as is None:
+    if not isinstance(method, Learned):
         return
     noted, mine = source.folder / method.checked_as, {"code": code_digest(), "by": method.estimator}
     if source.state != "done" or read_json(noted) == mine:
