@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.report.collect import Alternative, Collected
 from pipeline.report.finished import Problem
@@ -73,7 +73,7 @@ def _spreads(collected: Collected) -> list[str]:
             collected.layout.labels[row] + ("" if titles == shown[row] else f" ({', '.join(titles)})")
             for row, titles in sorted(rows.items())
         ]
-        sentences += [sentence.format(", ".join(names))] if names else []
+        sentences += [sentence.format(listed(names))] if names else []
     return [*sentences, *([INTERVALS] if shown else [])]
 
 
@@ -87,6 +87,12 @@ def unfinished(problems: Sequence[Problem]) -> tuple[str, ...]:
         else:
             lines.setdefault(f"{problem.slug.partition('.')[0]}: {where}", []).append(problem.slug)
     return tuple(f"{_counted(slugs)}: {line.partition(': ')[2]}" if slugs else line for line, slugs in lines.items())
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of rows in a sentence; in quotation marks where one of them has commas of its own."""
+    names = list(names)
+    return ", ".join(f"“{name}”" for name in names) if any("," in name for name in names) else ", ".join(names)
 
 
 def _counted(slugs: Sequence[str]) -> str:
@@ -134,7 +140,7 @@ def _grouped(title: str, collected: Collected, words: Callable[[Alternative], st
         said = None if entry.chosen is None else words(entry.chosen)
         if said is not None:
             rows.setdefault(said, []).append(collected.layout.labels[row])
-    parts = [f"{', '.join(dict.fromkeys(labels))}: {said}" for said, labels in rows.items()]
+    parts = [f"{listed(dict.fromkeys(labels))}: {said}" for said, labels in rows.items()]
     return f"{title}: {'; '.join(parts)}." if parts else ""
 
 
