@@ -58,6 +58,10 @@ class Archive:
         if self.runs.is_file():
             self._read()
 
+    def __len__(self) -> int:
+        """Archived cells."""
+        return len(self._cells)
+
     def find(self, config: Evaluate) -> Finished | None:
         """A cell, or None where it is not archived.
 

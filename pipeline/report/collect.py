@@ -214,10 +214,10 @@ def _read(config: Evaluate, store: Store, archive: Archive | None) -> Finished |
     archived = None if archive is None else archive.find(config)
     try:
         found = in_store(config, store)
-    except InputError:
-        if archived is None:
+    except InputError:  # data or encoder are not there
+        if archive is None or not len(archive):
             raise
-        return archived
+        return archived or Problem(config.slug, "prepare", "missing", None)
     return found if archived is None or isinstance(found, Finished) else archived
 
 

@@ -99,7 +99,7 @@ def _panel(panel: Any, collected: Collected, found: Sequence[Point], column: Col
     )  # fmt: skip
     for point in found:
         _point(panel, point, MARKERS[collected.layout.rows.index(point.row) % len(MARKERS)])
-    costs = [cost for point in found for cost in (point.first, point.further)]
+    costs = [cost for point in found for cost in (point.first, point.further) if cost > 0]
     if max(costs) < 1.01 * min(costs):  # which a logarithmic axis would not give any width
         panel.set_xlim(min(costs) / 3, 3 * max(costs))
     _labels(panel, collected, found)
@@ -113,7 +113,7 @@ def _point(panel: Any, point: Point, marker: str) -> None:
         style = {"color": "black", "capsize": 2.5, "linewidth": 0.9, "zorder": 2}
         panel.errorbar(point.first, point.mean, yerr=reach, label="95 % interval of the mean", **style)
     panel.plot(point.first, point.mean, marker, color="black", markersize=7, zorder=3)
-    if point.further < point.first:
+    if 0 < point.further < point.first:  # nothing, of a training that nobody counted, has no place on this axis
         panel.plot([point.further, point.first], [point.mean] * 2, ":", color="0.6", linewidth=0.8, zorder=1)
         panel.plot(
             point.further, point.mean, marker, markerfacecolor="white", markeredgecolor="black", markersize=5,

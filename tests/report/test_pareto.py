@@ -89,3 +89,15 @@ def test_the_same_bytes(fabric: Fabric, collected: Collected, tmp_path: Path) ->
     made = ledger(fabric, collected)
     one, two = (pareto.draw(collected, made, "demo", tmp_path / name) for name in ("a", "b"))
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_training_that_nobody_counted_takes_no_place(
+    fabric: Fabric, collected: Collected, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A logarithmic axis has none for it; a single point then decides how far the axis reaches."""
+    monkeypatch.setattr(work, "of_training", lambda config, folder: Work())
+    alone = fabric.experiment({}, tasks=[fabric.task("one")])
+    found = collect(alone, fabric.store)
+    (panel,), _ = drawn(found, ledger(fabric, found), monkeypatch, tmp_path)
+    assert panel.get_xlim() == pytest.approx((5e12 / 3, 3 * 5e12))
