@@ -226,7 +226,7 @@ def _manifest(prepare: Prepare, store: Store, archive: Archive | None) -> dict[s
     try:
         return read_json(store.cell(prepare).folder / "manifest.json") or archived
     except InputError:
-        if not archived:
+        if archive is None or not len(archive):
             raise
         return archived
 
