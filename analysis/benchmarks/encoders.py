@@ -199,7 +199,9 @@ def main(models: str, *names: str) -> None:
                 ENCODERS[name](packages, made)
                 made.rename(folder)
         paraphrase, unrelated = cosines(folder)
-        print(f"{name}: cosine with a paraphrase {paraphrase:.2f}, with an unrelated sentence {unrelated:.2f} -> {folder}")
+        print(
+            f"{name}: cosine with a paraphrase {paraphrase:.2f}, with an unrelated sentence {unrelated:.2f} -> {folder}"
+        )
 
 
 if __name__ == "__main__":
