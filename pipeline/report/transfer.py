@@ -86,8 +86,12 @@ class Matrix:
 
 
 def matrices(experiment: Experiment, collected: Collected) -> tuple[Matrix, ...]:
-    """One per task of which a set is learned from by another encoder; sets that never are have no line."""
-    moved = [(cell, place) for cell, place in zip(experiment.cells, collected.layout.places, strict=True) if cell.data]
+    """One per task of which a set is learned from by another encoder; sets that never are have no line.
+
+    Language models, which are prepared with another head, are no students.
+    """
+    places = zip(experiment.cells, collected.layout.places, strict=True)
+    moved = [(cell, place) for cell, place in places if cell.data and cell.data.model.head == "classifier"]
     if not moved:
         return ()
     # where the same sets would be, learned from by their own encoder

@@ -27,7 +27,7 @@ def models(fabric: Fabric) -> list[str]:
     return [str(fabric.folder / name) for name in (BERT, ROBERTA, XLNET)]
 
 
-def sets(models: list[str], seeds: list[int], **more: Any) -> dict[str, Any]:
+def sets(models: list[Any], seeds: list[int], **more: Any) -> dict[str, Any]:
     """Random sentences of BERT's, learned from by all three."""
     return RANDOM | {"distill.seed": seeds, "evaluate.data.model": models, **more}
 
@@ -177,6 +177,13 @@ def test_without_other_encoders_nothing_is_written(fabric: Fabric, models: list[
     fabric.fill(experiment, lambda cell: {split: [0.5, 0.6] for split in cell.splits})
     assert write_transfer(experiment, collect(experiment, fabric.store), fabric.folder / "demo") == ("", ())
     assert not [file for file in run(experiment, fabric.store, fabric.folder / "out").files if "transfer" in file.name]
+
+
+def test_a_language_model_is_no_student(fabric: Fabric, models: list[str]) -> None:
+    reader = {"name": models[2], "head": "language"}
+    experiment = fabric.experiment(sets(models[:2], [1]), sets([reader], [1]))
+    assert {cell.prepared.model.head for cell in experiment.cells} == {"classifier", "language"}
+    assert [column.model for column in matrix(fabric, experiment).columns] == [BERT, ROBERTA]
 
 
 def test_stage_4_shows_it(fabric: Fabric, models: list[str]) -> None:
