@@ -12,8 +12,7 @@ from pipeline.report.layout import Column
 from pipeline.report.tables import METRIC_NAMES, spread
 from pipeline.report.transfer import OF_FULL, Line, Matrix
 
-_DARK = 0.55  # of the scale, from which on numbers are written in white
-_PALEST, _DARKEST = 0.04, 0.80
+_PALEST, _DARKEST = "0.98", "0.58"  # black numbers are legible on all of them
 
 
 def draw(found: Sequence[Matrix], title: str, stem: Path) -> tuple[Path, Path]:
@@ -51,9 +50,7 @@ def _panel(figure: Any, panel: Any, matrix: Matrix) -> None:
     image = panel.imshow(scores, cmap=_greys(), vmin=low, vmax=high, aspect="auto")
     for at, line in enumerate(matrix.lines):
         for across, column in enumerate(matrix.columns):
-            dark = (scores[at, across] - low) / (high - low) > _DARK
-            text = {"ha": "center", "va": "center", "fontsize": 7.5, "color": "white" if dark else "black"}
-            panel.text(across, at, _text(matrix, line, column), **text)
+            panel.text(across, at, _text(matrix, line, column), ha="center", va="center", fontsize=8)
             if column == line.own:
                 frame = {"fill": False, "edgecolor": "black", "linewidth": 2.2, "zorder": 3}
                 panel.add_patch(_square(across, at, **frame))
@@ -85,8 +82,7 @@ def _scale(scores: Any) -> tuple[float, float]:
 def _greys() -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    greys = LinearSegmentedColormap.from_list("greys", [str(1 - _PALEST), str(1 - _DARKEST)])
-    return greys.with_extremes(bad="white")
+    return LinearSegmentedColormap.from_list("greys", [_PALEST, _DARKEST]).with_extremes(bad="white")
 
 
 def _square(x: float, y: float, **look: Any) -> Any:

@@ -21,7 +21,8 @@ READ = (
     "Rows: sets and the encoder they were made with; columns: the encoder whose fresh students learned from their "
     "text, by its own tokens, and were scored.",
     "Entries: mean ± sample standard deviation in percent (retention); a / b after ±: over initialisations within a "
-    "set / between sets; n = sets × initialisations. Without ± it is a single run.",
+    "set / between sets (0.0 where that component is estimated negative); n = sets × initialisations. Without ± it is "
+    "a single run.",
 )
 SETS = (
     "± of a retention: sample standard deviation over sets, or over the initialisations of a single set beside full "

@@ -163,13 +163,17 @@ def test_what_is_written(fabric: Fabric, models: list[str], panels: list[Axes]) 
     assert panels[0].patches[0].get_x() == pytest.approx(-0.48)
 
 
-def test_dark_cells_have_white_numbers(fabric: Fabric, models: list[str], panels: list[Axes]) -> None:
+def test_the_higher_the_score_the_darker_and_never_too_dark_to_read(
+    fabric: Fabric, models: list[str], panels: list[Axes]
+) -> None:
     experiment = fabric.experiment(sets(models, [1]))
     fill(fabric, experiment, {("random", BERT): [0.9], ("random", ROBERTA): [0.5]})
     write_transfer(experiment, collect(experiment, fabric.store), fabric.folder / "demo")
-    assert [(text.get_text().split("\n")[0], text.get_color()) for text in panels[0].texts] == [
-        ("90.0", "white"), ("50.0", "black"), ("missing", "black"),
-    ]  # fmt: skip
+    (image,) = panels[0].images
+    high, low, missing = image.cmap(image.norm(image.get_array()))[0, :, 0]
+    assert image.get_clim() == (50, 90)
+    assert (high, low, missing) == pytest.approx((0.58, 0.98, 1.0), abs=0.01)
+    assert [text.get_text().split("\n")[0] for text in panels[0].texts] == ["90.0", "50.0", "missing"]
 
 
 def test_without_other_encoders_nothing_is_written(fabric: Fabric, models: list[str]) -> None:
