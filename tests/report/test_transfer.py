@@ -14,6 +14,7 @@ from pipeline.report.collect import collect
 from pipeline.report.transfer import Matrix, matrices
 from pipeline.report.transfer_tables import matrix_table, retention, write_transfer
 from pipeline.stage4_aggregate import run
+from pipeline.store import Store
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 BERT, ROBERTA, XLNET = "bert-tiny", "roberta-tiny", "xlnet-tiny"
@@ -196,3 +197,15 @@ def test_stage_4_shows_it(fabric: Fabric, models: list[str]) -> None:
     summary = run(experiment, fabric.store, fabric.folder / "out")
     assert "### demo: transfer to other encoders, sst2" in summary.markdown
     assert len([file for file in summary.files if ".transfer." in file.name]) == 5
+
+
+def test_it_is_drawn_again_when_the_artifacts_are_gone(fabric: Fabric, models: list[str]) -> None:
+    experiment = fabric.experiment(sets(models, [1, 2]), FULL)
+    fill(fabric, experiment, SCORES | {("full", BERT): [0.8]})
+    out = fabric.folder / "out"
+    files = [file for file in run(experiment, fabric.store, out).files if ".transfer." in file.name]
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    assert run(experiment, Store(fabric.folder / "empty"), out).archived == 6
+    assert [file.read_bytes() for file in files] == before
