@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.config import Experiment
-from pipeline.report.collect import Collected, Entry
+from pipeline.report.collect import Collected, Entry, Sample
 from pipeline.report.layout import Column, Row, layout
 
 OF_FULL, OF_OWN = "full data", "own encoder"
@@ -64,10 +64,9 @@ class Matrix:
         """Its name."""
         return self.columns[0].task
 
-    def full(self, column: Column) -> float | None:
-        """The score of the column's encoder on all rows, where the grid has it and it is finished."""
-        found = self.collected.reference("full", column)
-        return None if found is None else found.estimate.mean
+    def full(self, column: Column) -> Sample | None:
+        """The runs of the column's encoder on all rows, where the grid has them and some are finished."""
+        return self.collected.reference("full", column)
 
     def retention(self, line: Line, column: Column) -> Retention | None:
         """Of an entry; ``None`` where it, or what it would be measured by, has no score."""
@@ -78,7 +77,8 @@ class Matrix:
         full = self.full(column)
         if full is not None:
             (first, *others) = ours.values()
-            return _retention([(value, full) for value in (_means(ours).values() if others else first)], OF_FULL)
+            units = _means(ours).values() if others else first
+            return _retention([(value, full.estimate.mean) for value in units], OF_FULL)
         own = None if line.own is None else line.entries.get(line.own)
         theirs = {} if own is None else _means(_by_set(own))
         both = [(mean, theirs[seeds]) for seeds, mean in _means(ours).items() if seeds in theirs]

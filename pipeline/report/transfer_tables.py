@@ -89,7 +89,9 @@ def _record(matrix: Matrix, line: Line, column: Column) -> dict[str, Any]:
     scores = {"mean": one.mean, "std": one.std, "std_init": one.std_init, "std_seed": one.std_seed}
     runs = {"n": one.n, "n_init": one.n_init, "n_seed": one.n_seed, "ci_low": one.low, "ci_high": one.high}
     share = {} if kept is None else {"retention": kept.share, "retention_std": kept.std, "of": kept.of}
-    return {**place, **scores, **runs, **share, "full_data": matrix.full(column), "chosen": entry.choice()}
+    full = matrix.full(column)
+    of_full = None if full is None else full.estimate.mean
+    return {**place, **scores, **runs, **share, "full_data": of_full, "chosen": entry.choice()}
 
 
 def retention(matrix: Matrix, line: Line, column: Column) -> str:
@@ -118,9 +120,9 @@ def _sizes(matrix: Matrix, line: Line) -> str:
 
 
 def _caption(matrix: Matrix) -> tuple[str, ...]:
-    ours = [column for column in matrix.columns if matrix.full(column) is not None]
-    others = [column.model for column in matrix.columns if column not in ours]
-    full = [f"{c.model} ({100 * (matrix.full(c) or 0):.1f}, n = {_full_size(matrix, c)})" for c in ours]
+    samples = {column: matrix.full(column) for column in matrix.columns}
+    full = [f"{c.model} ({100 * one.estimate.mean:.1f}, n = {one.size})" for c, one in samples.items() if one]
+    others = [column.model for column, one in samples.items() if one is None]
     entries = [(line, entry) for line in matrix.lines for entry in line.entries.values() if entry.chosen is not None]
     chosen = [line.label for line, entry in entries if entry.planned > 1]
     leaky = [line.label for line in matrix.lines if line.row.on_test]
@@ -143,11 +145,6 @@ def _caption(matrix: Matrix) -> tuple[str, ...]:
         f"SELECTED ON THE TEST SPLIT, so optimistic: {'; '.join(leaky)}." if leaky else "",
     )
     return tuple(sentence for sentence in sentences if sentence)
-
-
-def _full_size(matrix: Matrix, column: Column) -> str:
-    found = matrix.collected.reference("full", column)
-    return "0" if found is None else found.size
 
 
 def _rows(matrix: Matrix, column: Column) -> str:
