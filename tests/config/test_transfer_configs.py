@@ -53,6 +53,15 @@ def test_mpnets_sets_are_among_those_of_the_others() -> None:
     assert all(source in small for source in large)
 
 
+def test_sets_of_minilm_are_those_of_text_yaml() -> None:
+    text = {cell.source.model_dump_json() for cell in read("text").cells}
+    ours = {
+        cell.source.model_dump_json() for cell in read("transfer").cells if cell.source.source.model_slug == HERE[0]
+    }
+    assert len(ours) == 2 * 4 * 3
+    assert ours <= text
+
+
 def test_the_papers_encoders_and_its_cells() -> None:
     """Seven encoders, each with its full data; the sets that BERT-base learns from are those of dilm.yaml."""
     experiment, dilm = read("transfer_paper"), read("dilm").cells
