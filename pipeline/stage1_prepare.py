@@ -66,6 +66,7 @@ def run(config: Prepare, out: Path) -> None:
                 "name": config.model.name,
                 "revision": config.model.revision,
                 "pad_token_id": tokenizer.pad_token_id,
+                "padding_side": tokenizer.padding_side,
             },
             "max_length": limit,
             "sizes": {},

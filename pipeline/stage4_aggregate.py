@@ -42,7 +42,8 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     All runs go into ``<experiment>.runs.csv`` and ``<experiment>.h5``, from which the same tables can be made when the
     artifacts are gone; ``<experiment>.ledger.csv`` has what each artifact cost, ``<experiment>.tests.csv`` the tests
     between rows, ``<experiment>.pareto.png`` (PDF) accuracy against compute. Sets that were evaluated by ``robust``
-    also get ``<experiment>.robustness.*``.
+    also get ``<experiment>.robustness.*``, and where students of another encoder learned from a set's text there is
+    ``<experiment>.transfer.*``.
 
     Raises:
         InputError: hyper-parameters would have to be chosen without dev scores, ``report.compare`` names no row, or the
@@ -58,6 +59,7 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     from pipeline.report.render import latex, markdown
     from pipeline.report.robust_tables import write_robustness
     from pipeline.report.tables import long_form, results_table, task_table
+    from pipeline.report.transfer_tables import write_transfer
 
     archive = Archive(out / experiment.name, store)
     collected = collect(experiment, store, archive)
@@ -87,9 +89,10 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     files += draw(collected, tables[-1].title, out / experiment.name)
     files += draw_pareto(collected, ledger, experiment.name, out / f"{experiment.name}.pareto")
     robustness, more = write_robustness(experiment.name, collected, store, out / experiment.name)
+    transfer, beside = write_transfer(experiment, collected, out / experiment.name)
     archived = sum(cell.archived for cell, _ in collected.cells)
-    shown = [*(markdown(table) for table in tables), *([robustness] if robustness else [])]
-    return Summary("\n".join(shown), (*files, *more), collected.problems, archived)
+    shown = [*(markdown(table) for table in tables), *(text for text in (robustness, transfer) if text)]
+    return Summary("\n".join(shown), (*files, *more, *beside), collected.problems, archived)
 
 
 def show(summary: Summary) -> None:

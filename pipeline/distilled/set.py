@@ -121,23 +121,27 @@ class DistilledSet:
         return torch.stack(draws)
 
     def examples(self, rows: Any) -> dict[str, Tensor]:
-        """Rows as a batch for :func:`~pipeline.students.finetune.finetune`: inputs, mask, and ``labels`` [rows, C]."""
+        """Rows as a batch for :func:`~pipeline.students.finetune.finetune`: inputs, mask, and ``labels`` [rows, C].
+
+        Text is padded on the side on which the encoder's tokenizer pads what is scored: XLNet's head reads the last
+        position.
+        """
         if self.inputs_embeds is not None:
             return {"inputs_embeds": self.inputs_embeds[rows], "labels": self.labels[rows]}
         if self.vectors is not None:
             return {"vectors": self.vectors[rows], "labels": self.labels[rows]}
         assert self.token_ids is not None
-        ids = self.token_ids[rows]
-        longest = int((ids >= 0).sum(dim=1).max())
-        ids = ids[:, : -(-longest // 8) * 8]
-        pad = self.about.get("model", {}).get("pad_token_id") or 0
+        model = self.about.get("model", {})
+        places = _places(self.token_ids[rows], left=model.get("padding_side") == "left")
+        ids = self.token_ids[rows].gather(1, places)
+        pad = model.get("pad_token_id") or 0
         batch = {
             "input_ids": torch.where(ids >= 0, ids, pad),
             "attention_mask": (ids >= 0).long(),
             "labels": self.labels[rows],
         }
         if self.token_type_ids is not None:
-            batch["token_type_ids"] = self.token_type_ids[rows][:, : ids.shape[1]]
+            batch["token_type_ids"] = self.token_type_ids[rows].gather(1, places)
         return batch
 
     def prefix(self, shots: int) -> DistilledSet:
@@ -314,3 +318,11 @@ class DistilledSet:
             ).to(model.device)
             names += [classes[label] for label in model(**batch).logits.argmax(dim=-1).tolist()]
         return names
+
+
+def _places(ids: Tensor, *, left: bool) -> Tensor:
+    """[rows, longest, rounded up to a multiple of 8] columns of ``ids``, padded on the right, that make up a batch."""
+    lengths = (ids >= 0).sum(dim=1, keepdim=True)
+    width = min(-(-int(lengths.max()) // 8) * 8, ids.shape[1])
+    columns = torch.arange(width, device=ids.device).expand(len(ids), -1)
+    return (columns + lengths) % width if left else columns

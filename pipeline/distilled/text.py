@@ -64,7 +64,11 @@ def retokenised(
             "a sample of this set is an empty text, which this tokenizer gives no token; choose another set"
         )
     about = distilled.about | {
-        "model": {"name": to_tokenizer.name_or_path, "pad_token_id": to_tokenizer.pad_token_id},
+        "model": {
+            "name": to_tokenizer.name_or_path,
+            "pad_token_id": to_tokenizer.pad_token_id,
+            "padding_side": to_tokenizer.padding_side,
+        },
         "max_length": max_length,
     }
     return replace(distilled, **token_tensors(encoded), about=about)

@@ -53,9 +53,15 @@ def real_name(method: RandomReal | Coreset) -> str:
 
 
 def correction(method: Learned) -> str:
-    """What a row's name says of unequal classes: budget, real batches, outer loss; empty for the paper's."""
+    """What a row's name says of another inner optimiser and of unequal classes; empty for the paper's method.
+
+    Of unequal classes: budget, real batches, outer loss.
+    """
     loss = method.outer.loss
     parts = [
+        _OPTIMIZERS[method.inner_optimizer.name]
+        if isinstance(method, DDAL) and method.inner_optimizer.name != "gd"
+        else "",
         BUDGETS[method.division].removeprefix(", "),
         "balanced batches" if method.outer.sampling == "balanced" else "",
         "class weights" if isinstance(loss, ClassWeights) else "",

@@ -27,19 +27,19 @@ SINGLE = [["the film is good"], ["bad"]]
 PAIRS = [["the film is good", "bad"], ["film", "the good film"]]
 
 
-def bert_like(words: list[str]) -> BertTokenizerFast:
+def bert_like(words: list[str], **more: Any) -> BertTokenizerFast:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    return BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)})
+    return BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)}, **more)
 
 
-def roberta_like(words: list[str]) -> PreTrainedTokenizerFast:
+def roberta_like(words: list[str], **more: Any) -> PreTrainedTokenizerFast:
     """``<s> a </s></s> b </s>``, and no segment ids."""
     ids = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *words])}
     plain = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     plain.pre_tokenizer = WhitespaceSplit()
     plain.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=False, add_prefix_space=False)
     marks = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
-    return PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>", **marks)
+    return PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>", **marks, **more)
 
 
 def set_of(tokenizer: Any, rows: list[list[str]], **about: Any) -> DistilledSet:
@@ -119,6 +119,7 @@ def prepared(folder: Path, tokenizer: Any, sentences: list[str], labels: list[in
     tokenizer.save_pretrained(folder / "model")
     (folder / "model" / "config.json").write_text('{"model_type": "bert"}')
     model = {"name": folder.name, "revision": None, "pad_token_id": tokenizer.pad_token_id}
+    model |= {"padding_side": tokenizer.padding_side}
     facts = {"model": model, "architecture": "x", "embedding_hash": folder.name, "max_length": 12}
     write_json(folder / "manifest.json", facts)
     return Prepared(folder)
@@ -138,6 +139,27 @@ def test_real_rows_are_the_other_encoders_own_tokens_of_them(tmp_path: Path) -> 
     shuffled = prepared(tmp_path / "shuffled", large, sentences[::-1], [0, 0, 1])
     with pytest.raises(InputError, match="its training rows are not those of"):
         transferred(made, own, shuffled)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", [bert_like, roberta_like])
+def test_students_learn_from_rows_padded_as_they_are_scored(
+    tmp_path: Path, kind: Callable[..., Any], side: str
+) -> None:
+    """XLNet's tokenizer pads on the left, and its head reads the last position."""
+    sentences = ["bad", "the film is good is the film bad film is good"]
+    first, second = bert_like(WORDS), kind(WORDS[::-1], padding_side=side)
+    own = prepared(tmp_path / "own", first, sentences, [0, 1])
+    other = prepared(tmp_path / "other", second, sentences, [0, 1])
+    written = retokenised(set_of(first, [[one] for one in sentences]), first, second, 12)
+    for made in (transferred(set_of(first, SINGLE, chosen={"rows": [0, 1]}), own, other), written):
+        for rows in ([0, 1], [0], [1, 0]):
+            batch, scored = made.examples(rows), other.split("train").batch(rows)
+            names = [name for name in scored if name != "labels"]
+            assert set(batch) == {*names, "labels"}
+            assert all(torch.equal(batch[name], scored[name]) for name in names)
+    places = [1] * 12 + [0] * 4, [1] * 3 + [0] * 13
+    assert batch["attention_mask"].tolist() == [each[::-1] if side == "left" else each for each in places]
 
 
 def test_other_sets_are_decoded(tmp_path: Path) -> None:

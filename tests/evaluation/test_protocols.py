@@ -226,3 +226,23 @@ def test_causal_and_xlnet_classifiers_are_fine_tuned(
     )
     found, _ = evaluated(path, tmp_path / "ck")
     assert values(found)
+
+
+@pytest.mark.parametrize("family", ["roberta", "mpnet", "distilbert", "gpt2", "xlnet"])
+def test_real_rows_teach_another_encoder_what_they_teach_as_its_own(
+    experiment: Write, tmp_path: Path, encoder_folder: Callable[..., Path], family: str
+) -> None:
+    """Random rows do not depend on the encoder that they were drawn with."""
+    other = str(encoder_folder(family))
+    path = experiment(
+        evaluate={"protocol": {"name": "finetune", "steps": 3}, "initialisations": 2},
+        grids=[
+            {"distill.method": [{"name": "random", "shots": 3}], "evaluate.data": [{"model": other}]},
+            {"distill.method": [{"name": "random", "shots": 3}], "prepare.model": [other]},
+        ],
+    )
+    evaluated(path, tmp_path / "ck")
+    store = Store(tmp_path / "ck")
+    moved, own = (rows(store.cell(cell).folder) for cell in load_experiment(path).cells)
+    assert len(values(moved)) == 2 * 2 * 8
+    assert values(moved) == values(own)

@@ -50,6 +50,21 @@ def test_table2_rows_in_the_papers_order(fabric: Fabric):
     ]  # fmt: skip
 
 
+def test_inner_optimisers_are_separate_rows(fabric: Fabric):
+    settings = [
+        {"name": "adam", "eps": 1e-5},
+        {"name": "gd"},
+        {"name": "momentum"},
+        {"name": "momentum", "momentum": 0.5},
+    ]
+    experiment = fabric.experiment(
+        {"distill.method.inner_optimizer": settings, "distill.method.steps": [3], "evaluate.splits": [["dev", "test"]]}
+    )
+    assert labels(experiment) == ["HL", "HL (Adam)", "HL (SGD with momentum)"]
+    plan = layout(experiment.cells, "table2")
+    assert [len(cells) for cells in plan.members(experiment.cells).values()] == [1, 1, 2]
+
+
 def test_several_budgets_are_separate_rows(fabric: Fabric):
     experiment = fabric.experiment(
         RANDOM | {"distill.method.shots": [1, 3]},

