@@ -16,6 +16,7 @@ from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.real import (
     EL2N,
     Budget,
+    Empty,
     FullData,
     Herding,
     KCentres,
@@ -145,6 +146,7 @@ Method = Annotated[
     | EL2N
     | FullData
     | Majority
+    | Empty
     | BPTT
     | Text
     | Project

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config import BPTT, DDAL, AlwaysMajority, Distill, Evaluate, Experiment, GeneratorTraining, Outer, Text
+from pipeline.config import BPTT, DDAL, Distill, Evaluate, Experiment, GeneratorTraining, Outer, Text
 from pipeline.launch.scheduler import JobState, stuck
 from pipeline.launch.stages import MODULES, StageName, graph, name_of, stage_of
 from pipeline.store import Cell, Store
@@ -164,8 +164,8 @@ class _Look:
                 total = method.steps
             else:
                 total = method.outer.steps or method.outer.epochs * self._epoch_steps(cell.config, method.outer)
-        elif isinstance(cell.config, Evaluate) and not isinstance(cell.config.protocol, AlwaysMajority):
-            total = cell.config.initialisations
+        elif isinstance(cell.config, Evaluate):
+            total = cell.config.runs
             lines = path.read_text().splitlines()[1:]
             done = len({line.partition(",")[0] for line in lines})
             before = before * done // max(1, len(lines))

@@ -23,11 +23,11 @@ from pipeline.report.layout import (
     Layout,
     Row,
     alternatives,
-    check_choices,
     hyper_parameters,
     layout,
     searched,
 )
+from pipeline.report.pairs import check_choices
 from pipeline.report.words import recipe, rule, selection
 from pipeline.store import Store
 from pipeline.store.atomic import read_json
@@ -184,9 +184,12 @@ class Collected:
         return len(self.manifests[column].get("classes", ())) or column.classes
 
     def size(self, column: Column, split: str) -> int | None:
-        """Rows of a split, None while the task is not prepared."""
+        """Rows of a split that are learned from or scored, None while the task is not prepared."""
         sizes = self.manifests[column].get("sizes", {})
-        return int(sizes[split]) if split in sizes else None
+        if split not in sizes:
+            return None
+        drawn = column.examples if split != "train" else None
+        return int(sizes[split]) if drawn is None else min(drawn, int(sizes[split]))
 
 
 def collect(experiment: Experiment, store: Store, archive: Archive | None = None) -> Collected:
