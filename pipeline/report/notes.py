@@ -36,7 +36,6 @@ LABELS = "HL: hard labels; SL: soft (unrestricted) labels; AL: attention labels.
 
 def caption(collected: Collected, shows_paper: bool) -> tuple[str, ...]:
     """How to read the table and what was chosen on which split."""
-    models = dict.fromkeys(column.model for column in collected.layout.columns)
     sentences = [
         *_selected(collected),
         RUNS,
@@ -46,11 +45,20 @@ def caption(collected: Collected, shows_paper: bool) -> tuple[str, ...]:
         _grouped("Students", collected, lambda chosen: chosen.recipe),
         _grouped("Coresets are real sentences chosen by", collected, lambda chosen: chosen.rule),
         *(_on_dev(column) for column in collected.layout.columns if column.split == "dev"),
-        f"Encoder of our runs: {', '.join(models)}.",
+        *_models(collected),
         SECONDS,
         PAPER if shows_paper else "",
     ]
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def _models(collected: Collected) -> list[str]:
+    """Who learned, or answered, in each column."""
+    found: dict[str, dict[str, None]] = {}
+    for column in collected.layout.columns:
+        kind = "Encoder" if column.prepares[0].model.head == "classifier" else "Language model"
+        found.setdefault(kind, {})[column.model] = None
+    return [f"{kind} of our runs: {', '.join(names)}." for kind, names in found.items()]
 
 
 def _spreads(collected: Collected) -> list[str]:
