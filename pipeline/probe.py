@@ -33,6 +33,7 @@ from pipeline.config import (
     OnVectors,
     Project,
     Prompted,
+    Rank,
     Text,
     Training,
     on_real_text,
@@ -150,7 +151,7 @@ def probe_distill(config: Distill, folder: Path, set_: Path) -> Slice:
         _ddal(config, config.method, prepared, found, set_)
     elif isinstance(config.method, BPTT):
         _repeat_all(found, distill_pieces(config, config.method, prepared, set_))
-    elif isinstance(config.method, LM | DiLM | Generated):
+    elif isinstance(config.method, LM | DiLM | Generated | Rank):
         from pipeline.probe_language import pieces
 
         _repeat_all(found, pieces(config, prepared, set_))

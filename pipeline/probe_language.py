@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import LM, DiLM, Distill, Generated, language_source
+from pipeline.config import LM, DiLM, Distill, Generated, Rank
 from pipeline.data.prepared import Prepared
+from pipeline.data.tokenised import Split
 from pipeline.distilled import save
 from pipeline.methods.coresets.vectors import load_student, vectors_of
 from pipeline.methods.dilm.generate import generate_from
@@ -20,7 +21,6 @@ from pipeline.methods.dilm.sampling import write
 from pipeline.methods.dilm.tuning import Tuning
 from pipeline.probe_vectors import Piece
 from pipeline.report import language_work, work
-from pipeline.store import Store
 from pipeline.students.device import pick_device
 
 TEXTS, ROWS = 32, 256
@@ -29,16 +29,14 @@ TEXTS, ROWS = 32, 256
 def pieces(config: Distill, prepared: Prepared, set_: Path) -> list[Piece]:
     """Steps of training, some texts, some vectors; leaves a set where the cell makes one."""
     method, C = config.method, len(prepared.classes)
-    written = Prepared(Store.of(prepared.folder).cell(language_source(config)).folder)
+    written = Prepared(language_work.written_for(config, prepared.folder))
     generator = Generator.fresh(written.model_folder, C, config.seed, pick_device(config.runtime))
     text, rows = language_work.per_text(written.folder), generator.sequences(written.split("train"))
     if isinstance(method, LM):
         run = Pretraining(method.model_copy(update={"steps": 1000}), generator, rows, config.seed)
-        dev = generator.sequences(written.split("dev").stratified(ROWS, 0, "probe"))
-        return [
-            ("training", run.advance, 3 * text * method.batch_size),
-            ("scoring", lambda: generator.mean_losses(dev), len(dev) * text),
-        ]
+        return [("training", run.advance, 3 * text * method.batch_size), _losses(generator, written.split("dev"), text)]
+    if isinstance(method, Rank):
+        return [_losses(generator, written.split("train"), text)]
     assert isinstance(method, DiLM | Generated)
     longest, fields = int(rows.lengths.max()), len(config.source.task.text)
     sampling = method.sampling.model_copy(update={"batch_size": min(TEXTS, method.sampling.batch_size)})
@@ -56,6 +54,11 @@ def pieces(config: Distill, prepared: Prepared, set_: Path) -> list[Piece]:
     tuning = Tuning(_short(config, method, sampling), prepared, student, generator, rows)
     tuning.advance()  # which writes the pool
     return [("outer", tuning.advance, language_work.of_step(method, per_row, text, C)), *found]
+
+
+def _losses(generator: Generator, split: Split, text: float) -> Piece:
+    rows = generator.sequences(split.stratified(ROWS, 0, "probe"))
+    return "scoring", lambda: generator.mean_losses(rows), len(rows) * text
 
 
 def _short(config: Distill, method: DiLM, sampling: Any) -> Distill:

@@ -23,6 +23,7 @@ from pipeline.config.dilm import (
     Generated,
     GeneratorTraining,
     LoRA,
+    Rank,
     Sampling,
     TextSelection,
     Unselected,
@@ -30,7 +31,8 @@ from pipeline.config.dilm import (
 from pipeline.config.experiment import Experiment, Report, load
 from pipeline.config.imbalance import ClassWeights, CrossEntropy, LogitAdjustment, RealLoss, Selection
 from pipeline.config.imported import Imported
-from pipeline.config.loops import AdamSteps, InnerOptimizer, MomentumSteps, PlainSteps, Validation
+from pipeline.config.loops import AdamSteps, InnerOptimizer, Learned, MomentumSteps, PlainSteps, Validation
+from pipeline.config.making import Budget, Making, SmallSet
 from pipeline.config.methods import (
     DDAL,
     Distill,
@@ -50,7 +52,6 @@ from pipeline.config.prompting import DiLMPrompting, Prompted, Prompting
 from pipeline.config.protocols import AlwaysMajority, Evaluate, FineTune, GradientSteps, Protocol, Robust
 from pipeline.config.real import (
     EL2N,
-    Budget,
     ByScores,
     ByVectors,
     Coreset,
@@ -105,11 +106,13 @@ __all__ = [
     "InnerOptimizer",
     "JobName",
     "KCentres",
+    "Learned",
     "LearningFromVectors",
     "LoRA",
     "LogitAdjustment",
     "LossRank",
     "Majority",
+    "Making",
     "Method",
     "Mlp",
     "Model",
@@ -128,6 +131,7 @@ __all__ = [
     "PublishedMlp",
     "PublishedTransformer",
     "RandomReal",
+    "Rank",
     "RealLoss",
     "Report",
     "Request",
@@ -137,6 +141,7 @@ __all__ = [
     "Runtime",
     "Sampling",
     "Selection",
+    "SmallSet",
     "Stage",
     "StraightThrough",
     "Swaps",

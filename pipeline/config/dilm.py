@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.making import Making, Parents
+from pipeline.config.making import Making, Parents, SmallSet
+from pipeline.config.real import Coreset
 from pipeline.config.schema import Count, Frozen, Positive, Share, runtime
 from pipeline.config.training import Training
 
@@ -56,6 +57,10 @@ class GeneratorTraining(Frozen):
     lora: LoRA | None = None
     gradient_checkpointing: bool = runtime(False)
 
+    def planned_steps(self, rows: int) -> int:
+        """As the config says."""
+        return self.steps
+
 
 class DevLoss(Frozen):
     """The language model's loss on dev.
@@ -90,7 +95,6 @@ class LM(GeneratorTraining, Making):
     """
 
     name: Literal["lm"]
-    revision: int = 1
     steps: Count = 80_000
     lr: Positive = 1e-5
     batch_size: Count = 64
@@ -186,7 +190,6 @@ class DiLM(GeneratorTraining, Making):
     """
 
     name: Literal["dilm"]
-    revision: int = 1
     steps: Count = 20_000
     lr: Positive = 3e-7
     warmup_ratio: Share = 0.05
@@ -270,6 +273,20 @@ class ByRank(Frozen):
     normalise: Literal["length", "padded"] = "length"
 
 
+class Rank(Coreset):
+    """DiLM's ``rank`` of real rows: those with the lowest loss of a generator, begun with the token of their class.
+
+    Attributes:
+        normalise: the loss of a row is per token, or per token of the longest candidate as published, which favours
+            short rows.
+
+    """
+
+    name: Literal["rank"]
+    normalise: Literal["length", "padded"] = "length"
+    parents: ClassVar[Parents | None] = Parents(GENERATORS, "whose loss ranks the rows")
+
+
 class AtRandom(Frozen):
     """A draw of the candidates."""
 
@@ -292,7 +309,7 @@ TextSelection = Annotated[
 ]
 
 
-class Generated(Making):
+class Generated(SmallSet):
     """A set that a generator writes: ``over_sample`` times as many texts as are needed, of which a rule selects.
 
     Attributes:
@@ -306,7 +323,6 @@ class Generated(Making):
     """
 
     name: Literal["generated"]
-    revision: int = 1
     shots: Count = 20
     over_sample: Count = 100
     selection: TextSelection = ByCentres(name="k_centres")

@@ -6,25 +6,21 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.config.files import FileByPath
-from pipeline.config.making import Making
-from pipeline.config.schema import Count
+from pipeline.config.making import SmallSet
 
 
-class Imported(Making):
+class Imported(SmallSet):
     """A published set: DDAL's folder, DiLM's JSON lines, or the h5 file of RaT-BPTT and of the NYU project.
 
     Attributes:
         file: the folder, or the file.
         kind: what its samples are; who publishes a file says so, and recipes are checked against it before it is read.
-        shots: samples per class, or their mean.
 
     """
 
     name: Literal["imported"]
-    revision: int = 1
     file: FileByPath
     kind: Literal["text", "embeddings", "vectors"]
-    shots: Count = 1
 
     @property
     def makes(self) -> Literal["text", "embeddings", "vectors"]:  # type: ignore[override]

@@ -1,12 +1,13 @@
-"""What all methods that learn a set have: the optimiser of the inner loop, and the validation of the outer one."""
+"""What all methods that learn a set have: the optimiser of the inner loop, and the outer loop with its validation."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field
 
-from pipeline.config.imbalance import Selection
+from pipeline.config.imbalance import RealLoss, Sampling, Selection
+from pipeline.config.making import SmallSet
 from pipeline.config.schema import Count, Frozen, Positive, Share
 
 
@@ -68,3 +69,34 @@ class Validation(Frozen):
     def lower_is_better(self) -> bool:
         """Of what is compared."""
         return self.by in ("loss", "balanced_loss")
+
+
+class OuterLoop(Protocol):
+    """What the outer loops of all methods have."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Of the real batches."""
+
+    @property
+    def loss(self) -> RealLoss:
+        """Of the real batches."""
+
+
+class Learned(SmallSet):
+    """A set that an outer loop learns through the training of students; validation keeps the best of its states.
+
+    Attributes:
+        outer, validation, estimator: every such method has these keys.
+
+    """
+
+    if TYPE_CHECKING:  # fields with types and defaults of each method's own
+        outer: OuterLoop
+        validation: Validation
+        estimator: Literal["auto", "unroll", "adjoint", "fused"]
+
+    @property
+    def checked_as(self) -> str:
+        """The file, beside the prepared data, that notes that the hypergradient was checked."""
+        raise NotImplementedError

@@ -1,10 +1,12 @@
-"""What every method of stage 2 says of itself: what it makes, and which other cell it starts from."""
+"""What every method of stage 2 says of itself: what it makes, how much of it, and from which other cell."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal, NamedTuple
 
-from pipeline.config.schema import Frozen
+from pipeline.config.schema import Count, Frozen
+
+Budget = Literal["uniform", "prior", "sqrt"]
 
 
 class Parents(NamedTuple):
@@ -31,11 +33,18 @@ class Making(Frozen):
         makes: what a set's samples are: ``text`` (token ids, which any encoder's tokenizer can be given), input
             ``embeddings`` of one encoder, or sentence ``vectors``; a ``language model`` is no set.
         parents: the cells that it starts from; ``None`` where it takes none.
+        of_rows: whether samples are training rows as they are.
+        name: tells methods apart.
+        revision: of what it computes.
 
     """
 
     makes: ClassVar[Literal["text", "embeddings", "vectors", "language model"]] = "text"
     parents: ClassVar[Parents | None] = None
+    of_rows: ClassVar[bool] = False
+
+    name: str
+    revision: int = 1
 
     @property
     def has_steps(self) -> bool:
@@ -51,3 +60,23 @@ class Making(Frozen):
     def is_drawn(self) -> bool:
         """Whether another seed may make something else of the same inputs."""
         return True
+
+    def planned_steps(self, rows: int) -> int | None:
+        """Optimiser steps in all, on so many training rows; ``None`` where none are saved on the way."""
+        return None
+
+
+class SmallSet(Making):
+    """A method that makes a set of a chosen size.
+
+    Attributes:
+        shots: samples per class, or their mean.
+
+    """
+
+    shots: Count = 1
+
+    @property
+    def division(self) -> Budget:
+        """How classes x shots samples are divided."""
+        return "uniform"

@@ -7,15 +7,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.data import OTHER_SPLITS, Prepare
-from pipeline.config.dilm import LM, DiLM, Generated
+from pipeline.config.dilm import LM, DiLM, Generated, Rank
 from pipeline.config.files import FileByPath
 from pipeline.config.imported import Imported
-from pipeline.config.loops import InnerOptimizer, PlainSteps, Validation
-from pipeline.config.making import Making, Parents
+from pipeline.config.loops import InnerOptimizer, Learned, PlainSteps, Validation
+from pipeline.config.making import Budget, Parents
 from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.real import (
     EL2N,
-    Budget,
     Empty,
     FullData,
     Herding,
@@ -30,11 +29,10 @@ from pipeline.config.text import Project, Text
 from pipeline.config.vectors import BPTT
 
 
-class DDAL(Making):
+class DDAL(Learned):
     """Dataset distillation with attention labels (ACL 2023). Defaults are the published repository's.
 
     Attributes:
-        shots: synthetic samples per class; with another budget than ``uniform``, their mean over classes.
         budget: how the classes x shots samples are divided, as for real sentences (``prior``, ``sqrt``: by the classes'
             training rows); not uniform, every step needs all samples.
         sequence_length: input embeddings per sample (S); every position is attended.
@@ -63,8 +61,6 @@ class DDAL(Making):
     """
 
     name: Literal["ddal"]
-    revision: int = 1
-    shots: Count = 1
     budget: Budget = "uniform"
     sequence_length: Count = 512
     labels: Literal["hard", "soft", "unrestricted"] = "hard"
@@ -114,6 +110,20 @@ class DDAL(Making):
         return self
 
     @property
+    def division(self) -> Budget:
+        """As the budget says."""
+        return self.budget
+
+    @property
+    def checked_as(self) -> str:
+        """One check for all cells of an encoder."""
+        return "gradient_check.json"
+
+    def planned_steps(self, rows: int) -> int:
+        """Of the outer loop."""
+        return self.outer.planned_steps(rows)
+
+    @property
     def shared(self) -> tuple[str, ...]:
         """What the shapes of its tensors follow from."""
         attention = () if self.attention_labels == "none" else ("attention_labels",)
@@ -144,6 +154,7 @@ Method = Annotated[
     | Moderate
     | LossRank
     | EL2N
+    | Rank
     | FullData
     | Majority
     | Empty

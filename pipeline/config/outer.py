@@ -58,3 +58,11 @@ class Outer(Frozen):
     def _check(self) -> Outer:
         check_sampling(self.sampling, self.loss)
         return self
+
+    def epoch_steps(self, rows: int) -> int:
+        """Outer steps of one pass over so many training rows; 0 where their number is not known yet."""
+        return max(1, max(1, rows // self.batch_size) // self.real_batches) if rows else 0
+
+    def planned_steps(self, rows: int) -> int:
+        """Outer steps in all."""
+        return self.steps or self.epochs * self.epoch_steps(rows)

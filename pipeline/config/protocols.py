@@ -7,15 +7,13 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.config.data import OTHER_SPLITS, Prepare
-from pipeline.config.dilm import LM, DiLM, Generated
-from pipeline.config.imported import Imported
+from pipeline.config.making import SmallSet
 from pipeline.config.methods import Distill, Method, Runtime
 from pipeline.config.on_vectors import LearningFromVectors, OnVectors, RobustOnVectors
 from pipeline.config.prompting import Prompted, Prompting, check_prompt
 from pipeline.config.real import Empty, FullData, Majority
 from pipeline.config.schema import Count, Frozen, Positive, runtime
 from pipeline.config.students import Mlp, Transformer
-from pipeline.config.text import Project, Text
 from pipeline.config.training import BestEpoch, OptimizerName, Training, selection_by_split
 from pipeline.config.vectors import BPTT
 
@@ -231,7 +229,7 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"protocol '{protocol.name}' learns from vectors, and method '{method.name}' makes embeddings of text"
             )
-        if isinstance(method, Text | Project | Generated) or (isinstance(method, Imported) and method.kind == "text"):
+        if method.makes == "text" and not method.of_rows:
             raise ValueError(
                 f"protocol '{protocol.name}' learns from vectors, which are stored of real rows alone; evaluate the "
                 f"text of '{method.name}' with {{name: finetune}}"
@@ -274,7 +272,7 @@ class Evaluate(Frozen):
     def shots(self) -> int | None:
         """Samples per class that are learned from, or their mean; ``None`` for full data, majority and none."""
         method = self.source.method
-        return None if isinstance(method, FullData | Majority | Empty | LM) else self.prefix or method.shots
+        return self.prefix or method.shots if isinstance(method, SmallSet) else None
 
     @property
     def runs(self) -> int:
@@ -297,12 +295,11 @@ class Evaluate(Frozen):
 
 def _check_prefix(prefix: int, method: Method, recipe: Recipe) -> None:
     """Refuses a part of a set that has none, or whose parts mean nothing."""
-    if isinstance(method, FullData | Majority | Empty | LM):
+    if not isinstance(method, SmallSet):
         raise ValueError(f"prefix: method '{method.name}' has no samples per class to take the first of; remove it")
     if method.has_steps and isinstance(recipe, GradientSteps):
         raise ValueError("prefix: the steps of a ddal set are made for all of its samples; remove it, or use finetune")
-    grown = BPTT | Text | Project | Imported | DiLM | Generated
-    if prefix > method.shots and (isinstance(method, grown) or method.budget == "uniform"):
+    if prefix > method.shots and method.division == "uniform":
         raise ValueError(f"prefix: {prefix} samples per class are more than shots: {method.shots}")
 
 

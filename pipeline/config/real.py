@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
 from pipeline.config.data import Vectors
-from pipeline.config.making import Making
+from pipeline.config.making import Budget, Making, SmallSet
 from pipeline.config.schema import Count
 from pipeline.config.training import Training
-
-Budget = Literal["uniform", "prior", "sqrt"]
 
 
 def _slug(name: str, shots: int, budget: Budget) -> str:
     return f"{name}.{shots}shot" + ("" if budget == "uniform" else f".{budget}")
 
 
-class RandomReal(Making):
-    """Real training sentences drawn at random: the first baseline of every table.
+class RealRows(SmallSet):
+    """Training sentences as they are.
 
     Attributes:
         shots: samples per class; with another budget than ``uniform``, their mean over classes.
@@ -28,10 +26,19 @@ class RandomReal(Making):
 
     """
 
-    name: Literal["random"]
-    revision: int = 1
-    shots: Count = 1
     budget: Budget = "uniform"
+    of_rows: ClassVar[bool] = True
+
+    @property
+    def division(self) -> Budget:
+        """As the budget says."""
+        return self.budget
+
+
+class RandomReal(RealRows):
+    """Real training sentences drawn at random: the first baseline of every table."""
+
+    name: Literal["random"]
 
     @property
     def slug(self) -> str:
@@ -39,22 +46,17 @@ class RandomReal(Making):
         return _slug("random", self.shots, self.budget)
 
 
-class Coreset(Making):
+class Coreset(RealRows):
     """Real training sentences that a rule chooses, class by class; one member per rule.
 
     Rows with the same tokens and the same class count once. What is chosen depends on the seed through ``candidates``
     and through what a rule draws; without either, all seeds give the same set.
 
     Attributes:
-        shots, budget: as for random real sentences.
         candidates: choose among so many training rows, a draw with the classes' shares; ``null`` looks at all.
 
     """
 
-    name: str
-    revision: int = 1
-    shots: Count = 1
-    budget: Budget = "uniform"
     candidates: Count | None = None
 
     @property
@@ -151,11 +153,7 @@ class ByScores(Coreset):
 
 
 class LossRank(ByScores):
-    """Rows with the lowest or highest mean cross-entropy.
-
-    DiLM's ``rank`` keeps the texts with the lowest loss of the language model that wrote them; here it is the
-    classifiers' loss, because real sentences have no such model.
-    """
+    """Rows with the lowest or highest mean cross-entropy of classifiers; ``rank`` goes by a language model's."""
 
     name: Literal["loss_rank"]
     keep: Literal["lowest", "highest"] = "lowest"
@@ -181,7 +179,7 @@ class FullData(Making):
     """The whole training split: what a distilled set is measured against."""
 
     name: Literal["full"]
-    revision: int = 1
+    of_rows: ClassVar[bool] = True
 
     @property
     def is_drawn(self) -> bool:
@@ -198,7 +196,7 @@ class Majority(Making):
     """One real sample of the most frequent training class, for the protocol that always answers it."""
 
     name: Literal["majority"]
-    revision: int = 1
+    of_rows: ClassVar[bool] = True
 
     @property
     def is_drawn(self) -> bool:
@@ -215,7 +213,6 @@ class Empty(Making):
     """No sample at all: what a language model answers without examples (zero-shot)."""
 
     name: Literal["empty"]
-    revision: int = 1
 
     @property
     def is_drawn(self) -> bool:

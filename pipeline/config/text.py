@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.loops import AdamSteps, InnerOptimizer, Validation
-from pipeline.config.making import Making, Parents
+from pipeline.config.loops import AdamSteps, InnerOptimizer, Learned, Validation
+from pipeline.config.making import Parents, SmallSet
 from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.schema import Count, Frozen, Positive, runtime
 from pipeline.config.training import Training
@@ -16,11 +16,10 @@ Measure = Literal["cosine", "l2"]
 Words = Literal["any", "writable", "whole"]
 
 
-class Project(Making):
+class Project(SmallSet):
     """The nearest token of every input embedding of a learned set, after its distillation: text, labels kept.
 
     Attributes:
-        shots: as of the parent.
         measure: by which nearest is meant.
         special: positions whose nearest token is a special one (padding, a separator) are ``dropped`` and the others
             framed as the tokenizer frames a text; or such tokens are ``kept`` where they are, without a frame; or are
@@ -32,8 +31,6 @@ class Project(Making):
     parents: ClassVar[Parents] = Parents(("ddal",), "to project to text", same_encoder=True)
 
     name: Literal["project"]
-    revision: int = 1
-    shots: Count = 1
     measure: Measure = "cosine"
     special: Literal["dropped", "kept", "barred"] = "dropped"
     words: Words = "any"
@@ -131,14 +128,13 @@ class TextValidation(Validation):
     training: Training = Training()
 
 
-class Text(Making):
+class Text(Learned):
     """A set of text learned through the training of students: its tokens change, and are tokens after every step.
 
     All samples are exactly ``sequence_length`` tokens, so that there is no padding in the inner loop, and begin as real
     training sentences of at least that length.
 
     Attributes:
-        shots: samples per class.
         sequence_length: tokens per sample, special ones included.
         words: that may be put in: ``any`` token but special ones, ``writable`` ones, which are read as themselves when
             they are written alone or after a word, or ``whole`` words and signs.
@@ -161,8 +157,6 @@ class Text(Making):
     """
 
     name: Literal["text"]
-    revision: int = 1
-    shots: Count = 1
     sequence_length: Annotated[int, Field(ge=4)] = 16
     words: Words = "whole"
     labels: Literal["hard", "soft", "unrestricted"] = "hard"
@@ -191,6 +185,15 @@ class Text(Making):
                 f"starts: {self.starts} are drawn for initialise: real; {self.initialise} are one start, remove it"
             )
         return self
+
+    @property
+    def checked_as(self) -> str:
+        """One check for all cells of an encoder."""
+        return "gradient_check.text.json"
+
+    def planned_steps(self, rows: int) -> int:
+        """Of the outer loop."""
+        return self.outer.planned_steps(rows)
 
     @property
     def outer_precision(self) -> str:

@@ -10,8 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.imbalance import CrossEntropy, RealLoss, Sampling, check_sampling
-from pipeline.config.loops import AdamSteps, InnerOptimizer, Validation
-from pipeline.config.making import Making
+from pipeline.config.loops import AdamSteps, InnerOptimizer, Learned, Validation
 from pipeline.config.schema import Count, Frozen, Positive, Share, runtime
 from pipeline.config.students import Mlp, VectorStudentConfig
 
@@ -123,7 +122,7 @@ class Boost(Frozen):
         return self
 
 
-class BPTT(Making):
+class BPTT(Learned):
     """Vectors learned by back-propagation through the training of a student: Full-BPTT, T-BPTT, RaT-BPTT, Boost-DD.
 
     An outer step draws fresh students, trains them for N steps without a graph and for ``window`` steps with one,
@@ -131,7 +130,6 @@ class BPTT(Making):
 
     Attributes:
         student: what is trained; its dropout is on in the inner loop and off on real vectors.
-        shots: synthetic vectors per class.
         labels: ``hard`` one-hot and fixed; ``soft`` softmax of learned logits that start at ``soft_start`` times
             one-hot; ``unrestricted`` learned reals that start at one-hot. Students that train on and on never end with
             hard labels, which push logits apart for ever, nor with negative ones, whose loss has no floor; with soft
@@ -160,9 +158,7 @@ class BPTT(Making):
     """
 
     name: Literal["bptt"]
-    revision: int = 1
     student: VectorStudentConfig = Mlp(name="mlp")
-    shots: Count = 1
     labels: Literal["hard", "soft", "unrestricted"] = "hard"
     soft_start: Positive = 3.0
     initialise: Literal["real", "centres", "noise"] = "real"
@@ -227,6 +223,15 @@ class BPTT(Making):
     def stages(self) -> tuple[int, ...]:
         """Samples per class at the end of each stage; one stage without boosting."""
         return (self.shots,) if self.boost is None else self.boost.stages
+
+    @property
+    def checked_as(self) -> str:
+        """One check for all cells of a student."""
+        return f"gradient_check.{self.student.name}.json"
+
+    def planned_steps(self, rows: int) -> int:
+        """Of the outer loops of all stages."""
+        return self.outer.steps * len(self.stages)
 
     @property
     def slug(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from pipeline.config import BPTT, DDAL, Distill, Experiment, Generated
+from pipeline.config import Distill, Experiment, SmallSet
 from pipeline.launch.known import remember
 from pipeline.launch.stages import MODULES, pin, stage_cells
 from pipeline.launch.work import canary, run_stage
@@ -42,9 +42,10 @@ def run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, c
     from pipeline import stage4_aggregate
 
     stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
-    made = DDAL | BPTT | Generated
     for cell in stage_cells(experiment, store, "distill"):
-        if cell.state == "done" and isinstance(cell.config, Distill) and isinstance(cell.config.method, made):
+        assert isinstance(cell.config, Distill)
+        made = cell.config.method
+        if cell.state == "done" and isinstance(made, SmallSet) and not made.of_rows:
             print(f"distilled set: {cell.folder / 'distilled.h5'}")
     if failed:
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from pipeline.config import BPTT, DDAL, Distill, Evaluate, Experiment, Prepare, Stage, inputs, upstream
+from pipeline.config import Distill, Evaluate, Experiment, Learned, Prepare, Stage, inputs, upstream
 from pipeline.config.data import HubSource
 from pipeline.errors import InputError
 from pipeline.store import Cell, Store, locate
@@ -86,10 +86,10 @@ def learning_cell(experiment: Experiment, index: int | None) -> Evaluate:
         InputError: there is none, or the one asked for is not distilled.
 
     """
-    distilled = [i for i, cell in enumerate(experiment.cells) if isinstance(cell.source.method, DDAL | BPTT)]
+    distilled = [i for i, cell in enumerate(experiment.cells) if isinstance(cell.source.method, Learned)]
     if not distilled or index not in (None, *distilled):
-        allowed = ", ".join(map(str, distilled)) or "none; give an experiment with method ddal or bptt"
-        raise InputError(f"--index {index}: no ddal cell and none of bptt; such cells of {experiment.name}: {allowed}")
+        allowed = ", ".join(map(str, distilled)) or "none; give an experiment with method ddal, bptt or text"
+        raise InputError(f"--index {index}: no cell of ddal, bptt or text; such cells of {experiment.name}: {allowed}")
     return experiment.cells[distilled[0] if index is None else index]
 
 

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config import BPTT, DDAL, Distill, Evaluate, Experiment, GeneratorTraining, Outer, Text
+from pipeline.config import Distill, Evaluate, Experiment
 from pipeline.launch.scheduler import JobState, stuck
 from pipeline.launch.stages import MODULES, StageName, graph, name_of, stage_of
 from pipeline.store import Cell, Store
@@ -156,14 +156,9 @@ class _Look:
         path = cell.folder / ("log.csv" if isinstance(cell.config, Distill) else "results.csv")
         if path.name not in names:
             return {}
-        if isinstance(cell.config, Distill) and isinstance(cell.config.method, DDAL | BPTT | Text | GeneratorTraining):
-            method, done = cell.config.method, _last_step(path)
-            if isinstance(method, BPTT):
-                total = method.outer.steps * len(method.stages)
-            elif isinstance(method, GeneratorTraining):
-                total = method.steps
-            else:
-                total = method.outer.steps or method.outer.epochs * self._epoch_steps(cell.config, method.outer)
+        if isinstance(cell.config, Distill):
+            total = cell.config.method.planned_steps(self._rows(cell.config)) or 0
+            done = _last_step(path) if total else 0
         elif isinstance(cell.config, Evaluate):
             total = cell.config.runs
             lines = path.read_text().splitlines()[1:]
@@ -176,13 +171,13 @@ class _Look:
         left = max(0.0, (total - done) * pace - (time.time() - saved))
         return {"progress": done, "total": total, "seconds_left": round(left, 1)}
 
-    def _epoch_steps(self, config: Distill, outer: Outer) -> int:
+    def _rows(self, config: Distill) -> int:
+        """Of the training split."""
         folder = self.store.cell(config.source).folder
         if folder.name not in self.sizes:
             manifest = read_json(folder / "manifest.json")
             self.sizes[folder.name] = 0 if manifest is None else int(manifest["sizes"]["train"])
-        batches = max(1, self.sizes[folder.name] // outer.batch_size)
-        return max(1, batches // outer.real_batches) if self.sizes[folder.name] else 0
+        return self.sizes[folder.name]
 
 
 def _judged(row: Row, found: _Found, jobs: Mapping[str, JobState], ids: Sequence[str], source: Row | None) -> Row:

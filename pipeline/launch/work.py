@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import stopping
-from pipeline.config import BPTT, DDAL, Distill, Experiment, inputs
+from pipeline.config import DDAL, Distill, Experiment, Learned, inputs
 from pipeline.config.typed import Typed
 from pipeline.errors import InputError, StageError
 from pipeline.launch.stages import MODULES, StageName, stage_cells, stage_of
@@ -50,11 +50,12 @@ def check_gradient(cell: Cell, store: Store, typed: Typed | None = None) -> None
         StageError: it does not agree.
 
     """
-    if not isinstance(cell.config, Distill) or not isinstance(cell.config.method, DDAL | BPTT):
+    if not isinstance(cell.config, Distill):
         return
     method, source = cell.config.method, store.cell(cell.config.source)
-    name = "gradient_check.json" if isinstance(method, DDAL) else f"gradient_check.{method.student.name}.json"
-    noted, mine = source.folder / name, {"code": code_digest(), "by": method.estimator}
+    if not isinstance(method, Learned):
+        return
+    noted, mine = source.folder / method.checked_as, {"code": code_digest(), "by": method.estimator}
     if source.state != "done" or read_json(noted) == mine:
         return
     quiet_libraries()

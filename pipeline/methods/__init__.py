@@ -66,4 +66,4 @@ def make(
         return read(config, prepared)
     from pipeline.methods.real import choose
 
-    return choose(config, prepared)
+    return choose(config, prepared, parent)

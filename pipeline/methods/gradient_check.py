@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pipeline.bilevel import Estimator, InnerBatch
 from pipeline.bilevel.check import Agreement, agreements
-from pipeline.config import BPTT, DDAL, AdamSteps, Distill
+from pipeline.config import BPTT, DDAL, AdamSteps, Distill, Text
 from pipeline.data.prepared import Prepared
-from pipeline.methods import vectors
+from pipeline.methods import text, text_check, vectors
 from pipeline.methods.ddal import check, load_student
 from pipeline.methods.imbalance import counts_of, outer_loss, real_order
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
@@ -111,7 +111,7 @@ def check_gradient(config: Distill, prepared: Prepared, extent: Extent = SLICE) 
     """Agreement per learned tensor, in float64 and float32, of the estimator that a run of ``config`` would use.
 
     Args:
-        config: a ``ddal`` or ``bptt`` cell.
+        config: a ``ddal``, ``bptt`` or ``text`` cell.
         prepared: its stage 1.
         extent: how much of it; by default at most 2 samples per step, 64 positions and 2 steps, on whole batches.
 
@@ -122,6 +122,8 @@ def check_gradient(config: Distill, prepared: Prepared, extent: Extent = SLICE) 
     began, method = time.perf_counter(), config.method
     if isinstance(method, BPTT):
         return _on_vectors(config, method, prepared, extent, began)
+    if isinstance(method, Text):
+        return _on_text(config, method, prepared, extent, began)
     assert isinstance(method, DDAL)
     check(method, prepared.manifest)
     used = Estimation.of(method, config.runtime, load_student(method, prepared, pick_device(config.runtime)))
@@ -153,11 +155,26 @@ def _on_vectors(config: Distill, method: BPTT, prepared: Prepared, extent: Exten
     return Checked(used.name, used.why, found, LIMITS, time.perf_counter() - began)
 
 
+def _on_text(config: Distill, method: Text, prepared: Prepared, extent: Extent, began: float) -> Checked:
+    text.check(method, prepared.manifest)
+    device = pick_device(config.runtime)
+    used = Estimation.of(method, config.runtime, load_student(method, prepared, device))
+    method = text_check.part_of(method, extent.samples, extent.positions, extent.steps)
+    how = {"rows": extent.rows, "steep": extent.steep, "device": device}
+    found = {
+        dtype: text_check.agreements_on_text(
+            method, prepared, config.seed, used.name, dtype, step=DIFFERENCE_STEPS[dtype], **how
+        )
+        for dtype in extent.precisions
+    }  # fmt: skip
+    return Checked(used.name, used.why, found, LIMITS, time.perf_counter() - began)
+
+
 def canary_of(config: Distill, folder: Path) -> Checked:
     """The small slice of a cell, on one thread: products so small only wait for a second one where others want it.
 
     Args:
-        config: a ``ddal`` or ``bptt`` cell.
+        config: a ``ddal``, ``bptt`` or ``text`` cell.
         folder: of its stage 1.
 
     Raises:

@@ -26,7 +26,7 @@ def check_classes(method: DDAL | BPTT | Text, manifest: dict[str, Any]) -> None:
 
     """
     outer, C = method.outer, len(manifest["classes"])
-    budget = method.budget if isinstance(method, DDAL) else "uniform"
+    budget = method.division
     by_counts = {
         "outer.sampling: balanced": outer.sampling == "balanced",
         f"outer.loss: {outer.loss.name}": not isinstance(outer.loss, CrossEntropy),

@@ -114,8 +114,8 @@ class OuterState:
         labels = train.labels
         self.order = real_order(labels, train.lengths, learned.classes, outer, seed)
         self.loss = outer_loss(outer.loss, counts_of(labels, learned.classes))
-        self.epoch_steps = max(1, self.order.batches_per_epoch // outer.real_batches)
-        self.steps = outer.steps or outer.epochs * self.epoch_steps
+        self.epoch_steps = outer.epoch_steps(len(train))
+        self.steps = outer.planned_steps(len(train))
         self.optimizer = _optimizer(learned, outer)
         self.scheduler = get_scheduler(
             outer.scheduler, self.optimizer, int(outer.warmup_ratio * self.steps), self.steps

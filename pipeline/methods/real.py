@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,10 +18,15 @@ from pipeline.methods.budgets import Integers, interleaved, per_class
 from pipeline.randomness import numpy_generator
 
 
-def choose(config: Distill, prepared: Prepared) -> DistilledSet:
+def choose(config: Distill, prepared: Prepared, parent: Path | None = None) -> DistilledSet:
     """The training rows that the method keeps, as token ids with hard labels.
 
     ``about["chosen"]`` of a small set has their positions in the training split, and among how many they were chosen.
+
+    Args:
+        config: the cell.
+        prepared: stage 1's output.
+        parent: the cell's folder that has the generator, of ``rank`` alone.
 
     Raises:
         InputError: a class has fewer training rows than its budget, or see
@@ -43,7 +49,7 @@ def choose(config: Distill, prepared: Prepared) -> DistilledSet:
     if isinstance(method, Coreset):
         from pipeline.methods.coresets import choose_coreset
 
-        chosen, facts = choose_coreset(config, prepared, train)
+        chosen, facts = choose_coreset(config, prepared, train, parent)
     else:
         assert isinstance(method, RandomReal)
         chosen, facts = drawn(labels, C, method, config.seed), {"candidates": len(labels)}

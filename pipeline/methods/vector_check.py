@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.bilevel import Estimator, InnerBatch
 from pipeline.bilevel.check import Agreement, agreements
-from pipeline.config import BPTT, AdamSteps
+from pipeline.config import BPTT, AdamSteps, InnerOptimizer
 from pipeline.config.vectors import Augment
 from pipeline.data.prepared import Prepared
 from pipeline.methods.imbalance import counts_of, outer_loss
@@ -30,10 +30,15 @@ def part_of(method: BPTT, samples: int | None, steps: int | None) -> BPTT:
     change: dict[str, Any] = {"steps": T, "min_start": 0, "start": "end", "augment": Augment(), "batch_shots": None}
     change |= {"student": method.student.model_copy(update={"dropout": 0.0}), "classes_per_batch": None, "boost": None}
     change |= {"window": None if method.window is None else min(T, method.window)}
-    given = method.inner_optimizer
-    if isinstance(given, AdamSteps):
-        change["inner_optimizer"] = given.model_copy(update={"eps": max(given.eps, BLUNT)})
+    change["inner_optimizer"] = blunted(method.inner_optimizer)
     return method.model_copy(update=change | ({} if samples is None else {"shots": 1}))
+
+
+def blunted(optimizer: InnerOptimizer) -> InnerOptimizer:
+    """The optimiser with so large an ε, if it is Adam, that differences of its steps are smooth."""
+    if not isinstance(optimizer, AdamSteps):
+        return optimizer
+    return optimizer.model_copy(update={"eps": max(optimizer.eps, BLUNT)})
 
 
 def agreements_on_vectors(

@@ -28,7 +28,7 @@ def of_distill(config: Distill, folder: Path, per_row: float) -> Kinds:
 
     """
     method, C = config.method, len(Prepared(folder).classes)
-    written = Store.of(folder).cell(language_source(config)).folder
+    written = written_for(config, folder)
     text = per_text(written)
     if isinstance(method, LM):
         validation = method.validation
@@ -70,6 +70,11 @@ def of_step(method: DiLM, per_row: float, text: float, classes: int) -> float:
     extra = 3 * method.lm_batch_size * text if method.lm_weight else 0.0
     student = 3 * method.student_steps * method.student.batch_size * per_row * (method.updates - 1) / method.updates
     return method.accumulate * update + extra + student
+
+
+def written_for(config: Distill, folder: Path) -> Path:
+    """The prepared data of the language model at the beginning of a chain; ``folder`` is another's, of that store."""
+    return Store.of(folder).cell(language_source(config)).folder
 
 
 def per_text(written: Path) -> float:

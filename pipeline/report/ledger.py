@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pipeline.config import DDAL, Distill, Evaluate, Prepare, Text, upstream
+from pipeline.config import Distill, Evaluate, Learned, Prepare, upstream
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.report import work
@@ -240,9 +240,7 @@ def _facts(config: Stage) -> dict[str, Any]:
     if isinstance(config, Evaluate):
         facts |= {"initialisations": config.runs, "test_reads": config.runs if "test" in config.splits else 0}
     elif (
-        isinstance(config, Distill)
-        and isinstance(config.method, DDAL | Text)
-        and config.method.validation.split == "test"
+        isinstance(config, Distill) and isinstance(config.method, Learned) and config.method.validation.split == "test"
     ):
         facts |= {"test_reads": config.method.validation.initialisations}
     return facts

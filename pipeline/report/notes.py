@@ -86,12 +86,20 @@ def _spreads(collected: Collected) -> list[str]:
 
 
 def unfinished(problems: Sequence[Problem]) -> tuple[str, ...]:
-    """One line per cell without results."""
-    return tuple(
-        f"{problem.slug}: stage {problem.stage} is {problem.state}"
-        + (f": {' '.join(problem.reason.split())}" if problem.reason else "")
-        for problem in problems
-    )
+    """A line per cell that failed; of those that wait or are missing a line per task, stage and state."""
+    lines: dict[str, list[str]] = {}
+    for problem in problems:
+        where = f"stage {problem.stage} is {problem.state}"
+        if problem.reason:
+            lines[f"{problem.slug}: {where}: {' '.join(problem.reason.split())}"] = []
+        else:
+            lines.setdefault(f"{problem.slug.partition('.')[0]}: {where}", []).append(problem.slug)
+    return tuple(f"{_counted(slugs)}: {line.partition(': ')[2]}" if slugs else line for line, slugs in lines.items())
+
+
+def _counted(slugs: Sequence[str]) -> str:
+    task, more = slugs[0].partition(".")[0], len(slugs) - 1
+    return slugs[0] + (f" and {more} more of {task}" if more else "")
 
 
 def _selected(collected: Collected) -> list[str]:

@@ -70,7 +70,7 @@ def latex(table: Table) -> str:
 
 
 def _without(table: Table) -> str:
-    return f"Without results ({len(table.unfinished)})"
+    return f"Without results ({table.cells_unfinished})"
 
 
 def _line(cells: list[str]) -> str:

@@ -32,7 +32,7 @@ TITLES = {
 class Table:
     """What is shown: a frame of text, the positions (row, column) of entries that are best by test, sentences below.
 
-    ``tests`` has one line per comparison, where the table has any.
+    ``tests`` has one line per comparison, where the table has any; cells without results share lines.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Table:
     caption: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
+    cells_unfinished: int = 0
     tests: pd.DataFrame | None = None
 
 
@@ -102,6 +103,7 @@ def results_table(experiment: Experiment, collected: Collected) -> Table:
         caption=(*notes.caption(collected, shows_paper), *imbalance.caption(collected), *verdicts.caption()),
         differences=verdicts.sentences(),
         unfinished=notes.unfinished(collected.problems),
+        cells_unfinished=len(collected.problems),
         tests=verdicts.frame(),
     )
 

@@ -50,8 +50,17 @@ class Verdicts:
         return tuple(filter(None, [*parts, self._untested()]))
 
     def sentences(self) -> tuple[str, ...]:
-        """One line per pair of ``report.compare`` and column."""
-        return tuple(self._sentence(each) for each in self.found if each.asked)
+        """One line per pair of ``report.compare`` and column; pairs of a column without results share one."""
+        asked = [each for each in self.found if each.asked]
+        without: dict[str, list[Comparison]] = {}
+        for each in asked:
+            if each.points is None:
+                without.setdefault(each.column.title, []).append(each)
+        return tuple(
+            self._sentence(each) if each.points is not None else self._uncomputed(without[each.column.title])
+            for each in asked
+            if each.points is not None or each is without[each.column.title][0]
+        )
 
     def frame(self) -> pd.DataFrame:
         """One row per comparison; differences in the metric's own units."""
@@ -64,12 +73,17 @@ class Verdicts:
                 return each.sign if each.first == a else -each.sign
         return None
 
+    def _pair(self, each: Comparison) -> str:
+        return " − ".join(self._collected.layout.labels[row] for row in (each.first, each.second))
+
+    def _uncomputed(self, pairs: Sequence[Comparison]) -> str:
+        reasons = dict.fromkeys(reason for each in pairs for reason in each.reasons)
+        names = ", ".join(self._pair(each) for each in pairs)
+        return f"{pairs[0].column.title}: {names}: not computed; {_listed(tuple(reasons))}."
+
     def _sentence(self, each: Comparison) -> str:
-        names = [self._collected.layout.labels[row] for row in (each.first, each.second)]
-        start = f"{each.column.title}: {names[0]} − {names[1]}"
-        if each.points is None:
-            return f"{start}: not computed; {_listed(each.reasons)}."
-        start += f" = {100 * each.points:+.1f} points"
+        assert each.points is not None  # the others are told together
+        start = f"{each.column.title}: {self._pair(each)} = {100 * each.points:+.1f} points"
         found = each.difference
         if found is None:
             return f"{start}; not tested; {_listed(each.reasons)}."

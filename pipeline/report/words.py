@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pipeline.config import (
-    BPTT,
     DDAL,
     EL2N,
     ByScores,
@@ -17,6 +16,7 @@ from pipeline.config import (
     Herding,
     Imported,
     KCentres,
+    Learned,
     LogitAdjustment,
     LossRank,
     Method,
@@ -24,7 +24,7 @@ from pipeline.config import (
     Project,
     Prompting,
     RandomReal,
-    Text,
+    Rank,
 )
 from pipeline.config.protocols import Recipe
 from pipeline.report.language_words import kept_state
@@ -32,7 +32,7 @@ from pipeline.report.prompt_words import prompt_recipe
 
 REAL = (
     *("random real", "herding", "k-centres", "k-centres (k-means)", "moderate"),
-    *("loss rank (lowest)", "loss rank (highest)", "EL2N", "EL2N (lowest)"),
+    *("loss rank (lowest)", "loss rank (highest)", "EL2N", "EL2N (lowest)", "rank"),
 )
 
 LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
@@ -54,11 +54,11 @@ def real_name(method: RandomReal | Coreset) -> str:
     return method.name
 
 
-def correction(method: DDAL | BPTT | Text) -> str:
+def correction(method: Learned) -> str:
     """What a row's name says of unequal classes: budget, real batches, outer loss; empty for the paper's."""
     loss = method.outer.loss
     parts = [
-        BUDGETS[method.budget].removeprefix(", ") if isinstance(method, DDAL) else "",
+        BUDGETS[method.division].removeprefix(", "),
         "balanced batches" if method.outer.sampling == "balanced" else "",
         "class weights" if isinstance(loss, ClassWeights) else "",
         f"β = {loss.beta:g}" if isinstance(loss, ClassWeights) and loss.beta is not None else "",
@@ -78,7 +78,7 @@ def selection(cell: Evaluate) -> str:
     ways = []
     if isinstance(method, Generated):
         ways.append(f"generator: {kept_state(cell.source)}")
-    if isinstance(method, DDAL | BPTT | Text):
+    if isinstance(method, Learned):
         where, by = method.validation.split, method.validation.by.replace("_", " ")
         ways.append({"none": "last step", "test": f"TEST {by} (as published)", "dev": f"dev {by}"}[where])
     if isinstance(protocol, FineTune) and protocol.select is not None:
@@ -136,6 +136,9 @@ def rule(cell: Evaluate) -> str | None:
     elif isinstance(method, ByScores):
         students = "1 student" if method.trainings == 1 else f"{method.trainings} students"
         text = f"{students} trained for {method.training.amount} on the training split"
+    elif isinstance(method, Rank):
+        assert cell.source.parent is not None
+        text = f"the loss of the language model by {cell.source.parent.method.name}"
     else:
         return None
     text += f", among {method.candidates:,} rows" if method.candidates is not None else ""

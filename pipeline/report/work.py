@@ -30,7 +30,8 @@ from pipeline.config import (
     GradientSteps,
     Project,
     Prompted,
-    RandomReal,
+    Rank,
+    SmallSet,
     Text,
     Training,
 )
@@ -88,6 +89,8 @@ def of_distill(config: Distill, folder: Path) -> Work:
         return Work()
     lengths = _lengths(folder, "train")
     share = 1.0 if method.candidates is None else min(1.0, method.candidates / len(lengths))
+    if isinstance(method, Rank):
+        return Work(scoring=share * len(lengths) * language_work.per_text(language_work.written_for(config, folder)))
     if isinstance(method, ByVectors):
         if method.reads(config.source.vectors):
             return Work()
@@ -147,13 +150,6 @@ def validations(method: DDAL | Text, steps: int, epoch_steps: int) -> int:
     return steps // every + (steps % every > 0)
 
 
-def outer_steps(method: DDAL | Text, rows: int) -> tuple[int, int]:
-    """Outer steps in all, and of one epoch, with so many training rows."""
-    outer = method.outer
-    epoch_steps = max(1, max(1, rows // outer.batch_size) // outer.real_batches)
-    return outer.steps or outer.epochs * epoch_steps, epoch_steps
-
-
 def estimator(method: DDAL | Text, folder: Path) -> flops.Way:
     """The estimator that is used, ``auto`` resolved as :func:`pipeline.bilevel.choose` does."""
     if method.estimator in ("unroll", "adjoint"):
@@ -170,7 +166,7 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
         _lengths(prepared.folder, "train"),
     )
     samples = len(prepared.classes) * method.batch_shots
-    steps, epoch_steps = outer_steps(method, len(lengths))
+    steps = method.outer.planned_steps(len(lengths))
     one = flops.hypergradient(
         sizes, samples, method.sequence_length, method.steps, way,
         window=method.window, rows=method.attention_labels == "all",
@@ -178,7 +174,7 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
     read = _read(prepared.folder, method.outer.batch_size, config.seed, method.outer.bucket_by_length,
                  steps * method.outer.real_batches, padded=way != "fused")  # fmt: skip
     outer = method.draws * (steps * one + flops.training(sizes, read, fused=way == "fused"))
-    times = validations(method, steps, epoch_steps) * method.validation.initialisations
+    times = validations(method, steps, method.outer.epoch_steps(len(lengths))) * method.validation.initialisations
     scoring = 0.0
     if times:
         split = method.validation.split
@@ -189,10 +185,11 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
 
 def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
     folder, outer, way = prepared.folder, method.outer, estimator(method, prepared.folder)
-    steps, epoch_steps = outer_steps(method, len(_lengths(folder, "train")))
+    rows = len(_lengths(folder, "train"))
+    steps = outer.planned_steps(rows)
     read = _read(folder, outer.batch_size, config.seed, outer.bucket_by_length, steps * outer.real_batches,
                  padded=way != "fused")  # fmt: skip
-    times, fused = validations(method, steps, epoch_steps), has_passes(folder)
+    times, fused = validations(method, steps, outer.epoch_steps(rows)), has_passes(folder)
     work = Work(**text_work.of_text(method, sizes_of(folder), way, read, steps, times, fused=fused))
     if not times:
         return work
@@ -241,7 +238,7 @@ def samples_of(config: Distill, folder: Path) -> Lengths:
         return samples_of(config.parent, folder)
     if isinstance(method, DDAL | Text):
         return [method.sequence_length] * (method.shots * len(Prepared(folder).classes))
-    count = method.shots * len(Prepared(folder).classes) if isinstance(method, RandomReal | Coreset | Generated) else 1
+    count = method.shots * len(Prepared(folder).classes) if isinstance(method, SmallSet) else 1
     ranks = (np.arange(count) + 0.5) / count * len(lengths)
     return np.sort(np.asarray(lengths))[ranks.astype(np.int64)]
 

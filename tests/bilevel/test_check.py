@@ -64,4 +64,4 @@ def test_no_ddal_cell(experiment: Write, tmp_path: Path) -> None:
     )
     done = run("pipeline", "check-grad", path, "--root", tmp_path / "ck")
     assert done.returncode == 2
-    assert "no ddal cell and none of bptt" in done.stderr
+    assert "no cell of ddal, bptt or text" in done.stderr

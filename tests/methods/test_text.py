@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.bilevel import adjoint
 from pipeline.config import Distill, Text
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load
 from pipeline.errors import InputError
 from pipeline.launch import run_stage, stage_cells
-from pipeline.methods import text
+from pipeline.methods import gradient_check, text
 from pipeline.methods.outer import OuterState
 from pipeline.methods.text_run import TextState
 from pipeline.methods.text_start import class_scores, telling_rows, telling_words
@@ -84,6 +85,42 @@ def distilled(path: Path, root: Path) -> tuple[DistilledSet, Path]:
         assert not outcome.failed, outcome.failed
     folder = store.cell(plan.cells[0].source).folder
     return load(folder / "distilled.h5"), folder
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"labels": "soft", "relaxation": {"name": "straight_through"}}, {"inputs_embeds", "labels", "weights"}),
+        ({"steps": 3, "inner_optimizer": "gd", "dropout": True, "window": 2}, {"inputs_embeds", "weights"}),
+    ],
+)
+def test_its_hypergradient_is_checked_before_it_is_used(
+    path: Callable[..., Path], tmp_path: Path, options: dict[str, Any], names: set[str]
+) -> None:
+    """Of every tensor that steps and proposals follow; one that is a thousandth too long is found."""
+    plan, store = load_experiment(path(**options)), Store(tmp_path / "ck")
+    assert not run_stage(stage_cells(plan, store, "prepare"), "prepare", store).failed
+    config = plan.cells[0].source
+    folder = store.cell(config.source).folder
+    found = gradient_check.check_gradient(config, Prepared(folder))
+    assert found.holds, found.table()
+    assert {row.tensor for row in found.agreements[torch.float64]} == names
+    assert gradient_check.canary_of(config, folder).holds
+
+
+def test_a_wrong_hypergradient_is_caught(
+    path: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store = load_experiment(path(estimator="adjoint")), Store(tmp_path / "ck")
+    run_stage(stage_cells(plan, store, "prepare"), "prepare", store)
+    config = plan.cells[0].source
+    true = adjoint._Sums.add
+
+    def longer(self: Any, end: Any, gradient: Any, factor: Any = None) -> None:
+        true(self, end, None if gradient is None else 1.001 * gradient, factor)
+
+    monkeypatch.setattr(adjoint._Sums, "add", longer)
+    assert not gradient_check.canary_of(config, store.cell(config.source).folder).holds
 
 
 @pytest.mark.parametrize("relaxation", RELAXATIONS)

@@ -267,9 +267,11 @@ def test_the_majority_needs_no_second_run(fabric: Fabric):
 
 
 def test_what_is_not_finished_is_not_computed(fabric: Fabric):
-    experiment = fabric.experiment(HL, FULL, report={"compare": [["HL", "full data"]]})
+    pairs = [["HL", "full data"], ["HL", "random real"]]
+    experiment = fabric.experiment(HL, FULL, RANDOM, report={"compare": pairs})
     fabric.answer(experiment.cells[0], [0.6, 0.6])
-    assert table_of(fabric, experiment).differences == ("sst2: HL − full data: not computed; full data: missing.",)
+    line = "sst2: HL − full data, HL − random real: not computed; full data, random real: missing."
+    assert table_of(fabric, experiment).differences == (line,)
 
 
 def test_rows_selected_on_test_are_not_tested_beside_fair_ones(fabric: Fabric):

@@ -15,6 +15,7 @@ TABLE = Table(
     caption=("100 % of it.",),
     differences=("SL − HL = +10.0 points.",),
     unfinished=("x_y: stage distill is failed: no & memory",),
+    cells_unfinished=1,
 )
 
 

@@ -76,7 +76,8 @@ def test_without_runs_an_entry_says_missing_or_failed(fabric: Fabric):
     assert column(table, "sst2")[:4] == ["missing", "missing", "failed", "74.0 ± 2.0"]
     assert column(table, "% of full data") == ["–"] * 5
     assert any("out of memory" in line and "stage distill is failed" in line for line in table.unfinished)
-    assert len(table.unfinished) == 4
+    assert table.cells_unfinished == 4
+    assert [" and 2 more of sst2: " in line for line in table.unfinished] == [True, False]  # the failed one is alone
 
 
 def test_what_the_grid_does_not_hold_is_a_dash(fabric: Fabric):

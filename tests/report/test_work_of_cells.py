@@ -76,5 +76,5 @@ def test_how_often_a_set_is_scored(validation: dict[str, Any], steps: int, times
 
 def test_outer_steps_of_epochs() -> None:
     method = DDAL.model_validate({"name": "ddal", "outer": {"epochs": 3, "batch_size": 10, "real_batches": 2}})
-    assert work.outer_steps(method, rows=107) == (15, 5)
-    assert work.outer_steps(method, rows=4) == (3, 1)
+    assert (method.outer.planned_steps(rows=107), method.outer.epoch_steps(rows=107)) == (15, 5)
+    assert (method.outer.planned_steps(rows=4), method.outer.epoch_steps(rows=4)) == (3, 1)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.config import BPTT, DDAL, Coreset, Distill, Evaluate, Generated, Prepare, Text, inputs
+from pipeline.config import Distill, Evaluate, Generated, Imported, Learned, Prepare, RandomReal, SmallSet, inputs
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.report.archive import Archive
@@ -183,7 +183,7 @@ def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
     method, found = distill.method, about.get("selection", {})
     if isinstance(method, Generated):
         return [f"The generator's state: {kept_state(distill)}. No score of a student selected anything."]
-    if not isinstance(method, DDAL | BPTT | Text):
+    if not isinstance(method, Learned):
         return ["No score on dev or test selected anything: the rows follow from the method, train and the seed."]
     if found.get("split", "none") == "none":
         return ["Checkpoint: the last outer step, selected by nothing."]
@@ -199,7 +199,7 @@ def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
 
 def _settings(distill: Distill, known: Sequence[Scored]) -> list[str]:
     """Other settings of the same method and budget that were tried where the card was written."""
-    if not isinstance(distill.method, DDAL | BPTT | Coreset | Text | Generated):
+    if isinstance(distill.method, Imported | RandomReal) or not isinstance(distill.method, SmallSet):
         return []
     mine = [each.config for each in known if _same(each.config.source, distill) and each.config.data is None]
     if not mine:

@@ -56,6 +56,7 @@ def as_yaml(config: Distill, path: Path) -> Path:
             {"distill.method": [{"name": "random", "shots": 2}], "seeds": 2},
             {"distill.parent": [first, matched], "seeds": 2},
             {"distill.method.selection": ["none"], "distill.parent": [matched]},
+            {"distill.method": [{"name": "rank", "shots": 2}], "distill.parent": [first]},
         ],
         "report": {"paper": False},
     }
@@ -72,7 +73,7 @@ def test_from_yaml_to_table_and_card(chain: Chain, tmp_path: Path) -> None:
     path, places = as_yaml(chain(), tmp_path / "dilm.yaml"), ["--root", tmp_path / "root"]
     done = run("run", path, *places, "--out", tmp_path / "results")
     assert done.returncode == 0, done.stderr
-    for row in ("random real", "LM", "DiLM", "DiLM (no selection)"):
+    for row in ("random real", "rank", "LM", "DiLM", "DiLM (no selection)"):
         assert f"| {row} |" in done.stdout
     folders = sorted(found.name.rpartition("-")[0] for found in (tmp_path / "root" / "distill").iterdir())
     assert sum(".lm.6step." in name for name in folders) == 1  # one generator, many sets
@@ -101,7 +102,8 @@ def test_what_is_measured_for_an_estimate(chain: Chain, store: Store, tmp_path: 
     config = chain()
     for one in cells(config):
         prepared(one.source, store)
-    for one in cells(config):
+    rank = config.model_dump(mode="json") | {"method": {"name": "rank", "shots": 2}}
+    for one in (*cells(config), Distill.model_validate(rank)):
         folder = store.cell(one.source).folder
         found = pieces(one, Prepared(folder), tmp_path / "distilled.h5")
         for _, once, flops in found:
