@@ -36,8 +36,9 @@ Watch = Callable[[int], object]
 def evaluate_by_prompting(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out: Path) -> None:
     """Writes ``results.csv`` and ``predictions.h5``: the language model answers after every order of the examples.
 
-    Beside the scores of each order and split: ``prompt_examples``, how many stood in a prompt on average, and
-    ``prompt_cut``, the share of queries that lost text. ``prompt.txt`` has the first prompt as it is read.
+    Beside the scores of each order and split: ``prompt_examples`` and ``prompt_dropped``, how many stood in a
+    prompt on average and how many did not fit, and ``prompt_cut``, the share of queries that lost text. ``prompt.txt``
+    has the first prompt as it is read.
 
     Raises:
         InputError: labels, template or set do not fit the task, or a prompt does not fit the model.
@@ -102,7 +103,7 @@ class Answers:
 
     Attributes:
         logits: [rows, C] scores; their softmax are the probabilities of the classes.
-        facts: ``prompt_examples`` and ``prompt_cut``.
+        facts: ``prompt_examples``, ``prompt_dropped`` and ``prompt_cut``.
         short, cut: rows whose prompts lack examples; whose queries lack text.
 
     """
@@ -112,7 +113,8 @@ class Answers:
         self.short = sum(query.shots < examples for query in queries)
         self.cut = sum(query.cut for query in queries)
         mean = sum(query.shots for query in queries) / len(queries)
-        self.facts = {"prompt_examples": mean, "prompt_cut": self.cut / len(queries)}
+        dropped = examples - mean
+        self.facts = {"prompt_examples": mean, "prompt_dropped": dropped, "prompt_cut": self.cut / len(queries)}
 
 
 class Prompter:

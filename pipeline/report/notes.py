@@ -8,6 +8,7 @@ from pipeline.report.collect import Alternative, Collected
 from pipeline.report.finished import Problem
 from pipeline.report.layout import Column, Row
 from pipeline.report.paper import HEADING
+from pipeline.report.prompt_words import left_out
 
 RUNS = (
     "Entries: mean ± sample standard deviation, in percent; n = sets × initialisations of each; without ± it is a "
@@ -46,10 +47,19 @@ def caption(collected: Collected, shows_paper: bool) -> tuple[str, ...]:
         _grouped("Coresets are real sentences chosen by", collected, lambda chosen: chosen.rule),
         *(_on_dev(column) for column in collected.layout.columns if column.split == "dev"),
         *_models(collected),
+        _grouped("Prompts that were too long", collected, _prompts),
         SECONDS,
         PAPER if shows_paper else "",
     ]
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def _prompts(chosen: Alternative) -> str | None:
+    """What did not fit into prompts; ``None`` where all did, or where nothing is prompted."""
+    split = chosen.cells[0].config.splits[-1]
+    found = [chosen.sample(name, split) for name in ("prompt_examples", "prompt_dropped", "prompt_cut")]
+    facts = [sample.estimate.mean for sample in found if sample is not None]
+    return left_out(*facts) or None if len(facts) == len(found) else None
 
 
 def _models(collected: Collected) -> list[str]:

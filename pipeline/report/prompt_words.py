@@ -42,5 +42,18 @@ def prompt_recipe(cell: Evaluate) -> str:
     return f"{text}; an initialisation is an order of the examples"
 
 
+def left_out(held: float, dropped: float, cut: float) -> str:
+    """What prompts lack, empty where nothing.
+
+    Args:
+        held, dropped: examples that a prompt has, and that it has not, on average.
+        cut: share of queries that lost text.
+
+    """
+    short = f"{held:.1f} of {held + dropped:.0f} examples fit, on average" if dropped else ""
+    lost = f"{100 * cut:.1f} % of the queries were cut" if cut else ""
+    return " and ".join(part for part in (short, lost) if part)
+
+
 def _unusual(recipe: Prompting) -> str:
     return "" if recipe.scoring == "sum" else {"mean": "mean over tokens", "first": "first tokens"}[recipe.scoring]

@@ -172,7 +172,9 @@ def test_rows_that_are_asked_are_drawn_once_for_all_sets(prompting: Write, tmp_p
 def test_too_long_a_prompt_is_reported(prompting: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cell, folder = evaluated(prompting({"name": "random", "shots": 3}, {"max_tokens": 150}), tmp_path / "ck")
     found = values(rows(folder))
-    assert 0 < float(found[0, "test", "prompt_examples"]) < 6
+    held, dropped = (float(found[0, "test", f"prompt_{name}"]) for name in ("examples", "dropped"))
+    assert 0 < held < 6
+    assert held + dropped == 6
     assert "12 of 12 prompts hold fewer than all 6 examples, 0 queries were cut" in capsys.readouterr().err
     _, folder = evaluated(prompting({"name": "empty"}, {"max_tokens": 60}), tmp_path / "ck")
     assert 0 < float(values(rows(folder))[0, "test", "prompt_cut"]) <= 1

@@ -52,3 +52,4 @@ def test_from_the_estimate_to_the_table(experiment: Callable[..., Path], tmp_pat
     page = next(tmp_path.glob("out/*.table2.md")).read_text()
     assert "Language model of our runs: model." in page
     assert "zero-shot, nothing" in page
+    assert "too long" not in page

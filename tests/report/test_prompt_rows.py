@@ -11,6 +11,7 @@ from pipeline.config import Evaluate
 from pipeline.report import prompt_work
 from pipeline.report.layout import layout, row_of
 from pipeline.report.pairs import same_budget
+from pipeline.report.prompt_words import left_out
 from pipeline.report.words import recipe
 from pipeline.stage1_prepare import run as prepare
 from tests.language_stand_in import byte_folder, byte_model
@@ -60,6 +61,12 @@ def test_the_caption_says_what_was_done() -> None:
     text = recipe(cell(protocol={"calibration": ["N/A", ""], "examples": 50, "precision": "bf16"}))
     for words in ("prompting (revision 1: nothing is trained", "bf16 weights", "'N/A', ''", "50 rows drawn", "order"):
         assert words in text
+
+
+def test_what_did_not_fit_is_said() -> None:
+    assert left_out(8.0, 0.0, 0.0) == ""
+    assert left_out(5.25, 2.75, 0.0) == "5.2 of 8 examples fit, on average"
+    assert left_out(0.0, 8.0, 0.031) == "0.0 of 8 examples fit, on average and 3.1 % of the queries were cut"
 
 
 def test_work_is_that_of_all_tokens(tmp_path: Path, corpus_file: Path) -> None:
