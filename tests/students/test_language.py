@@ -14,7 +14,7 @@ from tests.language_stand_in import byte_folder, byte_model
 
 SHOWN = [7, 30, 12, 99, 4]
 QUERIES = [[5, 6, 7], [5, 6, 7, 8, 9, 10, 11, 12], [5, 9], [5, 6], [5, 40, 41, 42, 43]]
-NAMES = [[50], [51, 52, 53], [51, 60]]
+NAMES = [[50], [51, 52, 53], [61, 60]]
 
 
 def one_by_one(model: PreTrainedModel, shown: list[int], query: list[int], name: list[int]) -> float:
