@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import Formatter
 
 from transformers import PreTrainedTokenizerBase
 
@@ -62,7 +63,7 @@ class Writer:
     ) -> None:
         assert recipe.template is not None
         self._recipe, self._columns, self._names, self._tokenizer = recipe, columns, names, tokenizer
-        asked = recipe.template.removesuffix("{label}")
+        *self._parts, (asked, _) = [(before, name) for before, name, *_ in Formatter().parse(recipe.template)]
         self._asked = asked.rstrip(" ")
         self._space = asked[len(self._asked) :]
         end = self._asked[-16:] or "."
@@ -87,9 +88,9 @@ class Writer:
     def text(self, texts: Texts, label: int | None = None) -> str:
         """An example, or a query where there is no label."""
         fields = dict(zip(self._columns, texts, strict=True))
-        if label is None:
-            return self._asked.format(**fields)
-        return (self._asked + self._space).format(**fields) + self._names[label]
+        written = [before + (fields[name] if name is not None else "") for before, name in self._parts]
+        asked = "".join([*written, self._asked])
+        return asked if label is None else asked + self._space + self._names[label]
 
     def shots(self, texts: Sequence[Texts], labels: Sequence[int]) -> Shots:
         """A prompt's examples, in their order.

@@ -44,6 +44,11 @@ def test_the_default_template_and_no_examples() -> None:
     assert found.shots([], []).prefix(0) == [0], "what the tokenizer begins every text with"
 
 
+def test_braces_of_texts_and_odd_columns_are_text() -> None:
+    found = writer(columns=("a.b",), template="{{{a.b}}} is {label}")
+    assert found.text(("{x} {label}",), 1) == "{{x} {label}} is good"
+
+
 def test_dilms_prompt_is_the_published_one() -> None:
     recipe = DiLMPrompting(name="dilm_prompting", keys=("sentence",)).recipe_for(("text",))
     found = Writer(recipe, ("text",), NAMES, byte_tokenizer(), 1024)
