@@ -32,14 +32,16 @@ def prompt_recipe(cell: Evaluate) -> str:
     """How the model is asked, in a few words."""
     recipe = cell.recipe
     assert isinstance(recipe, Prompting)
-    text = f"nothing is trained, a class scores the {_SCORED[recipe.scoring]} of its name after the examples"
+    alone = isinstance(cell.source.method, Empty)
+    text = f"nothing is trained, a class scores the {_SCORED[recipe.scoring]} of its name after "
+    text += "the query alone" if alone else "examples and query"
     text += f", in {recipe.precision} weights" if recipe.precision != "fp32" else ""
     if recipe.calibration:
         inputs = ", ".join(f"'{each}'" for each in recipe.calibration)
         text += f", relative to that after the inputs {inputs}"
     if recipe.examples is not None:
         text += f", {recipe.examples} rows drawn of each split"
-    return f"{text}; an initialisation is an order of the examples"
+    return text if alone else f"{text}; an initialisation is an order of the examples"
 
 
 def left_out(held: float, dropped: float, cut: float) -> str:

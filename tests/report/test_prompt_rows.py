@@ -61,6 +61,7 @@ def test_the_caption_says_what_was_done() -> None:
     text = recipe(cell(protocol={"calibration": ["N/A", ""], "examples": 50, "precision": "bf16"}))
     for words in ("prompting (revision 1: nothing is trained", "bf16 weights", "'N/A', ''", "50 rows drawn", "order"):
         assert words in text
+    assert recipe(cell({"name": "empty"})).endswith("of its name after the query alone)")
 
 
 def test_what_did_not_fit_is_said() -> None:
