@@ -71,9 +71,9 @@ def evaluate_by_prompting(config: Evaluate, prepared: Prepared, distilled: Disti
             with stopping.polled():
                 logits = {name: answer.logits for name, answer in answers.items()}
                 facts = {name: answer.facts for name, answer in answers.items()}
-                scores = record.write(index, logits, seconds, facts)
                 if index == 0:
                     write_text(out / "prompt.txt", prompter.shown(next(iter(queries.values()))[0], order))
+                scores = record.write(index, logits, seconds, facts)
             stopping.check()
             _tell(index, answers, len(examples))
             accuracies.append(scores[config.splits[-1]]["accuracy"])
