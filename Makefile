@@ -35,9 +35,11 @@ bench: .venv/stamp-quickstart
 notebooks: .venv/stamp-test
 	$(BIN)/jupyter execute --inplace analysis/*.ipynb
 
-# New students on every released set: do the numbers of its card hold? DATA=folder says where the tasks' files are.
+# New students on every released set: do the numbers of its card hold? DATA=folder says where the tasks' files are;
+# without it only the sets of the data that the quickstart brings are looked at.
+RELEASED := $(wildcard analysis/released/$(if $(DATA),*,rotten_tomatoes*).h5)
 verify-released: .venv/stamp-quickstart
-	@failed=0; for set in analysis/released/*.h5; do echo "== $$set"; \
+	@failed=0; for set in $(RELEASED); do echo "== $$set"; \
 		$(BIN)/python -m pipeline verify $$set $(if $(DATA),--data $(DATA)) || failed=1; done; exit $$failed
 
 clean:
