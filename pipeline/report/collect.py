@@ -174,8 +174,8 @@ class Collected:
         """The runs of the majority label or of full data, learned from by that ``network``; text without one."""
         return next((sample for row, sample in self.references(kind, column) if row.network == network), None)
 
-    def references(self, kind: Literal["majority", "full"], column: Column) -> list[tuple[Row, Sample]]:
-        """The same of every student."""
+    def references(self, kind: Literal["majority", "full", "zero-shot"], column: Column) -> list[tuple[Row, Sample]]:
+        """The same of every student; without examples, of every way to ask."""
         found = [(row, self.sample(row, column)) for row in self.layout.rows if row.kind == kind]
         return [(row, sample) for row, sample in found if sample is not None]
 

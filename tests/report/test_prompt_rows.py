@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipeline.config import Evaluate
 from pipeline.report import prompt_work
+from pipeline.report.collect import Sample
+from pipeline.report.figure import _references
 from pipeline.report.layout import layout, row_of
 from pipeline.report.pairs import same_budget
 from pipeline.report.prompt_words import left_out
@@ -62,6 +65,19 @@ def test_the_caption_says_what_was_done() -> None:
     for words in ("prompting (revision 1: nothing is trained", "bf16 weights", "'N/A', ''", "50 rows drawn", "order"):
         assert words in text
     assert recipe(cell({"name": "empty"})).endswith("of its name after the query alone)")
+
+
+def test_zero_shot_is_a_line_of_the_figure() -> None:
+    """Beside chance; one for every way to ask."""
+    plan = layout([cell({"name": "empty"}), cell({"name": "empty"}, {"calibration": ["N/A"]})], "table2")
+    scores = [(row, Sample(((value,),))) for row, value in zip(plan.rows, (0.7, 0.8), strict=True)]
+    nothing: Any = SimpleNamespace(
+        reference=lambda *_: None, classes=lambda _: 2, references=lambda kind, _: scores if kind == "zero-shot" else []
+    )
+    drawn: dict[str, tuple[float, str]] = {}
+    panel = SimpleNamespace(axvline=lambda at, label, linestyle, **_: drawn.update({label: (at, linestyle)}))
+    _references(panel, nothing, plan.columns[0])
+    assert drawn == {"chance": (50, "--"), "zero-shot": (70, "-"), "zero-shot, calibrated": (80, "-.")}
 
 
 def test_what_did_not_fit_is_said() -> None:
