@@ -28,7 +28,7 @@ from pipeline.launch.status import Row
 from pipeline.launch.status import rows as rows_of
 from pipeline.launch.submission import all_of, jobs_of, note_code
 from pipeline.launch.submitter import Executor, described, locally, tables, to_slurm
-from pipeline.report.layout import check_choices
+from pipeline.report.pairs import check_choices
 from pipeline.store import Store
 
 app = typer.Typer(

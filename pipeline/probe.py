@@ -32,6 +32,7 @@ from pipeline.config import (
     GradientSteps,
     OnVectors,
     Project,
+    Prompted,
     Rank,
     Text,
     Training,
@@ -40,10 +41,12 @@ from pipeline.config import (
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Batch, Split
 from pipeline.distilled import DistilledSet, load, save, transferred
+from pipeline.distilled.text import written_out
 from pipeline.methods.ddal import load_student
 from pipeline.methods.learned import LearnedSet, initial_tensors
 from pipeline.methods.outer import Estimation, OuterState
 from pipeline.methods.real import choose
+from pipeline.probe_prompting import prompt_pieces
 from pipeline.probe_text import projected, text_pieces
 from pipeline.probe_vectors import Piece, distill_pieces, evaluate_pieces
 from pipeline.progress import quiet_libraries
@@ -173,6 +176,9 @@ def probe_evaluate(config: Evaluate, folder: Path, set_: Path, own: Path) -> Sli
         _repeat_all(found, evaluate_pieces(config, config.recipe, prepared))
         return found
     distilled = load(set_)
+    if isinstance(protocol, Prompted):
+        _repeat_all(found, prompt_pieces(config, prepared, written_out(distilled, Prepared(own), prepared)))
+        return found
     if config.data is not None:
         distilled = transferred(distilled, Prepared(own), prepared)
     device = pick_device(config.runtime)

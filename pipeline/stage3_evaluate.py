@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.config import Evaluate, LearningFromVectors, Robust, RobustOnVectors
+from pipeline.config import Evaluate, LearningFromVectors, Prompted, Robust, RobustOnVectors
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load, transferred
+from pipeline.distilled.text import written_out
 from pipeline.evaluation.on_vectors import evaluate_on_vectors
+from pipeline.evaluation.prompting import evaluate_by_prompting
 from pipeline.evaluation.protocols import evaluate
 from pipeline.evaluation.robustness import vary
 from pipeline.evaluation.variants_on_vectors import vary_on_vectors
@@ -21,7 +23,7 @@ def run(config: Evaluate, out: Path) -> None:
     """Writes ``results.csv`` and ``predictions.h5`` under ``out``; initialisations that are in both are not run again.
 
     The protocols ``robust`` and ``vectors_robust`` also write ``robustness.csv``. With ``data``, students of another
-    encoder learn from the set's text.
+    encoder learn from the set's text, or a language model is shown it (``prompt.txt``).
 
     Raises:
         InputError: the set cannot be evaluated by this protocol or with this encoder.
@@ -32,7 +34,8 @@ def run(config: Evaluate, out: Path) -> None:
     prepared = own = Prepared(store.cell(config.source.source).folder)
     if config.data is not None:
         prepared = Prepared(store.cell(config.data).folder)
-        distilled = transferred(distilled, own, prepared)
+        shown = config.data.model.head == "language"
+        distilled = (written_out if shown else transferred)(distilled, own, prepared)
     _protocol(config)(config, prepared, distilled, out)
 
 
@@ -41,6 +44,8 @@ def _protocol(config: Evaluate) -> Callable[[Evaluate, Prepared, DistilledSet, P
         return vary_on_vectors
     if isinstance(config.protocol, LearningFromVectors):
         return evaluate_on_vectors
+    if isinstance(config.protocol, Prompted):
+        return evaluate_by_prompting
     return vary if isinstance(config.protocol, Robust) else evaluate
 
 

@@ -4,10 +4,10 @@
 those that learn vectors, ``text`` those that end with text, ``dilm`` those by a language model, ``imported`` what
 others published, ``outer`` the outer loop on text, ``loops`` and ``imbalance`` what all that learn have, ``making``
 what all say of themselves, ``files`` what they read), ``protocols`` stage 3 (``on_vectors`` those of students on
-vectors), ``training`` AdamW in both, ``students`` those on vectors in both, ``chain`` what a config reads,
-``experiment`` YAML -> grid of cells (``loader`` its syntax, ``completed`` configs inside configs), ``cluster``
-another YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as
-sentences, ``typed`` what to type about an experiment.
+vectors, ``prompting`` those of a language model), ``training`` AdamW in both, ``students`` those on vectors in both,
+``chain`` what a config reads, ``experiment`` YAML -> grid of cells (``loader`` its syntax, ``completed`` configs
+inside configs), ``cluster`` another YAML -> what a job of each cell asks for (``resources``; ``where`` which cells),
+``problems`` errors as sentences, ``typed`` what to type about an experiment.
 """
 
 from pipeline.config.chain import Stage, inputs, language_source, upstream
@@ -48,12 +48,14 @@ from pipeline.config.on_vectors import (
     RobustOnVectors,
 )
 from pipeline.config.outer import Outer, Precision, on_real_text
+from pipeline.config.prompting import DiLMPrompting, Prompted, Prompting
 from pipeline.config.protocols import AlwaysMajority, Evaluate, FineTune, GradientSteps, Protocol, Robust
 from pipeline.config.real import (
     EL2N,
     ByScores,
     ByVectors,
     Coreset,
+    Empty,
     FullData,
     Herding,
     KCentres,
@@ -89,7 +91,9 @@ __all__ = [
     "Coreset",
     "CrossEntropy",
     "DiLM",
+    "DiLMPrompting",
     "Distill",
+    "Empty",
     "Evaluate",
     "Experiment",
     "FineTune",
@@ -121,6 +125,8 @@ __all__ = [
     "Prepare",
     "Project",
     "Projected",
+    "Prompted",
+    "Prompting",
     "Protocol",
     "PublishedMlp",
     "PublishedTransformer",

@@ -15,6 +15,7 @@ from pipeline.config.making import Budget, Parents
 from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.real import (
     EL2N,
+    Empty,
     FullData,
     Herding,
     KCentres,
@@ -156,6 +157,7 @@ Method = Annotated[
     | Rank
     | FullData
     | Majority
+    | Empty
     | BPTT
     | Text
     | Project

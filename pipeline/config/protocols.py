@@ -10,7 +10,8 @@ from pipeline.config.data import OTHER_SPLITS, Prepare
 from pipeline.config.making import SmallSet
 from pipeline.config.methods import Distill, Method, Runtime
 from pipeline.config.on_vectors import LearningFromVectors, OnVectors, RobustOnVectors
-from pipeline.config.real import FullData, Majority
+from pipeline.config.prompting import Prompted, Prompting, check_prompt
+from pipeline.config.real import Empty, FullData, Majority
 from pipeline.config.schema import Count, Frozen, Positive, runtime
 from pipeline.config.students import Mlp, Transformer
 from pipeline.config.training import BestEpoch, OptimizerName, Training, selection_by_split
@@ -108,9 +109,10 @@ class AlwaysMajority(Frozen):
     revision: int = 1
 
 
-Recipe = GradientSteps | FineTune | AlwaysMajority | OnVectors
+Recipe = GradientSteps | FineTune | AlwaysMajority | OnVectors | Prompting
 Protocol = Annotated[
-    GradientSteps | FineTune | AlwaysMajority | Robust | LearningFromVectors, Field(discriminator="name")
+    GradientSteps | FineTune | AlwaysMajority | Robust | LearningFromVectors | Prompted,
+    Field(discriminator="name"),
 ]
 Split = Literal["dev", "test"]
 
@@ -122,8 +124,9 @@ class Evaluate(Frozen):
     ``vectors_robust`` write both for the recipe that they vary, and everything to ``robustness.csv``.
 
     Attributes:
-        data: prepared by another encoder (transfer): students are that encoder's, learn from the set's text and are
-            scored on these rows; ``null``, and the set's own source, is the data that the set was made from.
+        data: prepared by another model (transfer): students are of that encoder, learn from the set's text and are
+            scored on these rows; or a language model (``head: language``) is shown the text and asked about them.
+            ``null``, and the set's own source, is the data that the set was made from.
         prefix: only so many samples per class are learned from, the first ones of the set.
 
     """
@@ -156,6 +159,7 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"protocol '{protocol.name}' cannot evaluate method '{method.name}'; 'majority' goes with 'majority'"
             )
+        self._check_prompting()
         if isinstance(protocol, LearningFromVectors):
             self._check_vectors(protocol)
         elif method.makes == "vectors":
@@ -194,6 +198,30 @@ class Evaluate(Frozen):
                 f"use {{name: finetune}}"
             )
 
+    def _check_prompting(self) -> None:
+        """Refuses prompts without a language model or without text, and language models that are to be trained."""
+        method, protocol, writes = self.source.method, self.protocol, self.prepared.model.head == "language"
+        if not isinstance(protocol, Prompted):
+            if isinstance(method, Empty):
+                raise ValueError(
+                    f"method 'empty' has no sample for protocol '{protocol.name}'; use {{name: prompting}}"
+                )
+            if writes:
+                raise ValueError(
+                    f"protocol '{protocol.name}' trains a classifier, and {self.prepared.model.name} is prepared as a "
+                    f"language model; remove head, or show it the set: {{name: prompting}}"
+                )
+            return
+        if not writes:
+            raise ValueError(
+                f"protocol '{protocol.name}' asks a causal language model; name one: "
+                f"evaluate.data: {{model: {{name: openai-community/gpt2, head: language}}}}"
+            )
+        if isinstance(method, FullData):
+            raise ValueError(f"protocol '{protocol.name}': all rows of train fit in no prompt; use a small set")
+        task = self.source.source.task
+        check_prompt(protocol.recipe_for(task.text), task.text, task.labels)
+
     def _check_vectors(self, protocol: LearningFromVectors) -> None:
         """Refuses recipes for vectors where there are none, and where nothing says which student learns."""
         method = self.source.method
@@ -224,6 +252,8 @@ class Evaluate(Frozen):
         if isinstance(protocol, Robust):
             steps = self.source.method.has_steps
             return protocol.own or (GradientSteps(name="ddal") if steps else FineTune(name="finetune"))
+        if isinstance(protocol, Prompted):
+            return protocol.recipe_for(self.source.source.task.text)
         return protocol.recipe if isinstance(protocol, LearningFromVectors) else protocol
 
     @property
@@ -240,9 +270,19 @@ class Evaluate(Frozen):
 
     @property
     def shots(self) -> int | None:
-        """Samples per class that are learned from, or their mean; ``None`` for full data and majority."""
+        """Samples per class that are learned from, or their mean; ``None`` for full data, majority and none."""
         method = self.source.method
         return self.prefix or method.shots if isinstance(method, SmallSet) else None
+
+    @property
+    def runs(self) -> int:
+        """Initialisations that can differ: one where nothing is drawn."""
+        return 1 if isinstance(self.source.method, Majority | Empty) else self.initialisations
+
+    @property
+    def examples(self) -> int | None:
+        """Rows of each split that are scored, of a draw; ``None`` where all are."""
+        return self.protocol.examples if isinstance(self.protocol, Prompted) else None
 
     @property
     def slug(self) -> str:

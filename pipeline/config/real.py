@@ -1,4 +1,4 @@
-"""Stage 2 by real training sentences: a random draw, coresets, the whole split, the majority class."""
+"""Stage 2 by real training sentences: a random draw, coresets, the whole split, the majority class; or by none."""
 
 from __future__ import annotations
 
@@ -207,3 +207,19 @@ class Majority(Making):
     def slug(self) -> str:
         """Readable part of the address."""
         return "majority"
+
+
+class Empty(Making):
+    """No sample at all: what a language model answers without examples (zero-shot)."""
+
+    name: Literal["empty"]
+
+    @property
+    def is_drawn(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return "empty"

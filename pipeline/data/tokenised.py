@@ -45,7 +45,7 @@ def tokenise_plainly(
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         columns = [tokenizer(batch[name], add_special_tokens=False)["input_ids"] for name in text]
-        kept = [_shortened(fields, max_length) for fields in zip(*columns, strict=True)]
+        kept = [shortened(fields, max_length) for fields in zip(*columns, strict=True)]
         found: dict[str, Any] = {"input_ids": [[token for ids in fields for token in ids] for fields in kept]}
         if len(text) > 1:
             found["first"] = [len(fields[0]) for fields in kept]
@@ -54,7 +54,7 @@ def tokenise_plainly(
     return rows.map(encode, batched=True, remove_columns=list(text), keep_in_memory=True, desc="tokenise")
 
 
-def _shortened(fields: Sequence[list[int]], most: int) -> list[list[int]]:
+def shortened(fields: Sequence[list[int]], most: int) -> list[list[int]]:
     """The texts, cut at their ends so that they have ``most`` tokens together."""
     lengths = [len(ids) for ids in fields]
     while sum(lengths) > most:
@@ -96,6 +96,13 @@ class Split:
     def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """[rows] tokens of every row."""
         return np.asarray(self.rows.with_format("numpy")["length"], dtype=np.int64)
+
+    def fields(self) -> Iterator[tuple[list[int], ...]]:
+        """The token ids of every row's text, or of both texts of a pair, of a split prepared for a language model."""
+        pair = "first" in self.rows.column_names
+        for row in self.rows:
+            ids = row["input_ids"]
+            yield (ids[: row["first"]], ids[row["first"] :]) if pair else (ids,)
 
     def select(self, indices: Any) -> Split:
         """The split of these rows."""

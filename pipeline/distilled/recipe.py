@@ -19,7 +19,7 @@ class Recipe:
 
     Attributes:
         name: ``ddal`` (T steps of the inner optimiser), ``finetune`` (AdamW), ``vectors`` (a small student, to
-            convergence), ``majority`` (nothing is trained).
+            convergence), ``majority`` (nothing is trained), ``prompting`` (nothing is, a language model is asked).
         attention_weight: λ.
         order: ``fixed`` follows ``batch_order``; ``random`` draws a batch per step.
         dropout: the encoder's dropout is on.
@@ -30,7 +30,7 @@ class Recipe:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    name: Literal["ddal", "finetune", "vectors", "majority"]
+    name: Literal["ddal", "finetune", "vectors", "majority", "prompting"]
     attention_weight: float = 1.0
     order: Literal["fixed", "random"] = "fixed"
     dropout: bool = False

@@ -233,6 +233,8 @@ class DistilledSet:
             raise InputError("a set has no dev rows to select an epoch with; remove select from the recipe")
         if self.recipe.name == "majority":
             raise InputError("a majority set is not trained on; its one sample only says which class is most frequent")
+        if self.recipe.name == "prompting":
+            raise InputError("an empty set is not trained on; it stands for prompts without examples")
         self.check_model(model.get_input_embeddings().weight)
         if model.config.num_labels != self.labels.shape[1]:
             raise InputError(

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.data.prepared import Prepared
+from pipeline.data.tokenised import Split
 from pipeline.distilled.set import DistilledSet
 from pipeline.errors import InputError
 
@@ -35,7 +36,7 @@ def texts(distilled: DistilledSet, tokenizer: PreTrainedTokenizerBase) -> list[t
     if "texts" in distilled.about:
         return [tuple(text) for text in distilled.about["texts"]]
     found = [[tokenizer.decode(part).strip() for part in _parts(row, marks)] for row in rows]
-    width = max(map(len, found))
+    width = max(map(len, found), default=0)
     return [(*parts, *[""] * (width - len(parts))) for parts in found]
 
 
@@ -92,16 +93,56 @@ def transferred(distilled: DistilledSet, own: Prepared, other: Prepared) -> Dist
     facts = other.manifest
     if "chosen" in distilled.about:
         found = other.split("train").rows[distilled.about["chosen"]["rows"]]
-        if found["label"] != distilled.label_ids.tolist():
-            raise InputError(
-                f"{other.folder}: its training rows are not those of {own.folder}; prepare both from the same files, "
-                f"with the same seed, dev and test"
-            )
+        _check_rows(distilled, found["label"], own, other)
         moved = replace(distilled, **token_tensors(found))
     else:
         moved = retokenised(distilled, own.tokenizer, other.tokenizer, facts["max_length"])
     model = {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]}
     return replace(moved, about=moved.about | {"model": model, "max_length": facts["max_length"]})
+
+
+def written_out(distilled: DistilledSet, own: Prepared, other: Prepared) -> DistilledSet:
+    """The set with its texts in ``about["texts"]``, as a language model is shown them.
+
+    Of real rows they are those of the same rows as the language model's tokenizer has them, which loses nothing.
+
+    Args:
+        distilled: a set of token ids.
+        own: the data that it was made from.
+        other: the same task prepared for the language model.
+
+    Raises:
+        InputError: a set of embeddings or vectors, the rows are not the same in both, or a pair of which its tokenizer
+            does not say where the second text begins.
+
+    """
+    if "chosen" in distilled.about:
+        split = other.split("train").select(distilled.about["chosen"]["rows"])
+        _check_rows(distilled, split.labels.tolist(), own, other)
+        found = decoded(split)
+    else:
+        found = texts(distilled, own.tokenizer)
+    columns = 2 if "first" in other.split("train").rows.column_names else 1
+    if any(len(each) != columns for each in found):
+        raise InputError(
+            f"this set's samples are pairs of {own.folder}, and its tokenizer puts nothing between two texts; choose "
+            f"real rows, or an encoder that separates them"
+        )
+    return replace(distilled, about=distilled.about | {"texts": [list(each) for each in found]})
+
+
+def decoded(split: Split) -> list[tuple[str, ...]]:
+    """The text, or both texts, of every row of a split that was prepared for a language model."""
+    decode = split.tokenizer.decode
+    return [tuple(decode(ids, clean_up_tokenization_spaces=False) for ids in fields) for fields in split.fields()]
+
+
+def _check_rows(distilled: DistilledSet, labels: list[int], own: Prepared, other: Prepared) -> None:
+    if labels != distilled.label_ids.tolist():
+        raise InputError(
+            f"{other.folder}: its training rows are not those of {own.folder}; prepare both from the same files, "
+            f"with the same seed, dev and test"
+        )
 
 
 def token_tensors(encoded: Mapping[str, Any]) -> dict[str, Any]:

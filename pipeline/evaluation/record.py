@@ -13,6 +13,8 @@ from pipeline.evaluation.metrics import decisions, measure
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import MAJORITY, OWN, Results, VariantResults
 
+_NONE: Mapping[Any, Mapping[str, float]] = {}
+
 
 class Record:
     """``results.csv`` and ``predictions.h5``: an initialisation counts when it is in both.
@@ -36,9 +38,13 @@ class Record:
         """Those that are in both files."""
         return self._results.done
 
-    def write(self, index: int, logits: Mapping[Any, Tensor], seconds: float) -> dict[Any, dict[str, float]]:
-        """Adds an initialisation by its logits [rows, C] on every split; returns its scores."""
-        scores = {split: measure(logits[split], true) for split, true in self.labels.items()}
+    def write(
+        self, index: int, logits: Mapping[Any, Tensor], seconds: float, more: Mapping[Any, Mapping[str, float]] = _NONE
+    ) -> dict[Any, dict[str, float]]:
+        """Adds an initialisation by its logits [rows, C] on every split; returns its scores, with ``more`` of them."""
+        scores = {
+            split: measure(logits[split], true) | dict(more.get(split, {})) for split, true in self.labels.items()
+        }
         self._predictions.add(index, {split: each.argmax(dim=-1) for split, each in logits.items()})
         self._results.add(index, scores, seconds)
         return scores

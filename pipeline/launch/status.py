@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config import AlwaysMajority, Distill, Evaluate, Experiment
+from pipeline.config import Distill, Evaluate, Experiment
 from pipeline.launch.scheduler import JobState, stuck
 from pipeline.launch.stages import MODULES, StageName, graph, name_of, stage_of
 from pipeline.store import Cell, Store
@@ -159,8 +159,8 @@ class _Look:
         if isinstance(cell.config, Distill):
             total = cell.config.method.planned_steps(self._rows(cell.config)) or 0
             done = _last_step(path) if total else 0
-        elif isinstance(cell.config, Evaluate) and not isinstance(cell.config.protocol, AlwaysMajority):
-            total = cell.config.initialisations
+        elif isinstance(cell.config, Evaluate):
+            total = cell.config.runs
             lines = path.read_text().splitlines()[1:]
             done = len({line.partition(",")[0] for line in lines})
             before = before * done // max(1, len(lines))

@@ -1,4 +1,4 @@
-"""Sets of real training sentences: a random draw, a coreset, the whole split, the majority class."""
+"""Sets of real training sentences: a random draw, a coreset, the whole split, the majority class, none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.config import Coreset, Distill, FullData, Majority, RandomReal
+from pipeline.config import Coreset, Distill, Empty, FullData, Majority, RandomReal
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
 from pipeline.distilled import DistilledSet, Recipe
@@ -41,6 +41,11 @@ def choose(config: Distill, prepared: Prepared, parent: Path | None = None) -> D
     if isinstance(method, Majority):
         most = int(np.bincount(labels, minlength=C).argmax())
         return as_set(train, np.flatnonzero(labels == most)[:1], C, Recipe("majority"))
+    if isinstance(method, Empty):
+        no_ids = torch.empty(0, dtype=torch.int64)
+        return DistilledSet(
+            torch.empty(0, C), no_ids, Recipe("prompting"), token_ids=torch.empty(0, 8, dtype=torch.int64)
+        )
     if isinstance(method, Coreset):
         from pipeline.methods.coresets import choose_coreset
 

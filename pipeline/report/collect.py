@@ -23,11 +23,11 @@ from pipeline.report.layout import (
     Layout,
     Row,
     alternatives,
-    check_choices,
     hyper_parameters,
     layout,
     searched,
 )
+from pipeline.report.pairs import check_choices
 from pipeline.report.words import recipe, rule, selection
 from pipeline.store import Store
 from pipeline.store.atomic import read_json
@@ -174,8 +174,8 @@ class Collected:
         """The runs of the majority label or of full data, learned from by that ``network``; text without one."""
         return next((sample for row, sample in self.references(kind, column) if row.network == network), None)
 
-    def references(self, kind: Literal["majority", "full"], column: Column) -> list[tuple[Row, Sample]]:
-        """The same of every student."""
+    def references(self, kind: Literal["majority", "full", "zero-shot"], column: Column) -> list[tuple[Row, Sample]]:
+        """The same of every student; without examples, of every way to ask."""
         found = [(row, self.sample(row, column)) for row in self.layout.rows if row.kind == kind]
         return [(row, sample) for row, sample in found if sample is not None]
 
@@ -184,9 +184,12 @@ class Collected:
         return len(self.manifests[column].get("classes", ())) or column.classes
 
     def size(self, column: Column, split: str) -> int | None:
-        """Rows of a split, None while the task is not prepared."""
+        """Rows of a split that are learned from or scored, None while the task is not prepared."""
         sizes = self.manifests[column].get("sizes", {})
-        return int(sizes[split]) if split in sizes else None
+        if split not in sizes:
+            return None
+        drawn = column.examples if split != "train" else None
+        return int(sizes[split]) if drawn is None else min(drawn, int(sizes[split]))
 
 
 def collect(experiment: Experiment, store: Store, archive: Archive | None = None) -> Collected:

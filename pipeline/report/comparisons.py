@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.report.collect import Alternative, Collected, Entry
-from pipeline.report.layout import Column, Row, asked_pairs, same_budget
+from pipeline.report.layout import Column, Row
+from pipeline.report.pairs import asked_pairs, same_budget
 from pipeline.report.statistics import Classes, Difference, Resampled, Rows, difference, holm
 
 LEVEL = 0.05
@@ -64,7 +65,7 @@ def compare(asked: Sequence[tuple[str, ...]], collected: Collected) -> tuple[Com
     """Makes all tests of a table.
 
     Args:
-        asked: pairs of labels, see :func:`~pipeline.report.layout.asked_pairs`.
+        asked: pairs of labels, see :func:`~pipeline.report.pairs.asked_pairs`.
         collected: what there is.
 
     Raises:
@@ -147,7 +148,7 @@ def _answers(entry: Entry | None) -> tuple[Classes, int, list[Classes]] | str:
         return "not in the grid"
     if entry.chosen is None or entry.headline is None:
         return entry.state if entry.chosen is None else f"no {entry.column.split} scores"
-    if len(entry.headline.values) == 1 and entry.row.kind != "majority":
+    if len(entry.headline.values) == 1 and not entry.row.is_constant:
         return "a single run"
     found = _predicted(entry.chosen, entry.column.split)
     return found or f"evaluated before predictions were stored, {AGAIN}"

@@ -107,7 +107,8 @@ def _references(panel: Any, collected: Collected, column: Column) -> None:
         panel.axvline(100 * majority.estimate.mean, label="majority", linestyle="--", **line)
     elif classes and column.metric in _CHANCE:
         panel.axvline(100 / classes, label="chance", linestyle="--", **line)
-    for (row, sample), style in zip(collected.references("full", column), cycle(("-", "-.", ":"))):
+    others = [*collected.references("full", column), *collected.references("zero-shot", column)]
+    for (row, sample), style in zip(others, cycle(("-", "-.", ":"))):
         panel.axvline(100 * sample.estimate.mean, label=row.method, linestyle=style, **line)
 
 

@@ -79,9 +79,14 @@ def written_for(config: Distill, folder: Path) -> Path:
 
 def per_text(written: Path) -> float:
     """FLOPs of the language model's forward pass over a row of mean length."""
+    return products_per_token(written) * float(Prepared(written).split("train").lengths.mean() + 1)
+
+
+def products_per_token(written: Path) -> float:
+    """FLOPs of its matrix products for one token; ``written`` is the task as prepared for it."""
     prepared = Prepared(written)
     config: Any = AutoConfig.from_pretrained(prepared.model_folder, local_files_only=True)
     weights = prepared.manifest["parameters"]
     if not config.tie_word_embeddings:  # looking up a token's vector is no product
         weights -= config.vocab_size * prepared.manifest["embedding_width"]
-    return float(2 * weights * (prepared.split("train").lengths.mean() + 1))
+    return float(2 * weights)

@@ -18,8 +18,8 @@ from pipeline.config import (
     DDAL,
     Coreset,
     Distill,
+    Empty,
     Evaluate,
-    Experiment,
     FineTune,
     FullData,
     Generated,
@@ -28,13 +28,13 @@ from pipeline.config import (
     Majority,
     Prepare,
     Project,
+    Prompted,
     RandomReal,
     Text,
 )
-from pipeline.config.problems import nearest
 from pipeline.config.schema import Frozen, is_runtime
-from pipeline.errors import InputError
 from pipeline.report.language_words import generated_name, generated_order
+from pipeline.report.prompt_words import prompted_name, prompted_order
 from pipeline.report.text_words import text_row
 from pipeline.report.vector_words import bptt_name, bptt_order, network_name, student_name, student_order
 from pipeline.report.words import ATTENTION, BUDGETS, LABELS, REAL, correction, real_name
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
     order: tuple[int, ...]
     method: str
-    kind: Literal["majority", "random", "coreset", "ddal", "full"]
+    kind: Literal["majority", "zero-shot", "random", "coreset", "ddal", "full"]
     steps: int | None
     shots: int | None
     data: str
@@ -65,8 +65,13 @@ class Row(NamedTuple):
 
     @property
     def competes(self) -> bool:
-        """Whether it is a small set; full data and majority are references."""
+        """Whether it is a small set; full data, majority and zero-shot are references."""
         return self.kind in ("random", "coreset", "ddal")
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether nothing about it is drawn, so that a single run is all there is."""
+        return self.kind in ("majority", "zero-shot")
 
     @property
     def budget(self) -> str:
@@ -77,7 +82,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """One set of splits and one encoder."""
+    """One set of splits and one encoder; ``examples`` of the rows of each, where they are drawn."""
 
     key: str
     task: str
@@ -87,6 +92,7 @@ class Column:
     classes: int | None
     split: Literal["dev", "test"]
     prepares: tuple[Prepare, ...] = field(compare=False)
+    examples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def layout(cells: Sequence[Evaluate], table: str) -> Layout:
     """Rows in the paper's order, columns in the file's."""
     rows = [row_of(cell) for cell in cells]
     columns = _columns(cells)
-    places = tuple(zip(rows, [columns[_splits_key(cell.prepared)] for cell in cells], strict=True))
+    places = tuple(zip(rows, [columns[column_key(cell)] for cell in cells], strict=True))
     distinct = tuple(sorted(set(rows)))
     return Layout(distinct, tuple(columns.values()), _labels(distinct, table), places)
 
@@ -118,6 +124,11 @@ def layout(cells: Sequence[Evaluate], table: str) -> Layout:
 def row_of(cell: Evaluate) -> Row:
     """The row that a cell's result belongs to."""
     row = _own_row(cell)
+    if isinstance(cell.protocol, Prompted):
+        student = prompted_name(cell)
+        row = row._replace(method=_by(row.method, student), order=(*row.order, *prompted_order(cell)), student=student)
+        if isinstance(cell.source.method, Empty | RandomReal):  # no encoder had a part in these
+            return row
     if cell.data is None:
         return row
     return row._replace(method=f"{row.method}, made with {_names(cell.source.source)[1]}", order=(*row.order, 1))
@@ -127,6 +138,8 @@ def _own_row(cell: Evaluate) -> Row:
     method = cell.source.method
     if isinstance(method, Majority):
         return Row((0,), "majority", "majority", None, None, "", False)
+    if isinstance(method, Empty):
+        return Row((0, 1), "zero-shot", "zero-shot", None, None, "", False)
     if isinstance(method, RandomReal | Coreset):
         return _real_row(method, cell)
     if isinstance(method, FullData):
@@ -194,66 +207,6 @@ def searched(cells: Sequence[Evaluate]) -> tuple[str, ...]:
     return tuple(key for key in keys if len({repr(each.get(key)) for each in settings}) > 1)
 
 
-def check_choices(experiment: Experiment) -> None:
-    """Refuses a grid whose hyper-parameters could not be chosen, before anything of it is computed.
-
-    Raises:
-        InputError: alternatives for one place of the table are not scored on the split that selects, or
-            ``report.compare`` names what is not there (see :func:`asked_pairs`).
-
-    """
-    plan = layout(experiment.cells, experiment.report.table)
-    asked_pairs(experiment.report.compare, plan)
-    for (row, column), cells in plan.members(experiment.cells).items():
-        groups = alternatives(cells)
-        split = "test" if row.on_test else "dev"
-        if len(groups) > 1 and not all(any(split in cell.splits for cell in group) for group in groups):
-            raise InputError(
-                f"{plan.labels[row]} on {column.title}: {len(groups)} alternatives differ in "
-                f"{', '.join(searched([group[0] for group in groups]))} and the best is chosen on {split}, "
-                f"which is not scored; write evaluate.splits: [dev, test]"
-            )
-
-
-def asked_pairs(asked: Sequence[tuple[str, ...]], plan: Layout) -> list[tuple[Row, Row]]:
-    """The rows that pairs of labels mean, each pair once.
-
-    A label without a budget stands for all rows of that method; rows of equal budgets are then paired.
-
-    Raises:
-        InputError: no row has such a label, or no two rows of a pair have the same budget.
-
-    """
-    pairs: dict[frozenset[Row], tuple[Row, Row]] = {}
-    for names in asked:
-        ours, theirs = (_labelled(name, plan) for name in names)
-        found = [(a, b) for a in ours for b in theirs if len(ours) * len(theirs) == 1 or same_budget(a, b)]
-        if not found:
-            raise InputError(
-                f"report.compare: no row of '{names[0]}' has the budget of one of '{names[1]}'; name two rows in full: "
-                f"{'; '.join(plan.labels.values())}"
-            )
-        for pair in found:
-            pairs.setdefault(frozenset(pair), pair)
-    return list(pairs.values())
-
-
-def same_budget(a: Row, b: Row) -> bool:
-    """Whether two rows have one kind of student, equally many samples, and steps where both count them."""
-    pairs = ((a.shots, b.shots), (a.steps, b.steps), (a.data or None, b.data or None))
-    return a.student == b.student and all(x is None or y is None or x == y for x, y in pairs)
-
-
-def _labelled(label: str, plan: Layout) -> list[Row]:
-    labels = plan.labels
-    found = [row for row in labels if labels[row] == label] or [row for row in labels if row.method == label]
-    if not found:
-        allowed = list(dict.fromkeys([*labels.values(), *(row.method for row in labels)]))
-        near = nearest(label, allowed)
-        raise InputError(f"report.compare: no row is called '{label}'{near}; allowed: {'; '.join(allowed)}")
-    return found
-
-
 def hyper_parameters(cell: Evaluate) -> dict[str, Any]:
     """Dotted key -> value of everything in a cell that is not a seed or a number of runs."""
     found = _flat(cell.source.source, "prepare") | _flat(cell.source, "distill") | _flat(cell, "evaluate")
@@ -284,15 +237,18 @@ def _flat(config: Frozen, path: str) -> dict[str, Any]:
     return found
 
 
-def _splits_key(prepare: Prepare) -> str:
+def column_key(cell: Evaluate) -> str:
+    """What a cell's column is told by: its splits, or how many rows are drawn of each, and its encoder."""
+    prepare = cell.prepared
     splits = {key: value for key, value in _flat(prepare, "prepare").items() if not key.startswith(_NOT_A_SPLIT)}
-    return json.dumps([splits, prepare.model.model_dump()], default=str, sort_keys=True)
+    drawn = [] if cell.examples is None else [cell.examples]
+    return json.dumps([splits, prepare.model.model_dump(), *drawn], default=str, sort_keys=True)
 
 
 def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
     members: dict[str, list[Evaluate]] = {}
     for cell in cells:
-        members.setdefault(_splits_key(cell.prepared), []).append(cell)
+        members.setdefault(column_key(cell), []).append(cell)
     named = {key: _names(found[0].prepared) for key, found in members.items()}
     several = len({model for _, model in named.values()}) > 1
     columns = {}
@@ -300,7 +256,7 @@ def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
         prepare = found[0].prepared
         task, model = named[key]
         twins = [members[other][0].prepared for other, names in named.items() if names == named[key]]
-        task += _apart(prepare, twins)
+        task += _apart(prepare, twins) or (f" ({found[0].examples or 'all'} rows)" if len(twins) > 1 else "")
         columns[key] = Column(
             key=key,
             task=task,
@@ -310,6 +266,7 @@ def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
             classes=len(prepare.task.labels) if prepare.task.labels else None,
             split="test" if any("test" in cell.splits for cell in found) else "dev",
             prepares=tuple({cell.prepared.model_dump_json(): cell.prepared for cell in found}.values()),
+            examples=found[0].examples,
         )
     return columns
 

@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 from pipeline.report import work
 from pipeline.report.collect import Collected, Entry
 from pipeline.report.finished import Finished
-from pipeline.report.layout import Column, Row, row_of
+from pipeline.report.layout import Column, Row, column_key, row_of
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import write_text
 from pipeline.store.cells import STAGE_NAMES, Stage
@@ -100,7 +100,7 @@ class Ledger:
         sets = {name_of(cell.config.source) for cell in cells}
         made = list({name_of(one): one for cell in cells for one in cell.config.source.chain}.values())
         configs = [cell.config for cell in cells]
-        runs = sum(config.initialisations for config in configs)
+        runs = sum(config.runs for config in configs)
         distill: dict[str, float | None] = {}
         evaluate: dict[str, float | None] = {}
         for name in SHOWN:
@@ -231,15 +231,14 @@ def _search(collected: Collected, row: Row, column: Column, ledger: Ledger) -> f
 
 def _places(collected: Collected) -> list[tuple[Row, Column]]:
     """Where each finished cell stands."""
-    by_prepare = {prepare.model_dump_json(): c for c in collected.layout.columns for prepare in c.prepares}
-    return [(row_of(f.config), by_prepare[f.config.prepared.model_dump_json()]) for f, _ in collected.cells]
+    by_key = {column.key: column for column in collected.layout.columns}
+    return [(row_of(found.config), by_key[column_key(found.config)]) for found, _ in collected.cells]
 
 
 def _facts(config: Stage) -> dict[str, Any]:
     facts: dict[str, Any] = {"stage": STAGE_NAMES[type(config)], "task": _prepare(config).task.name, "test_reads": 0}
     if isinstance(config, Evaluate):
-        facts |= {"initialisations": config.initialisations}
-        facts |= {"test_reads": config.initialisations if "test" in config.splits else 0}
+        facts |= {"initialisations": config.runs, "test_reads": config.runs if "test" in config.splits else 0}
     elif (
         isinstance(config, Distill) and isinstance(config.method, Learned) and config.method.validation.split == "test"
     ):

@@ -8,6 +8,7 @@ from pipeline.report.collect import Alternative, Collected
 from pipeline.report.finished import Problem
 from pipeline.report.layout import Column, Row
 from pipeline.report.paper import HEADING
+from pipeline.report.prompt_words import left_out
 
 RUNS = (
     "Entries: mean ± sample standard deviation, in percent; n = sets × initialisations of each; without ± it is a "
@@ -36,7 +37,6 @@ LABELS = "HL: hard labels; SL: soft (unrestricted) labels; AL: attention labels.
 
 def caption(collected: Collected, shows_paper: bool) -> tuple[str, ...]:
     """How to read the table and what was chosen on which split."""
-    models = dict.fromkeys(column.model for column in collected.layout.columns)
     sentences = [
         *_selected(collected),
         RUNS,
@@ -46,11 +46,29 @@ def caption(collected: Collected, shows_paper: bool) -> tuple[str, ...]:
         _grouped("Students", collected, lambda chosen: chosen.recipe),
         _grouped("Coresets are real sentences chosen by", collected, lambda chosen: chosen.rule),
         *(_on_dev(column) for column in collected.layout.columns if column.split == "dev"),
-        f"Encoder of our runs: {', '.join(models)}.",
+        *_models(collected),
+        _grouped("Prompts that were too long", collected, _prompts),
         SECONDS,
         PAPER if shows_paper else "",
     ]
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def _prompts(chosen: Alternative) -> str | None:
+    """What did not fit into prompts; ``None`` where all did, or where nothing is prompted."""
+    split = chosen.cells[0].config.splits[-1]
+    found = [chosen.sample(name, split) for name in ("prompt_examples", "prompt_dropped", "prompt_cut")]
+    facts = [sample.estimate.mean for sample in found if sample is not None]
+    return left_out(*facts) or None if len(facts) == len(found) else None
+
+
+def _models(collected: Collected) -> list[str]:
+    """Who learned, or answered, in each column."""
+    found: dict[str, dict[str, None]] = {}
+    for column in collected.layout.columns:
+        kind = "Encoder" if column.prepares[0].model.head == "classifier" else "Language model"
+        found.setdefault(kind, {})[column.model] = None
+    return [f"{kind} of our runs: {', '.join(names)}." for kind, names in found.items()]
 
 
 def _spreads(collected: Collected) -> list[str]:

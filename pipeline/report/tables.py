@@ -54,7 +54,8 @@ def task_table(experiment: Experiment, collected: Collected) -> Table:
     records = []
     for column in (tasks[name] for name in dict.fromkeys(c.task for c in collected.layout.columns)):
         counts = collected.manifests[column].get("class_counts", {}).get(column.split) or []
-        sizes = {split: _count(collected.size(column, split)) for split in ("train", "dev", "test")}
+        whole = collected.manifests[column].get("sizes", {})
+        sizes = {split: _count(whole.get(split)) for split in ("train", "dev", "test")}
         records.append(
             {"task": column.task, "metric": METRIC_NAMES[column.metric], "classes": _count(collected.classes(column))}
             | sizes

@@ -103,7 +103,7 @@ class Verdicts:
         sample = self._collected.sample(row, column)
         assert sample is not None
         name = self._collected.layout.labels[row]
-        return f"{name}, nothing" if row.kind == "majority" else f"{name}, {_varied(sample)}"
+        return f"{name}, nothing" if row.is_constant else f"{name}, {_varied(sample)}"
 
     def _untested(self) -> str:
         reasons = [

@@ -22,11 +22,13 @@ from pipeline.config import (
     Method,
     OnVectors,
     Project,
+    Prompting,
     RandomReal,
     Rank,
 )
 from pipeline.config.protocols import Recipe
 from pipeline.report.language_words import kept_state
+from pipeline.report.prompt_words import prompt_recipe
 
 REAL = (
     *("random real", "herding", "k-centres", "k-centres (k-means)", "moderate"),
@@ -98,6 +100,8 @@ def recipe(cell: Evaluate) -> str:
     if isinstance(protocol, OnVectors):
         named = cell.protocol
         return f"{named.name} (revision {named.revision}: {_on_vectors(protocol, cell)})"
+    if isinstance(protocol, Prompting):
+        return f"{cell.protocol.name} (revision {cell.protocol.revision}: {prompt_recipe(cell)})"
     return f"{protocol.name} (revision {protocol.revision}: {_what_it_does(protocol, cell.source.method)})"
 
 

@@ -29,6 +29,7 @@ from pipeline.config import (
     Generated,
     GradientSteps,
     Project,
+    Prompted,
     Rank,
     SmallSet,
     Text,
@@ -37,7 +38,7 @@ from pipeline.config import (
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split, TrainingOrder
 from pipeline.randomness import derive, seeded
-from pipeline.report import language_work, text_work, vector_work
+from pipeline.report import language_work, prompt_work, text_work, vector_work
 from pipeline.students import flops
 from pipeline.students.flops import Lengths, Sizes
 from pipeline.students.postnorm import structure_of
@@ -128,6 +129,8 @@ def of_scoring(config: Evaluate, folder: Path) -> Work:
     """What scoring one initialisation on all of the splits takes."""
     if vector_work.counted(config):
         return Work(**vector_work.of_scoring(config, Prepared(folder).manifest))
+    if isinstance(config.protocol, Prompted):
+        return Work(**prompt_work.of_scoring(config, folder))
     if not isinstance(config.protocol, GradientSteps | FineTune):
         return Work()
     fused = has_passes(folder)
@@ -136,7 +139,7 @@ def of_scoring(config: Evaluate, folder: Path) -> Work:
 
 def of_evaluate(config: Evaluate, folder: Path) -> Work:
     """What a whole evaluate cell takes."""
-    return (of_training(config, folder) + of_scoring(config, folder)) * config.initialisations
+    return (of_training(config, folder) + of_scoring(config, folder)) * config.runs
 
 
 def validations(method: DDAL | Text, steps: int, epoch_steps: int) -> int:

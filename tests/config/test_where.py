@@ -45,7 +45,7 @@ def test_the_cells_that_have_all_of_it(experiment: Write, only: list[str], posit
         ("distill.method.labels=hrad", "distill.method.labels: 'hrad' is no value of it (did you mean 'hard'?)"),
         (
             "labels=hard",
-            "labels: not a dotted key (did you mean distill.method.labels or prepare.task.labels?); allowed",
+            "labels: not a dotted key (did you mean distill.method.labels or evaluate.protocol.labels or prepare.",
         ),
         ("outer.lr=1", "outer.lr: not a dotted key (did you mean distill.method.outer.lr?); allowed"),
         ("distill.seed", "dotted.key=value is needed"),

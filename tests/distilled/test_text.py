@@ -16,11 +16,12 @@ from tokenizers.processors import RobertaProcessing
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from pipeline.data.prepared import Prepared
-from pipeline.data.tokenised import tokenise
+from pipeline.data.tokenised import tokenise, tokenise_plainly
 from pipeline.distilled import DistilledSet, Recipe, retokenised, texts, transferred
-from pipeline.distilled.text import token_tensors
+from pipeline.distilled.text import token_tensors, written_out
 from pipeline.errors import InputError
 from pipeline.store.atomic import write_json
+from tests.language_stand_in import byte_tokenizer
 
 WORDS = ["the", "film", "is", "good", "bad"]
 SINGLE = [["the film is good"], ["bad"]]
@@ -168,3 +169,41 @@ def test_other_sets_are_decoded(tmp_path: Path) -> None:
     moved = transferred(set_of(first, SINGLE, max_length=40), own, other)
     assert texts(moved, second) == [tuple(row) for row in SINGLE]
     assert (moved.about["model"]["name"], moved.about["max_length"]) == ("b", 12)
+
+
+def spoken(rows: list[list[str]], labels: list[int], folder: Path) -> Prepared:
+    """A training split as stage 1 prepares it for a language model."""
+    tokenizer = byte_tokenizer()
+    columns = {f"text{at}": list(column) for at, column in enumerate(zip(*rows, strict=True))}
+    split = Dataset.from_dict(columns | {"label": labels})
+    tokenise_plainly(split, tuple(columns), tokenizer, 1000).save_to_disk(folder / "train")
+    tokenizer.save_pretrained(folder / "model")
+    return Prepared(folder)
+
+
+def own(tokenizer: Any, folder: Path) -> Prepared:
+    tokenizer.save_pretrained(folder / "model")
+    return Prepared(folder)
+
+
+def test_rows_are_shown_to_a_language_model_as_they_were_written(tmp_path: Path) -> None:
+    """Upper case and spaces that the set's own tokenizer has lost."""
+    rows = [["Bad  film!", "X"], ["The Film\nis good", "Y"], ["good", "Z"]]
+    other = spoken(rows, [1, 0, 1], tmp_path / "other")
+    made = set_of(bert_like(WORDS), PAIRS, chosen={"rows": [1, 2]})
+    shown = written_out(made, own(bert_like(WORDS), tmp_path / "own"), other)
+    assert texts(shown, other.tokenizer) == [("The Film\nis good", "Y"), ("good", "Z")]
+    assert texts(shown.prefix(1), other.tokenizer) == [("The Film\nis good", "Y"), ("good", "Z")]
+    elsewhere = spoken(rows, [1, 1, 1], tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="its training rows are not those of"):
+        written_out(made, own(bert_like(WORDS), tmp_path / "own"), elsewhere)
+
+
+def test_text_that_was_never_a_row_is_shown_as_its_tokens_say(tmp_path: Path) -> None:
+    other = spoken([["a", "b"]], [0], tmp_path / "other")
+    made = set_of(bert_like(WORDS), PAIRS)
+    shown = written_out(made, own(bert_like(WORDS), tmp_path / "own"), other)
+    assert shown.about["texts"] == [["the film is good", "bad"], ["film", "the good film"]]
+    joined = set_of(byte_tokenizer(), PAIRS)
+    with pytest.raises(InputError, match="its tokenizer puts nothing between two texts"):
+        written_out(joined, own(byte_tokenizer(), tmp_path / "joined"), other)

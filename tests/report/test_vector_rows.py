@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.report.budget_figure import series
 from pipeline.report.collect import collect
-from pipeline.report.layout import asked_pairs, layout, row_of, same_budget
+from pipeline.report.layout import layout, row_of
+from pipeline.report.pairs import asked_pairs, same_budget
 from pipeline.report.robustness import FACTORS
 from pipeline.report.tables import results_table
 from pipeline.report.words import recipe, selection

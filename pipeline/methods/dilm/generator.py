@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from pipeline.data.tokenised import Split
 from pipeline.errors import InputError
-from pipeline.methods.dilm.sequences import Sequences, fields_of
+from pipeline.methods.dilm.sequences import Sequences
 from pipeline.randomness import seeded
 from pipeline.students.linear import use_onednn
 
@@ -100,7 +100,7 @@ class Generator:
         """A split that was prepared for this language model, as it writes such rows."""
         split = split if rows is None else split.select(rows)
         labels = split.labels.tolist()
-        made = (self.wrapped(fields, label) for fields, label in zip(fields_of(split), labels, strict=True))
+        made = (self.wrapped(fields, label) for fields, label in zip(split.fields(), labels, strict=True))
         return Sequences.of(made, labels)
 
     def wrapped(self, fields: Sequence[Sequence[int]], label: int) -> list[int]:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.tokenised import Split
 from pipeline.methods.budgets import Integers
 
 
@@ -80,11 +79,3 @@ def joined(parts: Sequence[Sequences]) -> Sequences:
         torch.cat([part.ends + int(offset) for part, offset in zip(parts, offsets, strict=False)]),
         torch.cat([part.labels for part in parts]),
     )
-
-
-def fields_of(split: Split) -> Iterable[tuple[list[int], ...]]:
-    """The token ids of every row's text, or of both texts of a pair, of a split prepared for a language model."""
-    pair = "first" in split.rows.column_names
-    for row in split.rows:
-        ids = row["input_ids"]
-        yield (ids[: row["first"]], ids[row["first"] :]) if pair else (ids,)

@@ -19,7 +19,8 @@ from pipeline.distilled import load as load_set
 from pipeline.launch.estimate import class_of
 from pipeline.probe_language import pieces
 from pipeline.report import work
-from pipeline.report.layout import check_choices, row_of
+from pipeline.report.layout import row_of
+from pipeline.report.pairs import check_choices
 from pipeline.store import Store
 from tests.methods.dilm.conftest import prepared
 from tests.methods.dilm.test_dilm_cells import cells, made
