@@ -172,7 +172,7 @@ def probe_evaluate(config: Evaluate, folder: Path, set_: Path, own: Path) -> Sli
         _repeat_all(found, evaluate_pieces(config, config.recipe, prepared))
         return found
     distilled = load(set_)
-    if config.data is not None:
+    if config.data is not None and not config.asks_part:
         distilled = transferred(distilled, Prepared(own), prepared)
     device = pick_device(config.runtime)
     if not isinstance(protocol, GradientSteps | FineTune):
@@ -244,7 +244,7 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared, found: Slice, set_:
     run.advance()  # for its memory
     made = run.learned.view().detached()
     if batches is not None:
-        each = work.inner(method, prepared.folder)
+        each = work.inner(config, method, prepared.folder)
         found.repeat("inner", lambda: _inner(student, student.initial(0, 0), made), lambda n: n * each)
         found.scoring(student, student.initial(0, 0), batches)
     save(made, set_)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from pipeline.config.composed import Composed
 from pipeline.config.data import OTHER_SPLITS, Prepare
 from pipeline.config.dilm import LM, DiLM, Generated
 from pipeline.config.imported import Imported
@@ -125,7 +126,9 @@ class Evaluate(Frozen):
 
     Attributes:
         data: prepared by another encoder (transfer): students are that encoder's, learn from the set's text and are
-            scored on these rows; ``null``, and the set's own source, is the data that the set was made from.
+            scored on these rows; or one of the tasks that the set's source joins: the same students as without it are
+            scored on its rows, and choose among its classes. ``null``, and the set's own source, is the data that the
+            set was made from.
         prefix: only so many samples per class are learned from, the first ones of the set.
 
     """
@@ -159,6 +162,8 @@ class Evaluate(Frozen):
                 f"protocol '{protocol.name}' cannot evaluate method '{method.name}'; 'majority' goes with 'majority'"
             )
         if isinstance(protocol, LearningFromVectors):
+            if isinstance(method, Composed):
+                raise ValueError(f"protocol '{protocol.name}' learns from vectors, and 'composed' makes {method.makes}")
             self._check_vectors(protocol)
         elif method.makes == "vectors":
             raise ValueError(
@@ -170,6 +175,8 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"protocol '{protocol.name}' trains some 25 students per initialisation: on small sets, not on 'full'"
             )
+        if isinstance(protocol, Robust) and isinstance(method, Composed):
+            raise ValueError("protocol 'robust' varies the recipe of one set; evaluate the parts of 'composed' with it")
         if self.prefix is not None:
             _check_prefix(self.prefix, method, self.recipe)
         if self.data is not None:
@@ -179,6 +186,19 @@ class Evaluate(Frozen):
     def _check_data(self, data: Prepare) -> None:
         """Refuses a transfer of what no other encoder reads."""
         method = self.source.method
+        if self.asks_part:
+            if not isinstance(self.protocol, FineTune | GradientSteps):
+                raise ValueError(
+                    f"data: protocol '{self.protocol.name}' is not scored on one of several tasks; remove data, or use "
+                    f"{{name: finetune}}"
+                )
+            return
+        if self.source.source.task.parts and data.task != self.source.source.task:
+            names = ", ".join(task.name for task in self.source.source.task.parts)
+            raise ValueError(
+                f"data: {data.task.name}, prepared in this way, is none of the tasks that the set's source joins "
+                f"({names}); give one of them, with the encoder, dev, test and seed of prepare"
+            )
         if (key := data.split_otherwise(self.source.source)) is not None:
             raise ValueError(f"data.{key}: {OTHER_SPLITS}")
         if method.makes != "text":
@@ -220,6 +240,11 @@ class Evaluate(Frozen):
             )
 
     @property
+    def asks_part(self) -> bool:
+        """Whether students of joined tasks are asked for one of them."""
+        return self.data is not None and self.data.is_part_of(self.source.source)
+
+    @property
     def recipe(self) -> Recipe:
         """How students learn from the set; of a robust protocol the recipe that it varies."""
         protocol = self.protocol
@@ -230,8 +255,13 @@ class Evaluate(Frozen):
 
     @property
     def prepared(self) -> Prepare:
-        """The data on which students learn and are scored."""
+        """The data on which students are scored."""
         return self.data or self.source.source
+
+    @property
+    def learned(self) -> Prepare:
+        """The data whose encoder and classes students have: those that are scored, or the joined ones."""
+        return self.source.source if self.asks_part else self.prepared
 
     @property
     def student(self) -> Mlp | Transformer | None:
@@ -244,19 +274,22 @@ class Evaluate(Frozen):
     def shots(self) -> int | None:
         """Samples per class that are learned from, or their mean; ``None`` for full data and majority."""
         method = self.source.method
-        return None if isinstance(method, FullData | Majority | LM) else self.prefix or method.shots
+        return None if isinstance(method, FullData | Majority | LM | Composed) else self.prefix or method.shots
 
     @property
     def slug(self) -> str:
         """Readable part of the address."""
         slug = f"{self.source.slug}.{self.protocol.name}"
         slug += f"-{self.student.name}" if self.student is not None else ""
-        slug += f".on-{self.data.model_slug}" if self.data is not None else ""
+        if self.data is not None:
+            slug += f".on-{self.data.task.name.lower() if self.asks_part else self.data.model_slug}"
         return slug if self.prefix is None else f"{slug}.first{self.prefix}"
 
 
 def _check_prefix(prefix: int, method: Method, recipe: Recipe) -> None:
     """Refuses a part of a set that has none, or whose parts mean nothing."""
+    if isinstance(method, Composed):
+        raise ValueError("prefix: a composed set takes the first samples of each part; write parts.….shots instead")
     if isinstance(method, FullData | Majority | LM):
         raise ValueError(f"prefix: method '{method.name}' has no samples per class to take the first of; remove it")
     if method.has_steps and isinstance(recipe, GradientSteps):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from pipeline.distilled.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.randomness import torch_generator
 from pipeline.students.encoder import Student, embedding_hash
-from pipeline.students.finetune import finetune
+from pipeline.students.finetune import Examples, finetune_in_turn
 from pipeline.students.sentences import encoder_hash
 from pipeline.students.vector_training import Samples
 
@@ -44,7 +44,8 @@ class DistilledSet:
         vector_mean: [D] what was subtracted from the encoder's vectors, among which ``vectors`` are, where it was.
         attention_labels: [N, L, heads, Q, S] logits of the attention labels (softmax over the last axis).
         learning_rates: [T] step sizes.
-        batch_order: [T, batch] rows of each inner step; always on the CPU.
+        batch_order: [T, batch] rows of each inner step, -1 where one has fewer; always on the CPU.
+        phases: [N] when students learn from each sample, counted from 1; ``None``: from all at once.
         about: where it came from; plain JSON values (config, model, data, versions, scores).
 
     """
@@ -60,6 +61,7 @@ class DistilledSet:
     attention_labels: Tensor | None = None
     learning_rates: Tensor | None = None
     batch_order: Tensor | None = None
+    phases: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,7 +100,8 @@ class DistilledSet:
         order = self.random_order(seed, index) if self.recipe.order == "random" else self.batch_order
         distinct: dict[tuple[int, ...], InnerBatch] = {}
         batches = []
-        for rows, rate in zip(order.tolist(), self.learning_rates, strict=True):
+        for padded, rate in zip(order.tolist(), self.learning_rates, strict=True):
+            rows = [row for row in padded if row >= 0]
             if tuple(rows) not in distinct:
                 distinct[tuple(rows)] = self._batch(torch.tensor(rows), rate)
             batches.append(replace(distinct[tuple(rows)], learning_rate=rate))
@@ -142,12 +145,20 @@ class DistilledSet:
 
     def prefix(self, shots: int) -> DistilledSet:
         """The first ``shots`` samples of every class, in the set's order; its T steps, which see all, are left out."""
+        return self.of_rows(self.first_rows(shots))
+
+    def first_rows(self, shots: int | None, classes: Collection[int] | None = None) -> list[int]:
+        """Rows of the first ``shots`` samples (``None``: all) of every class, or of these, in the set's order."""
         seen = [0] * self.labels.shape[1]
         rows = []
         for row, label in enumerate(self.label_ids.tolist()):
             seen[label] += 1
-            if seen[label] <= shots:
+            if (shots is None or seen[label] <= shots) and (classes is None or label in classes):
                 rows.append(row)
+        return rows
+
+    def of_rows(self, rows: Sequence[int]) -> DistilledSet:
+        """The set of some rows, without T steps, which are made for all."""
         about = self.about
         if "chosen" in about:
             chosen = [about["chosen"]["rows"][row] for row in rows]
@@ -156,6 +167,13 @@ class DistilledSet:
             about = {**about, "texts": [about["texts"][row] for row in rows]}
         of_rows = replace(self, learning_rates=None, batch_order=None, vector_mean=None)
         return replace(of_rows._mapped(lambda tensor: tensor[rows]), about=about, vector_mean=self.vector_mean)
+
+    def turns(self) -> list[tuple[int, Examples]]:
+        """What students learn from one after another: of each phase its size and its samples."""
+        if self.phases is None:
+            return [(len(self), self.examples)]
+        rows = [(self.phases == phase).nonzero().flatten() for phase in self.phases.unique()]
+        return [(len(own), lambda at, own=own: self.examples(own[at])) for own in rows]  # type: ignore[misc]
 
     def check_vectors(self, pooling: str, encoder_hash: str, *, centred: bool) -> None:
         """Refuses sentence vectors of an encoder, or of a pooling, among whose vectors the set's mean nothing.
@@ -249,7 +267,7 @@ class DistilledSet:
                 dropping=lambda step: student.dropping(seed, step),
             )
         else:
-            trained = finetune(student, start, len(here), here.examples, recipe or FineTune(name="finetune"), seed)
+            trained = finetune_in_turn(student, start, here.turns(), recipe or FineTune(name="finetune"), seed)
         student.install(trained)
         model.set_attn_implementation(attention)
         return model

@@ -164,7 +164,7 @@ def measured(stage: StageName, config: Stage, store: Store) -> dict[str, Any]:
         return found
     if isinstance(config, Evaluate):
         measured("distill", config.source, store)
-    source = config.source if isinstance(config, Distill) else config.prepared
+    source = config.source if isinstance(config, Distill) else config.learned
     made = folder if isinstance(config, Distill) else _folder(config.source, store)
     request: dict[str, Any] = {
         "stage": stage,
@@ -204,7 +204,7 @@ def _predicted(config: Stage, found: dict[str, Any], store: Store) -> Prediction
         whole = work.of_distill(config, store.cell(config.source).folder)
     else:
         assert isinstance(config, Evaluate)
-        whole = work.of_evaluate(config, store.cell(config.prepared).folder)
+        whole = work.of_evaluate(config, store.cell(config.learned).folder)
     for kind, amount in asdict(whole).items():
         if amount:
             flops, seconds, processor = found["rates"][kind]
