@@ -42,8 +42,9 @@ class Composed(Making):
     """A set put together of others: one student for several tasks, an old set replayed beside new data, an update.
 
     Sets of the cell's own task keep their labels; those of one of the tasks that it joins get theirs beside the
-    others'. Sets of text are one larger set of text. Sets with steps of their own are learned from by these: all steps
-    of a phase, the first of every part, then the second of every part, and so on.
+    others'. Sets of text are one larger set of text. Sets with steps of their own are learned from by these: in every
+    phase the first steps of all parts as one, then their second ones, and so on, each sample moving a student as far
+    as it does in its own set.
     """
 
     name: Literal["composed"]

@@ -45,6 +45,7 @@ class DistilledSet:
         attention_labels: [N, L, heads, Q, S] logits of the attention labels (softmax over the last axis).
         learning_rates: [T] step sizes.
         batch_order: [T, batch] rows of each inner step, -1 where one has fewer; always on the CPU.
+        batch_weights: [T, batch] how much each row counts in its step's mean loss; ``None``: all the same.
         phases: [N] when students learn from each sample, counted from 1; ``None``: from all at once.
         about: where it came from; plain JSON values (config, model, data, versions, scores).
 
@@ -61,6 +62,7 @@ class DistilledSet:
     attention_labels: Tensor | None = None
     learning_rates: Tensor | None = None
     batch_order: Tensor | None = None
+    batch_weights: Tensor | None = None
     phases: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -98,20 +100,26 @@ class DistilledSet:
         assert self.learning_rates is not None
         assert self.batch_order is not None
         order = self.random_order(seed, index) if self.recipe.order == "random" else self.batch_order
-        distinct: dict[tuple[int, ...], InnerBatch] = {}
+        weights = [None] * self.steps if self.batch_weights is None else list(self.batch_weights)
+        distinct: dict[tuple[Any, ...], InnerBatch] = {}
         batches = []
-        for padded, rate in zip(order.tolist(), self.learning_rates, strict=True):
+        for padded, rate, weight in zip(order.tolist(), self.learning_rates, weights, strict=True):
             rows = [row for row in padded if row >= 0]
-            if tuple(rows) not in distinct:
-                distinct[tuple(rows)] = self._batch(torch.tensor(rows), rate)
-            batches.append(replace(distinct[tuple(rows)], learning_rate=rate))
+            key = *rows, *(() if weight is None else weight.tolist())
+            if key not in distinct:
+                distinct[key] = self._batch(torch.tensor(rows), rate, None if weight is None else weight[: len(rows)])
+            batches.append(replace(distinct[key], learning_rate=rate))
         return batches
 
-    def _batch(self, rows: Tensor, rate: Tensor) -> InnerBatch:
+    def _batch(self, rows: Tensor, rate: Tensor, weights: Tensor | None) -> InnerBatch:
         inputs = self.inputs_embeds if self.vectors is None else self.vectors
         assert inputs is not None
+        labels = self.labels[rows]
         attention = None if self.attention_labels is None else self.attention_labels[rows].softmax(dim=-1)
-        return InnerBatch(inputs[rows], self.labels[rows], attention, self.recipe.attention_weight, rate)
+        if weights is not None:  # both terms of a sample's loss are linear in its labels, up to a constant
+            labels = labels * weights[:, None]
+            attention = None if attention is None else attention * weights[:, None, None, None, None]
+        return InnerBatch(inputs[rows], labels, attention, self.recipe.attention_weight, rate)
 
     def random_order(self, seed: int, index: int) -> Tensor:
         """[T, batch] rows drawn by (seed, index) without replacement within a step, not stratified."""
@@ -165,7 +173,7 @@ class DistilledSet:
             about = {**about, "chosen": {**about["chosen"], "rows": chosen}}
         if "texts" in about:
             about = {**about, "texts": [about["texts"][row] for row in rows]}
-        of_rows = replace(self, learning_rates=None, batch_order=None, vector_mean=None)
+        of_rows = replace(self, learning_rates=None, batch_order=None, batch_weights=None, vector_mean=None)
         return replace(of_rows._mapped(lambda tensor: tensor[rows]), about=about, vector_mean=self.vector_mean)
 
     def turns(self) -> list[tuple[int, Examples]]:

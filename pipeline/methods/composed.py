@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,15 +33,16 @@ def compose(method: Composed, prepared: Prepared, folders: Sequence[Path]) -> Di
         InputError: a part has no such classes, nothing is left of it, or parts cannot be learned from together.
 
     """
+    whole = [load(folder / "distilled.h5") for folder in folders]
     parts = [
-        _taken(load(folder / "distilled.h5"), part, prepared, f"parts.{number}")
-        for number, (part, folder) in enumerate(zip(method.parts, folders, strict=True))
+        _taken(found, part, prepared, f"parts.{number}")
+        for number, (part, found) in enumerate(zip(method.parts, whole, strict=True))
     ]
     first = parts[0]
     for number, part in enumerate(parts):
         _check_alike(f"parts.{number}", part, first)
     phases = [part.phase for part in method.parts]
-    steps = _in_turn(parts, phases) if first.steps else {}
+    steps = _steps(parts, [_sizes(found) for found in whole], phases) if first.steps else {}
     names = ("inputs_embeds", "attention_labels", "token_ids", "token_type_ids")
     optional: dict[str, Any] = {name: _joined(name, parts) for name in names}
     return DistilledSet(
@@ -83,7 +84,12 @@ def _kept(found: DistilledSet, rows: Sequence[int], place: str) -> Tensor:
     steps = [[number[row] for row in step if row in number] for step in found.batch_order.tolist()]
     if not all(steps):
         raise InputError(f"{place}: a step of its set sees none of the samples that are taken; take more of them")
-    return _stacked([torch.tensor([step]) for step in steps], -1)
+    return _padded([torch.tensor([step]) for step in steps], -1)
+
+
+def _sizes(found: DistilledSet) -> list[int]:
+    assert found.batch_order is not None
+    return (found.batch_order >= 0).sum(dim=1).tolist()
 
 
 def _check_alike(place: str, part: DistilledSet, first: DistilledSet) -> None:
@@ -101,23 +107,50 @@ def _check_alike(place: str, part: DistilledSet, first: DistilledSet) -> None:
             f"{place}: students learn from it by {part.recipe}, from the first part by {first.recipe}; take sets with "
             f"one recipe"
         )
+    if part.batch_weights is not None or part.phases is not None:
+        raise InputError(f"{place}: is composed in phases or of steps itself; name its own parts instead")
     if part.recipe.order != "fixed":
         raise InputError(f"{place}: its steps draw their samples at random; take sets with order: fixed")
 
 
-def _in_turn(parts: Sequence[DistilledSet], phases: Sequence[int]) -> dict[str, Tensor]:
-    """Step sizes and rows of all steps: phase after phase, within one the first step of each part, then the second."""
-    starts = torch.tensor([0, *(len(part) for part in parts)]).cumsum(0).tolist()
-    steps: list[tuple[tuple[int, int, int], Tensor, Tensor]] = []
-    for number, part in enumerate(parts):
+class _Step(NamedTuple):
+    """One inner step: its samples, and how far each of them moves a student, its step size over its step's size."""
+
+    rows: list[int]
+    moves: list[float]
+
+
+def _steps(parts: Sequence[DistilledSet], sizes: Sequence[Sequence[int]], phases: Sequence[int]) -> dict[str, Tensor]:
+    """The inner steps: phase after phase, in each the first steps of its parts as one, then their second ones, …
+
+    Every sample moves the student as far as in its own set, η_k / m_k times the gradient of its loss. A step of m
+    samples with the step size η = Σ_i η_k(i) / m_k(i) does that with weights m · (η_k / m_k) / η, whose mean is 1.
+
+    Args:
+        parts: what is taken of each.
+        sizes: m_k: how many samples each step of the whole set has.
+        phases: of each part.
+
+    """
+    together: dict[tuple[int, int], _Step] = {}
+    first = 0
+    for part, of_steps, phase in zip(parts, sizes, phases, strict=True):
         assert part.learning_rates is not None
         assert part.batch_order is not None
-        for step, (rate, rows) in enumerate(zip(part.learning_rates, part.batch_order, strict=True)):
-            moved = torch.where(rows >= 0, rows + starts[number], rows)
-            steps.append(((phases[number], step, number), rate, moved[None]))
-    steps.sort(key=lambda each: each[0])
-    order = _stacked([rows for _, _, rows in steps], -1)
-    return {"learning_rates": torch.stack([rate for _, rate, _ in steps]), "batch_order": order}
+        each = zip(part.learning_rates.tolist(), part.batch_order.tolist(), of_steps, strict=True)
+        for number, (rate, rows, size) in enumerate(each):
+            step = together.setdefault((phase, number), _Step([], []))
+            own = [first + row for row in rows if row >= 0]
+            step.rows.extend(own)
+            step.moves.extend([rate / size] * len(own))
+        first += len(part)
+    steps = [together[key] for key in sorted(together)]
+    weights = [[len(step.rows) * move / sum(step.moves) for move in step.moves] for step in steps]
+    return {
+        "learning_rates": torch.tensor([sum(step.moves) for step in steps]),
+        "batch_order": _padded([torch.tensor([step.rows]) for step in steps], -1),
+        "batch_weights": _padded([torch.tensor([found]) for found in weights], 0),
+    }
 
 
 def _phases(parts: Sequence[DistilledSet], phases: Sequence[int]) -> Tensor:
@@ -135,10 +168,10 @@ def _joined(name: str, parts: Sequence[DistilledSet]) -> Tensor | None:
     if name == "token_type_ids":
         zeros = [torch.zeros_like(part.token_ids) for part in parts if part.token_ids is not None]
         tensors = [zero if tensor is None else tensor for zero, tensor in zip(zeros, tensors, strict=True)]
-    return _stacked(tensors, _PADDING[name]) if name in _PADDING else torch.cat(tensors)
+    return _padded(tensors, _PADDING[name]) if name in _PADDING else torch.cat(tensors)
 
 
-def _stacked(tensors: Sequence[Tensor], padding: int) -> Tensor:
+def _padded(tensors: Sequence[Tensor], padding: int) -> Tensor:
     """[rows of all, the widest] of tensors [rows, width]."""
     widest = max(tensor.shape[1] for tensor in tensors)
     return torch.cat([F.pad(tensor, (0, widest - tensor.shape[1]), value=padding) for tensor in tensors])

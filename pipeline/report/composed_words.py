@@ -59,7 +59,7 @@ def composition(method: Composed, distilled: DistilledSet) -> str:
     turns = (
         "" if distilled.phases is None else " Students learn from one phase after another, each by the whole recipe."
     )
-    steps = " The steps of the parts are taken in turn." if method.has_steps else ""
+    steps = " In a phase the steps of its parts are taken as one." if method.has_steps else ""
     return f"Put together of {'; '.join(found)}.{turns}{steps}"
 
 

@@ -122,7 +122,7 @@ def _what_it_does(protocol: Recipe, method: Method) -> str:
         if isinstance(method, Imported):
             return "gradient steps as published"
         if isinstance(method, Composed):
-            return "the gradient steps of its parts in turn"
+            return "the gradient steps of its parts, those of a phase as one"
         steps = method.steps if isinstance(method, DDAL) else len(sizes)
         given = ", ".join(f"{size:g}" for size in dict.fromkeys(sizes))
         how = f"of size {given} on all samples" if sizes else "with learned step sizes"
