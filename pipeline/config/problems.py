@@ -77,17 +77,18 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str]
         if isinstance(part, int):  # an entry of a list: what follows belongs to the config that it holds
             continue
         field = None if current is None else current.model_fields.get(str(part))
-        options = models_in(field.annotation) if field is not None else []
+        options = models_in(field.annotation, lists=True) if field is not None else []
         current = options[0] if len(options) == 1 else None
     return names, current
 
 
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The configs that a field with this annotation may hold."""
+def models_in(annotation: Any, *, lists: bool = False) -> list[type[BaseModel]]:
+    """The configs that a field with this annotation may hold; ``lists``: also as entries of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, tuple):
-        return [found for part in typing.get_args(annotation) for found in models_in(part)]
+    around = (typing.Union, types.UnionType, typing.Annotated, *([tuple] if lists else []))
+    if typing.get_origin(annotation) in around:
+        return [found for part in typing.get_args(annotation) for found in models_in(part, lists=lists)]
     return []
 
 

@@ -69,10 +69,7 @@ def _of_samples(found: DistilledSet, rows: Sequence[int], student: Student) -> T
     theta, made = student.initial(0, 0), []
     for part in torch.tensor(rows).split(_AT_ONCE):
         batch = found.examples(part)
-        batch.setdefault("attention_mask", torch.ones(batch["labels"].shape[0], _length(batch), dtype=torch.long))
+        if found.inputs_embeds is not None:
+            batch["attention_mask"] = torch.ones(batch["inputs_embeds"].shape[:2], dtype=torch.long)
         made.append(student.vectors(theta, batch, "mean"))
     return torch.cat(made)
-
-
-def _length(batch: dict[str, Tensor]) -> int:
-    return int(batch["inputs_embeds"].shape[1])
