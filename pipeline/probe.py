@@ -23,6 +23,7 @@ from pipeline.config import (
     LM,
     ByScores,
     ByVectors,
+    Composed,
     Coreset,
     DiLM,
     Distill,
@@ -39,6 +40,7 @@ from pipeline.config import (
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Batch, Split
 from pipeline.distilled import DistilledSet, load, save, transferred
+from pipeline.methods.composed import compose
 from pipeline.methods.ddal import load_student
 from pipeline.methods.learned import LearnedSet, initial_tensors
 from pipeline.methods.outer import Estimation, OuterState
@@ -140,8 +142,11 @@ class Slice:
         self.rates["training"] = flops * len(kept), sum(wall for wall, _ in kept), sum(cpu for _, cpu in kept)
 
 
-def probe_distill(config: Distill, folder: Path, set_: Path) -> Slice:
-    """A few outer steps and a part of a validation, or a part of what a coreset needs; leaves a set of that shape."""
+def probe_distill(config: Distill, folder: Path, set_: Path, parts: Sequence[Path] = ()) -> Slice:
+    """A few outer steps and a part of a validation, or a part of what a coreset needs; leaves a set of that shape.
+
+    A composed one is put together of those that the slices of its ``parts`` left.
+    """
     prepared, found = Prepared(folder), Slice(folder)
     if isinstance(config.method, DDAL):
         _ddal(config, config.method, prepared, found, set_)
@@ -155,6 +160,9 @@ def probe_distill(config: Distill, folder: Path, set_: Path) -> Slice:
         _repeat_all(found, text_pieces(config, config.method, prepared, set_))
     elif isinstance(config.method, Project):
         projected(config.method, prepared, config, set_)
+        found.begun()
+    elif isinstance(config.method, Composed):
+        save(compose(config.method, prepared, parts), set_)
         found.begun()
     elif isinstance(config.method, Coreset):
         _coreset(config, config.method, prepared, found)
@@ -204,8 +212,9 @@ def _repeat_all(found: Slice, pieces: Sequence[Piece]) -> None:
 def _learn(config: Evaluate, student: Student, distilled: DistilledSet, found: Slice) -> None:
     protocol, whole = config.protocol, work.of_training(config, found.folder)
     if isinstance(protocol, FineTune):
-        each = whole.training / work.training_steps(protocol, len(distilled))
-        found.training(student, len(distilled), distilled.examples, protocol, each)
+        steps = sum(work.training_steps(protocol, size) for size, _ in distilled.turns())
+        size, examples = max(distilled.turns(), key=lambda turn: turn[0])  # of phases the one with most samples
+        found.training(student, size, examples, protocol, whole.training / steps)
         return
     assert isinstance(protocol, GradientSteps)
     theta, kind = student.initial(0, 0), "inner" if protocol.step_sizes is None else "training"
@@ -304,7 +313,7 @@ def main(request: str, answer: str) -> None:
     meter = Meter()
     places = Path(asked["prepared"]), Path(asked["set"])
     if asked["stage"] == "distill":
-        found = probe_distill(Distill.model_validate(asked["config"]), *places)
+        found = probe_distill(Distill.model_validate(asked["config"]), *places, list(map(Path, asked["parts"])))
     else:
         found = probe_evaluate(Evaluate.model_validate(asked["config"]), *places, Path(asked["own"]))
     used = asdict(replace(meter.read(), cpu_seconds=0.0))

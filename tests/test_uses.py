@@ -21,6 +21,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
 from pipeline.evaluation.predictions import read
 from pipeline.launch import run_stage, stage_cells
+from pipeline.launch.estimate import estimate
 from pipeline.report.card.gather import gather
 from pipeline.report.card.text import card_text
 from pipeline.store import Store
@@ -170,3 +171,13 @@ def test_joined_splits_are_those_of_each_task(experiment: Path, tmp_path: Path) 
         labels = [one.split(split).labels + first for one, first in zip(alone, (0, 2), strict=True)]
         assert torch.equal(joined.split(split).labels, torch.cat(labels))
         assert joined.rows_of("shapes", split) == slice(len(labels[0]), len(labels[0]) + len(labels[1]))
+
+
+def test_estimated_before_it_is_made(experiment: Path, tmp_path: Path) -> None:
+    """Every class of composed cells has a measured slice: sets like its parts are put together as it will be."""
+    plan, store = load_experiment(experiment), Store(tmp_path / "ck")
+    lines = estimate(plan, store, lambda text: None)
+    assert [line.trouble for line in lines] == [None] * len(lines)
+    predicted = {line.what: line.predicted for line in lines if "composed" in line.what}
+    assert len(predicted) > 2
+    assert all(one is not None and one[0].seconds > 0 for one in predicted.values())

@@ -185,5 +185,5 @@ def _facts(part: Part, taken: DistilledSet) -> dict[str, Any]:
         "seed": part.of.seed,
         "samples": len(taken),
         "phase": part.phase,
-        "selection": taken.about["selection"],
+        "selection": taken.about.get("selection", {"split": "none"}),
     }

@@ -104,7 +104,7 @@ def test_labels_stand_side_by_side(composed: Callable[..., DistilledSet]) -> Non
 
 
 def test_a_step_of_two_sets_by_hand(composed: Callable[..., DistilledSet]) -> None:
-    """η_a / m_a = 0.1 / 2 = 0.05 for two samples, η_b / m_b = 0.3 / 3 = 0.1 for three: their sum 0.4 is the step size."""
+    """η_a / m_a = 0.1 / 2 = 0.05 for two samples, η_b / m_b = 0.3 / 3 = 0.1 for three; their sum is the step size."""
     found = composed([of(0), of(1)], learned(2, [0.1], [[0, 1]], 1), learned(3, [0.3], [[0, 1, 2]], 2))
     assert found.batch_order is not None
     assert found.batch_weights is not None

@@ -73,7 +73,7 @@ def a_view() -> View:
 
 def test_text_is_escaped_and_nothing_is_loaded() -> None:
     page = _Page(html(a_view()))
-    assert sum(EVIL in text for text in page.texts) == 6  # title twice, a fact, the class, its weight, the row beside it
+    assert sum(EVIL in text for text in page.texts) == 6  # title twice, fact, class, weight, near row
     tags = [tag for tag, _ in page.tags]
     assert not {"script", "link", "img", "iframe", "object"} & set(tags)
     assert not any({"src", "href", "onload"} & attributes.keys() for _, attributes in page.tags)
