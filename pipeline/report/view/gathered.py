@@ -168,7 +168,8 @@ def _facts(found: DistilledSet) -> list[tuple[str, str]]:
         facts.append(("selected on", f"{chosen['split']}, at outer step {chosen['step']}"))
     if made:
         dirty = " with uncommitted changes" if made.get("git_dirty") else ""
-        facts.append(("made", f"{made.get('time')}, git {str(made.get('git_revision'))[:12]}{dirty}"))
+        git = f", git {made['git_revision'][:12]}{dirty}" if made.get("git_revision") else ""
+        facts.append(("made", f"{made['time']}{git}"))
     return facts
 
 
