@@ -15,15 +15,17 @@ import yaml
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.config import Experiment
+from pipeline.config import Evaluate, Experiment
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
 from pipeline.evaluation.predictions import read
 from pipeline.launch import run_stage, stage_cells
-from pipeline.launch.estimate import estimate
+from pipeline.launch.estimate import class_of
+from pipeline.probe import probe_distill, probe_evaluate
 from pipeline.report.card.gather import gather
 from pipeline.report.card.text import card_text
+from pipeline.report.work import of_evaluate
 from pipeline.store import Store
 from tests.conftest import FILLERS, corpus
 
@@ -173,11 +175,35 @@ def test_joined_splits_are_those_of_each_task(experiment: Path, tmp_path: Path) 
         assert joined.rows_of("shapes", split) == slice(len(labels[0]), len(labels[0]) + len(labels[1]))
 
 
-def test_estimated_before_it_is_made(experiment: Path, tmp_path: Path) -> None:
-    """Every class of composed cells has a measured slice: sets like its parts are put together as it will be."""
-    plan, store = load_experiment(experiment), Store(tmp_path / "ck")
-    lines = estimate(plan, store, lambda text: None)
-    assert [line.trouble for line in lines] == [None] * len(lines)
-    predicted = {line.what: line.predicted for line in lines if "composed" in line.what}
-    assert len(predicted) > 2
-    assert all(one is not None and one[0].seconds > 0 for one in predicted.values())
+def test_a_slice_of_a_composed_set(tasks: dict[str, Any], encoder_folder: Folder, tmp_path: Path) -> None:
+    """What ``estimate`` measures is put together of what the slices of its parts left, phases and all."""
+    real, one_thread = {"name": "k_centres", "shots": 2}, {"threads": 1}
+    parts = [
+        {"of": {"source": {"task": tasks["first"]}, "method": real}},
+        {"of": {"source": {"task": tasks["second"]}, "method": real}, "phase": 2},
+    ]
+    base = {
+        "prepare": {"task": tasks["both"], "model": str(encoder_folder("bert")), "dev": 30, "test": 30},
+        "distill": {"method": {"name": "composed", "parts": parts}, "runtime": one_thread},
+        "evaluate": {"protocol": {"name": "finetune", "steps": 2}, "initialisations": 1, "runtime": one_thread},
+    }
+    path = tmp_path / "sliced.yaml"
+    path.write_text(yaml.safe_dump({"base": base}, sort_keys=False))
+    plan, store = load_experiment(path), Store(tmp_path / "ck")
+    assert not run_stage(stage_cells(plan, store, "prepare"), "prepare", store).failed
+    whole = class_of(plan.cells[0])
+    assert isinstance(whole, Evaluate)
+    folders = []
+    for number, one in enumerate(whole.source.made_of):
+        assert one.method.name == "random"  # as good as any other choice of rows, to those who train on them
+        folders.append(tmp_path / f"part{number}")
+        folders[-1].mkdir()
+        probe_distill(one, store.cell(one.source).folder, folders[-1] / "distilled.h5")
+    folder, set_ = store.cell(whole.learned).folder, tmp_path / "distilled.h5"
+    probe_distill(whole.source, folder, set_, folders)
+    assert [size for size, _ in load(set_).turns()] == [4, 6]
+    measured = probe_evaluate(whole, folder, set_, folder)
+    assert set(measured.rates) == {"training", "scoring"}
+    work = of_evaluate(plan.cells[0], folder)
+    assert work.training > 0
+    assert work.scoring > 0
