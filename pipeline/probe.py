@@ -23,6 +23,7 @@ from pipeline.config import (
     LM,
     ByScores,
     ByVectors,
+    Composed,
     Coreset,
     DiLM,
     Distill,
@@ -42,6 +43,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Batch, Split
 from pipeline.distilled import DistilledSet, load, save, transferred
 from pipeline.distilled.text import written_out
+from pipeline.methods.composed import compose
 from pipeline.methods.ddal import load_student
 from pipeline.methods.learned import LearnedSet, initial_tensors
 from pipeline.methods.outer import Estimation, OuterState
@@ -144,8 +146,11 @@ class Slice:
         self.rates["training"] = flops * len(kept), sum(wall for wall, _ in kept), sum(cpu for _, cpu in kept)
 
 
-def probe_distill(config: Distill, folder: Path, set_: Path) -> Slice:
-    """A few outer steps and a part of a validation, or a part of what a coreset needs; leaves a set of that shape."""
+def probe_distill(config: Distill, folder: Path, set_: Path, parts: Sequence[Path] = ()) -> Slice:
+    """A few outer steps and a part of a validation, or a part of what a coreset needs; leaves a set of that shape.
+
+    A composed one is put together of those that the slices of its ``parts`` left.
+    """
     prepared, found = Prepared(folder), Slice(folder)
     if isinstance(config.method, DDAL):
         _ddal(config, config.method, prepared, found, set_)
@@ -159,6 +164,9 @@ def probe_distill(config: Distill, folder: Path, set_: Path) -> Slice:
         _repeat_all(found, text_pieces(config, config.method, prepared, set_))
     elif isinstance(config.method, Project):
         projected(config.method, prepared, config, set_)
+        found.begun()
+    elif isinstance(config.method, Composed):
+        save(compose(config.method, prepared, parts), set_)
         found.begun()
     elif isinstance(config.method, Coreset):
         _coreset(config, config.method, prepared, found)
@@ -179,7 +187,7 @@ def probe_evaluate(config: Evaluate, folder: Path, set_: Path, own: Path) -> Sli
     if isinstance(protocol, Prompted):
         _repeat_all(found, prompt_pieces(config, prepared, written_out(distilled, Prepared(own), prepared)))
         return found
-    if config.data is not None:
+    if config.data is not None and not config.asks_part:
         distilled = transferred(distilled, Prepared(own), prepared)
     device = pick_device(config.runtime)
     if not isinstance(protocol, GradientSteps | FineTune):
@@ -211,8 +219,9 @@ def _repeat_all(found: Slice, pieces: Sequence[Piece]) -> None:
 def _learn(config: Evaluate, student: Student, distilled: DistilledSet, found: Slice) -> None:
     protocol, whole = config.protocol, work.of_training(config, found.folder)
     if isinstance(protocol, FineTune):
-        each = whole.training / work.training_steps(protocol, len(distilled))
-        found.training(student, len(distilled), distilled.examples, protocol, each)
+        steps = sum(work.training_steps(protocol, size) for size, _ in distilled.turns())
+        size, examples = max(distilled.turns(), key=lambda turn: turn[0])  # of phases the one with most samples
+        found.training(student, size, examples, protocol, whole.training / steps)
         return
     assert isinstance(protocol, GradientSteps)
     theta, kind = student.initial(0, 0), "inner" if protocol.step_sizes is None else "training"
@@ -251,7 +260,7 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared, found: Slice, set_:
     run.advance()  # for its memory
     made = run.learned.view().detached()
     if batches is not None:
-        each = work.inner(method, prepared.folder)
+        each = work.inner(config, method, prepared.folder)
         found.repeat("inner", lambda: _inner(student, student.initial(0, 0), made), lambda n: n * each)
         found.scoring(student, student.initial(0, 0), batches)
     save(made, set_)
@@ -311,7 +320,7 @@ def main(request: str, answer: str) -> None:
     meter = Meter()
     places = Path(asked["prepared"]), Path(asked["set"])
     if asked["stage"] == "distill":
-        found = probe_distill(Distill.model_validate(asked["config"]), *places)
+        found = probe_distill(Distill.model_validate(asked["config"]), *places, list(map(Path, asked["parts"])))
     else:
         found = probe_evaluate(Evaluate.model_validate(asked["config"]), *places, Path(asked["own"]))
     used = asdict(replace(meter.read(), cpu_seconds=0.0))

@@ -14,23 +14,46 @@ from pipeline.errors import InputError
 from pipeline.store import Store, locate
 
 if TYPE_CHECKING:
+    from pipeline.data.prepared import Prepared
     from pipeline.distilled import DistilledSet
+    from pipeline.report.card.facts import Evaluation
 
 File = Annotated[Path, typer.Argument(help="a distilled set: a distilled.h5, of the store or from anywhere")]
 Encoder = Annotated[Path | None, typer.Option("--model", help="a folder with its encoder and tokenizer")]
 Root = Annotated[str | None, typer.Option(help="folder of all artifacts (default: $TEXTDD_ROOT, or checkpoints)")]
 
 
-def show(file: File, model: Encoder = None) -> None:
-    """Print the samples of a set: class, label, and text, or the tokens that are nearest."""
+def show(
+    file: File,
+    to: Annotated[
+        Literal["terminal", "html", "markdown"], typer.Option(help="a page also has scores and the nearest real rows")
+    ] = "terminal",
+    out: Annotated[Path | None, typer.Option(help="of a page: where to (default: FILE.html, FILE.samples.md)")] = None,
+    nearest: Annotated[int, typer.Option(min=0, help="of a page: real training rows per sample")] = 3,
+    among: Annotated[int, typer.Option(min=1, help="of a page: training rows that are looked at for these")] = 2000,
+    model: Encoder = None,
+    root: Root = None,
+) -> None:
+    """Print the samples of a set, or write a page: class, label, and text, or the tokens that are nearest."""
     from pipeline import distilled
     from pipeline.distilled.shown import readable
     from pipeline.progress import quiet_libraries
 
     quiet_libraries()
     found = distilled.load(file)
-    for line in readable(found, None if found.vectors is not None else _encoder(found, file, model)):
-        print(line)
+    encoder = None if found.vectors is not None else _encoder(found, file, model)
+    if to == "terminal":
+        for line in readable(found, encoder):
+            print(line)
+        return
+    from pipeline.report.view import gathered, html, markdown
+    from pipeline.store.atomic import write_text
+
+    prepared, scores = _beside(found, file, root)
+    view = gathered(found, encoder, prepared, scores, nearest, among)
+    path = out or (file.with_suffix(".html") if to == "html" else file.with_suffix(".samples.md"))
+    write_text(path, html(view) if to == "html" else markdown(view))
+    print(path)
 
 
 def export(
@@ -77,6 +100,27 @@ def import_(
     found = read(published, Prepared(cell.folder))
     distilled.save(replace(found, about=found.about | {"provenance": provenance()}), out)
     print(f"{out}: {len(found)} samples of {', '.join(found.about['classes'])}")
+
+
+def _beside(found: DistilledSet, file: Path, root: str | None) -> tuple[Prepared | None, tuple[Evaluation, ...]]:
+    """The prepared task of a set, where it is still in the store, and what the set scored there or in its card."""
+    from pipeline.data.prepared import Prepared
+    from pipeline.report.card.gather import config_of, gather
+
+    if "config" not in found.about:
+        return None, ()
+    inside = file.absolute().parent
+    store = Store.of(inside) if root is None and inside.parent.name == "distill" else Store(root)
+    made = config_of(found)
+    scores = tuple(
+        each.model_copy(update={"scores": tuple(one for one in each.scores if one.metric == made.source.task.metric)})
+        for each in gather(found, file, store, [], None, None).evaluations
+    )  # the other metrics are in the card
+    try:
+        folder = store.cell(made.source).folder
+    except InputError:  # the data or the encoder are not here
+        return None, scores
+    return (Prepared(folder) if (folder / "manifest.json").is_file() else None), scores
 
 
 def _encoder(found: DistilledSet, file: Path, model: Path | None) -> Path:

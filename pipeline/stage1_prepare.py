@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from pipeline.config import Prepare, Runtime, Vectors
 from pipeline.data import vectors
-from pipeline.data.loading import load_raw
+from pipeline.data.joined import load_splits
 from pipeline.data.prepared import Prepared
-from pipeline.data.splits import also_in, carve
+from pipeline.data.splits import also_in
 from pipeline.data.tokenised import content_hash, tokenise, tokenise_plainly
 from pipeline.errors import InputError
 from pipeline.progress import bar
@@ -44,8 +44,7 @@ def run(config: Prepare, out: Path) -> None:
 
     """
     with bar(5, "prepare", "part") as shown:
-        raw = load_raw(config.task)
-        splits = carve(raw, config)
+        splits, classes, parts = load_splits(config)
         shown.update()
         writes = config.model.head == "language"
         seed = derive(config.seed, "encoder")
@@ -53,7 +52,7 @@ def run(config: Prepare, out: Path) -> None:
             model, tokenizer = load_language_model(config.model, seed)
             fresh: list[str] = []
         else:
-            model, tokenizer, fresh = load_encoder(config.model, len(raw.classes), seed)
+            model, tokenizer, fresh = load_encoder(config.model, len(classes), seed)
         student = describe(model, fresh)
         limit = _length_limit(config, student["positions"], tokenizer.model_max_length)
         shown.update()
@@ -61,7 +60,8 @@ def run(config: Prepare, out: Path) -> None:
             "task": config.task.name,
             "metric": config.task.metric,
             "data": config.task.source.model_dump(mode="json"),
-            "classes": raw.classes,
+            "classes": classes,
+            **({"parts": parts} if parts else {}),
             "model": {
                 "name": config.model.name,
                 "revision": config.model.revision,
@@ -80,7 +80,7 @@ def run(config: Prepare, out: Path) -> None:
             tokens.save_to_disk(out / name)
             labels = rows["label"][:]
             manifest["sizes"][name] = len(labels)
-            manifest["class_counts"][name] = [labels.count(label) for label in range(len(raw.classes))]
+            manifest["class_counts"][name] = [labels.count(label) for label in range(len(classes))]
             manifest["hashes"][name] = content_hash(tokens)
             if name != "train":
                 manifest["also_in_train"][name] = also_in(splits["train"], rows, config.task.text)

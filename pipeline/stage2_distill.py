@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config import Distill
+from pipeline.config import Composed, Distill
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, save
 from pipeline.methods import make
@@ -37,8 +37,8 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     store = Store.of(out)
     prepared = Prepared(store.cell(config.source).folder)
     facts = prepared.manifest
-    parent = None if config.parent is None else store.cell(config.parent).folder
-    made = make(config, prepared, out, ranks, parent)
+    starts = [store.cell(one).folder for one in config.made_of]
+    made = make(config, prepared, out, ranks, starts)
     if ranks is not None and not ranks.first:
         return
     about = {
@@ -51,6 +51,11 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
         "content": store.identity(config.source)["config"],
         **({} if config.parent is None else {"parent": store.identity(config.parent)["config"]}),
+        **(
+            {"parts": [store.identity(one)["config"] for one in config.made_of]}
+            if isinstance(config.method, Composed)
+            else {}
+        ),
         "seed": config.seed,
         "selection": {"split": "none"},
         **(made.about if isinstance(made, DistilledSet) else {}),

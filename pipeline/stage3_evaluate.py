@@ -23,7 +23,8 @@ def run(config: Evaluate, out: Path) -> None:
     """Writes ``results.csv`` and ``predictions.h5`` under ``out``; initialisations that are in both are not run again.
 
     The protocols ``robust`` and ``vectors_robust`` also write ``robustness.csv``. With ``data``, students of another
-    encoder learn from the set's text, or a language model is shown it (``prompt.txt``).
+    encoder learn from the set's text, or a language model is shown it (``prompt.txt``), or students of joined tasks are
+    asked for one of them.
 
     Raises:
         InputError: the set cannot be evaluated by this protocol or with this encoder.
@@ -32,6 +33,10 @@ def run(config: Evaluate, out: Path) -> None:
     store = Store.of(out)
     distilled = load(store.cell(config.source).folder / "distilled.h5")
     prepared = own = Prepared(store.cell(config.source.source).folder)
+    if config.asks_part:
+        assert config.data is not None
+        evaluate(config, own, distilled, out, Prepared(store.cell(config.data).folder))
+        return
     if config.data is not None:
         prepared = Prepared(store.cell(config.data).folder)
         shown = config.data.model.head == "language"

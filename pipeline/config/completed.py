@@ -1,20 +1,23 @@
 """The sections of an experiment -> one cell: what configs inside configs leave out, and distillation seeds.
 
 ``distill.parent`` is a section like ``distill``, with a ``source`` of its own of which only what differs from
-``prepare`` is written (``{model: gpt2}``); it inherits ``runtime``, and ``seed`` unless it names one. ``evaluate.data``
-is what differs from ``prepare``.
+``prepare`` is written (``{model: gpt2}``); it inherits ``runtime``, and ``seed`` unless it names one. So is what the
+parts of a composed set are ``of``. ``evaluate.data`` is what differs from ``prepare``.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipeline.config.composed import Composed
 from pipeline.config.methods import Distill
 from pipeline.config.protocols import Evaluate
 
 Raw = dict[str, Any]
+_OF_ANOTHER = re.compile(r"distill(\.parent|\.method\.parts\.\d+\.of)+")
 
 
 def cells_of(raw: Mapping[str, Any], seeds: int | list[int] | None) -> Iterable[Evaluate]:
@@ -37,7 +40,7 @@ def cells_of(raw: Mapping[str, Any], seeds: int | list[int] | None) -> Iterable[
 def completed(raw: Mapping[str, Any]) -> Raw:
     """The config of stage 3, as nested mappings, of the sections ``prepare``, ``distill`` and ``evaluate``."""
     prepare, distill, evaluate = raw["prepare"], raw["distill"], raw["evaluate"]
-    whole = {**evaluate, "source": _with_parent({**distill, "source": prepare}, prepare)}
+    whole = {**evaluate, "source": _with_inputs({**distill, "source": prepare}, prepare)}
     return whole | ({"data": merged(prepare, evaluate["data"])} if isinstance(evaluate.get("data"), dict) else {})
 
 
@@ -57,32 +60,55 @@ def told_once(found: Iterable[str]) -> dict[str, None]:
 
 
 def _as_of_prepare(sentence: str) -> str:
-    place, _, rest = sentence.partition(".source." if sentence.startswith("distill.parent.") else "evaluate.data.")
-    inside = sentence.startswith("evaluate.data.") or set(place.split(".")[1:]) == {"parent"}
+    before, _, rest = sentence.partition(".source." if sentence.startswith("distill.") else "evaluate.data.")
+    inside = not before or _OF_ANOTHER.fullmatch(before)
     return f"prepare.{rest}" if rest and inside else sentence
 
 
-def _with_parent(distill: Raw, prepare: Any) -> Raw:
-    given = distill.get("parent")
-    if not isinstance(given, dict):
-        return distill
+def _with_inputs(distill: Raw, prepare: Any) -> Raw:
+    """The section, with what its parent, or its parts, leave out."""
+    method = distill.get("method")
+    if isinstance(distill.get("parent"), dict):
+        distill = distill | {"parent": _start(distill["parent"], distill, prepare)}
+    if isinstance(method, dict) and isinstance(method.get("parts"), list):
+        parts = [
+            part | {"of": _start(part["of"], distill, prepare)} if _is_part(part) else part for part in method["parts"]
+        ]
+        distill = distill | {"method": method | {"parts": parts}}
+    return distill
+
+
+def _is_part(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("of"), dict)
+
+
+def _start(given: Raw, distill: Raw, prepare: Any) -> Raw:
     inherited = {key: distill[key] for key in ("seed", "runtime") if key in distill}
     source = merged(prepare, given.get("source", {}))
-    return distill | {"parent": _with_parent(merged(inherited, given) | {"source": source}, prepare)}
+    return _with_inputs(merged(inherited, given) | {"source": source}, prepare)
 
 
 def _follows(config: Distill, given: Mapping[str, Any]) -> bool:
     """Whether another seed makes another set of a config, of which ``given`` is what was written."""
-    return config.method.is_drawn or _parent_follows(config, given)
+    return config.method.is_drawn or any(_start_follows(*pair) for pair in _starts(config, given))
 
 
-def _parent_follows(config: Distill, given: Mapping[str, Any]) -> bool:
-    parent = config.parent
-    return parent is not None and "seed" not in given["parent"] and _follows(parent, given["parent"])
+def _start_follows(config: Distill, given: Mapping[str, Any]) -> bool:
+    return "seed" not in given and _follows(config, given)
+
+
+def _starts(config: Distill, given: Mapping[str, Any]) -> list[tuple[Distill, Mapping[str, Any]]]:
+    """What a config reads of stage 2, each with what was written of it."""
+    if isinstance(config.method, Composed):
+        return [(part.of, raw["of"]) for part, raw in zip(config.method.parts, given["method"]["parts"], strict=True)]
+    return [] if config.parent is None else [(config.parent, given["parent"])]
 
 
 def _reseeded(config: Distill, given: Mapping[str, Any], seed: int) -> Distill:
+    made = [_reseeded(*pair, seed) if _start_follows(*pair) else pair[0] for pair in _starts(config, given)]
     change: Raw = {"seed": seed}
-    if config.parent is not None and _parent_follows(config, given):
-        change["parent"] = _reseeded(config.parent, given["parent"], seed)
+    if isinstance(config.method, Composed):
+        change["method"] = config.method.of(made)
+    elif made:
+        change["parent"] = made[0]
     return config.model_copy(update=change)

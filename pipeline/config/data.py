@@ -53,39 +53,6 @@ class SavedSource(Frozen):
     splits: SplitNames = SplitNames()
 
 
-def _columns(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-class Task(Frozen):
-    """A labelled text dataset: where it is, which columns are read, how it is scored.
-
-    Attributes:
-        name: short name used in addresses and tables.
-        text: one column, or two for sentence pairs.
-        label: the label column, integers or strings.
-        labels: label values in class order; by default the source's own class names, or the sorted values of train.
-        where: keep only the rows whose column has this value.
-        metric: the headline metric of tables; ``accuracy_f1`` is the mean of accuracy and F1, as for MRPC and QQP.
-
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    source: Annotated[HubSource | FileSource | SavedSource, Field(discriminator="kind")]
-    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2), BeforeValidator(_columns)]
-    label: str = "label"
-    labels: Annotated[tuple[int | str, ...], Field(min_length=2)] | None = None
-    where: dict[str, int | str] = Field(default_factory=dict)
-    metric: Metric = "accuracy"
-
-    @model_validator(mode="after")
-    def _check(self) -> Task:
-        twice = [value for value in self.labels or () if (self.labels or ()).count(value) > 1]
-        if twice:
-            raise ValueError(f"labels: {twice[0]!r} is given twice; give every class once")
-        return self
-
-
 @cache
 def known_tasks() -> dict[str, Any]:
     """The tasks that can be named instead of described (``config/tasks.yaml``)."""
@@ -104,6 +71,74 @@ def _task_by_name(value: Any) -> Any:
             f"allowed: {', '.join(known_tasks())}, or a mapping with name, source, text and label"
         )
     return known_tasks()[value]
+
+
+class JoinedSource(Frozen):
+    """Several tasks as one, their classes side by side: what one student of all of them learns and is asked.
+
+    Each task is loaded, split and counted as it is alone, so that its train, dev and test rows are the same rows.
+    """
+
+    kind: Literal["joined"]
+    tasks: Annotated[tuple[Annotated[Task, BeforeValidator(_task_by_name)], ...], Field(min_length=2)]
+
+
+def _columns(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class Task(Frozen):
+    """A labelled text dataset: where it is, which columns are read, how it is scored.
+
+    Attributes:
+        name: short name used in addresses and tables.
+        text: one column, or two for sentence pairs; of joined tasks names for their columns, equally many.
+        label: the label column, integers or strings.
+        labels: label values in class order; by default the source's own class names, or the sorted values of train.
+        where: keep only the rows whose column has this value.
+        metric: the headline metric of tables; ``accuracy_f1`` is the mean of accuracy and F1, as for MRPC and QQP.
+
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    source: Annotated[HubSource | FileSource | SavedSource | JoinedSource, Field(discriminator="kind")]
+    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2), BeforeValidator(_columns)]
+    label: str = "label"
+    labels: Annotated[tuple[int | str, ...], Field(min_length=2)] | None = None
+    where: dict[str, int | str] = Field(default_factory=dict)
+    metric: Metric = "accuracy"
+
+    @model_validator(mode="after")
+    def _check(self) -> Task:
+        twice = [value for value in self.labels or () if (self.labels or ()).count(value) > 1]
+        if twice:
+            raise ValueError(f"labels: {twice[0]!r} is given twice; give every class once")
+        if isinstance(self.source, JoinedSource):
+            self._check_joined(self.source.tasks)
+        return self
+
+    def _check_joined(self, tasks: tuple[Task, ...]) -> None:
+        names = [task.name for task in tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"source.tasks: two are called the same ({', '.join(names)}); give them different names")
+        for task in tasks:
+            if isinstance(task.source, JoinedSource):
+                raise ValueError(f"source.tasks: '{task.name}' is joined itself; name its tasks here instead")
+            if len(task.text) != len(self.text):
+                raise ValueError(
+                    f"source.tasks: '{task.name}' reads {len(task.text)} columns, and text names {len(self.text)}; "
+                    f"join tasks of single texts, or tasks of pairs"
+                )
+        if self.labels is not None or self.where or self.metric in ("f1", "accuracy_f1"):
+            raise ValueError(
+                "joined tasks have labels and where of their own, and more than two classes; "
+                "remove labels and where, and write metric: accuracy, balanced_accuracy, macro_f1 or mcc"
+            )
+
+    @property
+    def parts(self) -> tuple[Task, ...]:
+        """The tasks that are joined; none in a task of its own."""
+        return self.source.tasks if isinstance(self.source, JoinedSource) else ()
 
 
 class Model(Frozen):
@@ -176,6 +211,11 @@ class Prepare(Frozen):
         """The first key by which the rows of these splits may not be those of ``other``'s; ``None`` if all agree."""
         keys = ("task", "dev", "test", "seed")
         return next((key for key in keys if getattr(self, key) != getattr(other, key)), None)
+
+    def is_part_of(self, other: Prepare) -> bool:
+        """Whether these are the rows of one of the tasks that ``other`` joins, with the same encoder."""
+        joined = other.model_copy(update={"task": self.task})
+        return self.task in other.task.parts and self.split_otherwise(joined) is None and self.model == other.model
 
     @property
     def model_slug(self) -> str:

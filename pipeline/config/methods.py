@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.config.composed import Composed, Part
 from pipeline.config.data import OTHER_SPLITS, Prepare
 from pipeline.config.dilm import LM, DiLM, Generated, Rank
 from pipeline.config.files import FileByPath
@@ -162,6 +163,7 @@ Method = Annotated[
     | Text
     | Project
     | Imported
+    | Composed
     | LM
     | DiLM
     | Generated,
@@ -196,7 +198,8 @@ class Distill(Frozen):
 
     Attributes:
         parent: the cell whose artifact this one starts from, of the same splits and maybe of another encoder; which
-            ones a method takes is in its ``parents``. A chain of parents may have any length.
+            ones a method takes is in its ``parents``. A chain of parents may have any length. ``composed`` has parts
+            instead.
 
     """
 
@@ -215,6 +218,9 @@ class Distill(Frozen):
             self._refuse_head()
         if isinstance(self.method, Text) and len(self.source.task.text) > 1:
             raise ValueError("method 'text' learns single texts, and this task has pairs; use ddal and project")
+        if isinstance(self.method, Composed):
+            for number, part in enumerate(self.method.parts):
+                self._check_part(f"method.parts.{number}.of.source", part.of.source)
         if self.parent is not None:
             self._check_parent(self.parent)
         elif self.method.parents is not None and self.method.parents.required:
@@ -262,10 +268,34 @@ class Distill(Frozen):
                     f"parent.method.{key}: {theirs!r}, and this method's is {ours!r}; they have to be the same"
                 )
 
+    def _check_part(self, place: str, source: Prepare) -> None:
+        """Refuses a part of other rows, classes or tokens than those of this cell."""
+        own = self.source
+        if source.task != own.task and source.task not in own.task.parts:
+            allowed = ", ".join(task.name for task in (own.task, *own.task.parts))
+            raise ValueError(
+                f"{place}.task: {source.task.name} is neither the task of prepare nor one that it joins ({allowed}); "
+                f"join it: prepare.task: {{name: both, source: {{kind: joined, tasks: […]}}, text: text}}"
+            )
+        if source.model != own.model:
+            raise ValueError(
+                f"{place}.model: the part is of {source.model.name}, and students are {own.model.name}; remove it"
+            )
+        there = own.model_copy(update={"task": source.task})  # the splits of a joined task are those of each
+        if (key := source.split_otherwise(there)) is not None:
+            raise ValueError(f"{place}.{key}: {OTHER_SPLITS}")
+
+    @property
+    def made_of(self) -> tuple[Distill, ...]:
+        """The cells of stage 2 that it reads: the one that it starts from, or those that it is put together of."""
+        if isinstance(self.method, Composed):
+            return tuple(part.of for part in self.method.parts)
+        return () if self.parent is None else (self.parent,)
+
     @property
     def chain(self) -> tuple[Distill, ...]:
-        """This cell, the one that it starts from, and so on."""
-        return (self,) if self.parent is None else (self, *self.parent.chain)
+        """This cell, those that it reads, what these read, and so on."""
+        return (self, *(one for start in self.made_of for one in start.chain))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -275,7 +305,7 @@ class Distill(Frozen):
     @property
     def is_drawn(self) -> bool:
         """Whether another seed, of this cell or of one that it starts from, may give another set."""
-        return self.method.is_drawn or (self.parent is not None and self.parent.is_drawn)
+        return self.method.is_drawn or any(one.is_drawn for one in self.made_of)
 
     @property
     def slug(self) -> str:
@@ -285,3 +315,8 @@ class Distill(Frozen):
             return slug
         there = self.parent.source.model_slug
         return f"{slug}.from-{self.parent.method.name}" + (f"@{there}" if there != self.source.model_slug else "")
+
+
+Part.model_rebuild(_types_namespace={"Distill": Distill})
+Composed.model_rebuild(force=True)
+Distill.model_rebuild(force=True)

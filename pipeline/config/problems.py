@@ -39,7 +39,7 @@ def _sentence(problem: Any, model: type[BaseModel], section: dict[str, str]) -> 
     if kind == "extra_forbidden":
         allowed = [] if parent is None else list(parent.model_fields)
         key = names[-1]
-        allowed = allowed if "parent" in names[:-1] else [name for name in allowed if name != "source"]
+        allowed = allowed if {"parent", "of"} & {*names[:-1]} else [name for name in allowed if name != "source"]
         return f"{path}: unknown key{nearest(key, allowed)}; allowed: {', '.join(allowed)}"
     if kind == "missing":
         return f"{path}: required, but not given"
@@ -74,18 +74,21 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str]
         names.append(str(part))
         if position == len(loc) - 1:
             break
+        if isinstance(part, int):  # an entry of a list: what follows belongs to the config that it holds
+            continue
         field = None if current is None else current.model_fields.get(str(part))
-        options = models_in(field.annotation) if field is not None else []
+        options = models_in(field.annotation, lists=True) if field is not None else []
         current = options[0] if len(options) == 1 else None
     return names, current
 
 
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The configs that a field with this annotation may hold."""
+def models_in(annotation: Any, *, lists: bool = False) -> list[type[BaseModel]]:
+    """The configs that a field with this annotation may hold; ``lists``: also as entries of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        return [found for part in typing.get_args(annotation) for found in models_in(part)]
+    around = (typing.Union, types.UnionType, typing.Annotated, *([tuple] if lists else []))
+    if typing.get_origin(annotation) in around:
+        return [found for part in typing.get_args(annotation) for found in models_in(part, lists=lists)]
     return []
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from pipeline.config.composed import Composed
 from pipeline.config.data import OTHER_SPLITS, Prepare
 from pipeline.config.making import SmallSet
 from pipeline.config.methods import Distill, Method, Runtime
@@ -125,8 +126,9 @@ class Evaluate(Frozen):
 
     Attributes:
         data: prepared by another model (transfer): students are of that encoder, learn from the set's text and are
-            scored on these rows; or a language model (``head: language``) is shown the text and asked about them.
-            ``null``, and the set's own source, is the data that the set was made from.
+            scored on these rows; or a language model (``head: language``) is shown the text and asked about them; or
+            one of the tasks that the set's source joins: the same students as without it are scored on its rows, and
+            choose among its classes. ``null``, and the set's own source, is the data that the set was made from.
         prefix: only so many samples per class are learned from, the first ones of the set.
 
     """
@@ -161,6 +163,8 @@ class Evaluate(Frozen):
             )
         self._check_prompting()
         if isinstance(protocol, LearningFromVectors):
+            if isinstance(method, Composed):
+                raise ValueError(f"protocol '{protocol.name}' learns from vectors, and 'composed' makes {method.makes}")
             self._check_vectors(protocol)
         elif method.makes == "vectors":
             raise ValueError(
@@ -172,6 +176,8 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"protocol '{protocol.name}' trains some 25 students per initialisation: on small sets, not on 'full'"
             )
+        if isinstance(protocol, Robust) and isinstance(method, Composed):
+            raise ValueError("protocol 'robust' varies the recipe of one set; evaluate the parts of 'composed' with it")
         if self.prefix is not None:
             _check_prefix(self.prefix, method, self.recipe)
         if self.data is not None:
@@ -181,6 +187,19 @@ class Evaluate(Frozen):
     def _check_data(self, data: Prepare) -> None:
         """Refuses a transfer of what no other encoder reads."""
         method = self.source.method
+        if self.asks_part:
+            if not isinstance(self.protocol, FineTune | GradientSteps):
+                raise ValueError(
+                    f"data: protocol '{self.protocol.name}' is not scored on one of several tasks; remove data, or use "
+                    f"{{name: finetune}}"
+                )
+            return
+        if self.source.source.task.parts and data.task != self.source.source.task:
+            names = ", ".join(task.name for task in self.source.source.task.parts)
+            raise ValueError(
+                f"data: {data.task.name}, prepared in this way, is none of the tasks that the set's source joins "
+                f"({names}); give one of them, with the encoder, dev, test and seed of prepare"
+            )
         if (key := data.split_otherwise(self.source.source)) is not None:
             raise ValueError(f"data.{key}: {OTHER_SPLITS}")
         if method.makes != "text":
@@ -246,6 +265,11 @@ class Evaluate(Frozen):
             )
 
     @property
+    def asks_part(self) -> bool:
+        """Whether students of joined tasks are asked for one of them."""
+        return self.data is not None and self.data.is_part_of(self.source.source)
+
+    @property
     def recipe(self) -> Recipe:
         """How students learn from the set; of a robust protocol the recipe that it varies."""
         protocol = self.protocol
@@ -258,8 +282,13 @@ class Evaluate(Frozen):
 
     @property
     def prepared(self) -> Prepare:
-        """The data on which students learn and are scored."""
+        """The data on which students are scored."""
         return self.data or self.source.source
+
+    @property
+    def learned(self) -> Prepare:
+        """The data whose encoder and classes students have: those that are scored, or the joined ones."""
+        return self.source.source if self.asks_part else self.prepared
 
     @property
     def student(self) -> Mlp | Transformer | None:
@@ -289,12 +318,15 @@ class Evaluate(Frozen):
         """Readable part of the address."""
         slug = f"{self.source.slug}.{self.protocol.name}"
         slug += f"-{self.student.name}" if self.student is not None else ""
-        slug += f".on-{self.data.model_slug}" if self.data is not None else ""
+        if self.data is not None:
+            slug += f".on-{self.data.task.name.lower() if self.asks_part else self.data.model_slug}"
         return slug if self.prefix is None else f"{slug}.first{self.prefix}"
 
 
 def _check_prefix(prefix: int, method: Method, recipe: Recipe) -> None:
     """Refuses a part of a set that has none, or whose parts mean nothing."""
+    if isinstance(method, Composed):
+        raise ValueError("prefix: a composed set takes the first samples of each part; write parts.….shots instead")
     if not isinstance(method, SmallSet):
         raise ValueError(f"prefix: method '{method.name}' has no samples per class to take the first of; remove it")
     if method.has_steps and isinstance(recipe, GradientSteps):

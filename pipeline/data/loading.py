@@ -10,7 +10,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, get_dataset_config_names, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from pipeline.config.data import FileSource, HubSource, SavedSource, SplitNames, Task
+from pipeline.config.data import FileSource, HubSource, JoinedSource, SavedSource, SplitNames, Task
 from pipeline.config.problems import nearest
 from pipeline.data.hub import explained
 from pipeline.errors import InputError
@@ -73,6 +73,8 @@ def _read(task: Task) -> dict[str, Dataset]:
         return {split: _read_file(task, name) for split, name in names.items() if name}
     if isinstance(source, SavedSource):
         return _pick(task, _read_saved(task, source), source.splits)
+    if isinstance(source, JoinedSource):
+        raise InputError(f"task {task.name}: joins others and has no rows of its own; load those of its tasks")
     return _pick(task, _read_hub(task, source), source.splits)
 
 

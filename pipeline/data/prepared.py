@@ -22,8 +22,8 @@ class Prepared:
     """A prepared task on disk.
 
     Files: ``train/ dev/ test/`` tokenised Arrow, ``model/`` the encoder with its tokenizer, ``manifest.json`` (task,
-    classes, sizes, class counts, hashes, usable positions, the parameters drawn anew per initialisation), and, where
-    they were asked for, ``vectors.h5``.
+    classes, sizes, class counts, hashes, usable positions, the parameters drawn anew per initialisation; ``parts``
+    where tasks are joined), and, where they were asked for, ``vectors.h5``.
     """
 
     folder: Path
@@ -47,6 +47,24 @@ class Prepared:
     def classes(self) -> list[str]:
         """The C class names in label order."""
         return list(self.manifest["classes"])
+
+    def classes_of(self, task: str) -> slice:
+        """Where the classes of a task stand among the C: all of them, or those of one of the tasks that are joined."""
+        first = 0
+        for part in self.manifest.get("parts", ()):
+            if part["name"] == task:
+                return slice(first, first + part["classes"])
+            first += part["classes"]
+        return slice(0, len(self.classes))
+
+    def rows_of(self, task: str, split: str) -> slice:
+        """Where the rows of a task stand in a split, as its classes among the C."""
+        first = 0
+        for part in self.manifest.get("parts", ()):
+            if part["name"] == task:
+                return slice(first, first + part["sizes"][split])
+            first += part["sizes"][split]
+        return slice(0, self.manifest["sizes"][split])
 
     @property
     def model_folder(self) -> Path:

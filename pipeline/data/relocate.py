@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Model, Prepare
-from pipeline.config.data import FileSource, HubSource, SavedSource
+from pipeline.config.data import FileSource, HubSource, JoinedSource, SavedSource, Task
 from pipeline.errors import InputError
 from pipeline.store import locate
 
@@ -31,20 +31,29 @@ def relocated(
         InputError: a file is not here, or what is here has another content.
 
     """
-    source = config.task.source
-    recorded = content.get("task", {}).get("source", {})
-    if isinstance(source, HubSource):
+    task = _task(config.task, content.get("task", {}).get("source", {}), given, digest)
+    return config.model_copy(update={"task": task, "model": _encoder(config.model, model)})
+
+
+def _task(task: Task, recorded: Mapping[str, Any], given: Sequence[Path], digest: Digest) -> Task:
+    source = task.source
+    found: FileSource | SavedSource | HubSource | JoinedSource
+    if isinstance(source, JoinedSource):
+        of_each = recorded.get("tasks", [{}] * len(source.tasks))
+        each = zip(source.tasks, of_each, strict=True)
+        moved = tuple(_task(one, then.get("source", {}), given, digest) for one, then in each)
+        found = source.model_copy(update={"tasks": moved})
+    elif isinstance(source, HubSource):
         if given:
             raise InputError(f"--data: the data are of the hub, {source.id} at {source.revision}; leave --data out")
-        found: FileSource | SavedSource | HubSource = source
+        found = source
     elif isinstance(source, SavedSource):
         found = source.model_copy(update={"folder": _place(source.folder, recorded.get("digest"), given, digest, True)})
     else:
         paths = {name: path for name in _SPLITS if (path := getattr(source, name)) is not None}
         places = {name: _place(path, recorded.get(name), given, digest, False) for name, path in paths.items()}
         found = source.model_copy(update=places)
-    task = config.task.model_copy(update={"source": found})
-    return config.model_copy(update={"task": task, "model": _encoder(config.model, model)})
+    return task.model_copy(update={"source": found})
 
 
 def _encoder(model: Model, given: Path | None) -> Model:

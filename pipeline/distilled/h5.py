@@ -12,7 +12,9 @@ Datasets (N samples, C classes, S positions, E embedding width, T inner steps):
 ``vector_mean``     float32 [D]                what was subtracted from the encoder's vectors, where it was
 ``attention_labels``  float32 [N, L, heads, Q, S]  logits; softmax over the last axis gives the labels
 ``learning_rates``  float32 [T]                step sizes
-``batch_order``     int64 [T, batch]           rows of each inner step
+``batch_order``     int64 [T, batch]           rows of each inner step, -1 where one has fewer
+``batch_weights``   float32 [T, batch]         factors of the rows' losses in a step's mean, where they are not all 1
+``phases``          int64 [N]                  when students learn from each sample, where that is not all at once
 ==================  =========================  ==========================================================
 
 Root attributes: ``format``; ``recipe`` and ``about``, both JSON texts. ``recipe`` is the student's recipe (name,
@@ -51,6 +53,8 @@ _TYPES = {
     "attention_labels": "<f4",
     "learning_rates": "<f4",
     "batch_order": "<i8",
+    "batch_weights": "<f4",
+    "phases": "<i8",
 }
 
 

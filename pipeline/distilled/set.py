@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,11 +18,12 @@ from pipeline.config import (
     Transformer,
 )
 from pipeline.distilled.classifier import TextClassifier, learned
+from pipeline.distilled.padding import places
 from pipeline.distilled.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.randomness import torch_generator
 from pipeline.students.encoder import Student, embedding_hash
-from pipeline.students.finetune import finetune
+from pipeline.students.finetune import Examples, finetune_in_turn
 from pipeline.students.sentences import encoder_hash
 from pipeline.students.vector_training import Samples
 
@@ -44,7 +45,9 @@ class DistilledSet:
         vector_mean: [D] what was subtracted from the encoder's vectors, among which ``vectors`` are, where it was.
         attention_labels: [N, L, heads, Q, S] logits of the attention labels (softmax over the last axis).
         learning_rates: [T] step sizes.
-        batch_order: [T, batch] rows of each inner step; always on the CPU.
+        batch_order: [T, batch] rows of each inner step, -1 where one has fewer; always on the CPU.
+        batch_weights: [T, batch] how much each row counts in its step's mean loss; ``None``: all the same.
+        phases: [N] when students learn from each sample, counted from 1; ``None``: from all at once.
         about: where it came from; plain JSON values (config, model, data, versions, scores).
 
     """
@@ -60,6 +63,8 @@ class DistilledSet:
     attention_labels: Tensor | None = None
     learning_rates: Tensor | None = None
     batch_order: Tensor | None = None
+    batch_weights: Tensor | None = None
+    phases: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,19 +101,26 @@ class DistilledSet:
         assert self.learning_rates is not None
         assert self.batch_order is not None
         order = self.random_order(seed, index) if self.recipe.order == "random" else self.batch_order
-        distinct: dict[tuple[int, ...], InnerBatch] = {}
+        weights = [None] * self.steps if self.batch_weights is None else list(self.batch_weights)
+        distinct: dict[tuple[Any, ...], InnerBatch] = {}
         batches = []
-        for rows, rate in zip(order.tolist(), self.learning_rates, strict=True):
-            if tuple(rows) not in distinct:
-                distinct[tuple(rows)] = self._batch(torch.tensor(rows), rate)
-            batches.append(replace(distinct[tuple(rows)], learning_rate=rate))
+        for padded, rate, weight in zip(order.tolist(), self.learning_rates, weights, strict=True):
+            rows = [row for row in padded if row >= 0]
+            key = *rows, *(() if weight is None else weight.tolist())
+            if key not in distinct:
+                distinct[key] = self._batch(torch.tensor(rows), rate, None if weight is None else weight[: len(rows)])
+            batches.append(replace(distinct[key], learning_rate=rate))
         return batches
 
-    def _batch(self, rows: Tensor, rate: Tensor) -> InnerBatch:
+    def _batch(self, rows: Tensor, rate: Tensor, weights: Tensor | None) -> InnerBatch:
         inputs = self.inputs_embeds if self.vectors is None else self.vectors
         assert inputs is not None
+        labels = self.labels[rows]
         attention = None if self.attention_labels is None else self.attention_labels[rows].softmax(dim=-1)
-        return InnerBatch(inputs[rows], self.labels[rows], attention, self.recipe.attention_weight, rate)
+        if weights is not None:  # both terms of a sample's loss are linear in its labels, up to a constant
+            labels = labels * weights[:, None]
+            attention = None if attention is None else attention * weights[:, None, None, None, None]
+        return InnerBatch(inputs[rows], labels, attention, self.recipe.attention_weight, rate)
 
     def random_order(self, seed: int, index: int) -> Tensor:
         """[T, batch] rows drawn by (seed, index) without replacement within a step, not stratified."""
@@ -132,8 +144,8 @@ class DistilledSet:
             return {"vectors": self.vectors[rows], "labels": self.labels[rows]}
         assert self.token_ids is not None
         model = self.about.get("model", {})
-        places = _places(self.token_ids[rows], left=model.get("padding_side") == "left")
-        ids = self.token_ids[rows].gather(1, places)
+        columns = places(self.token_ids[rows], left=model.get("padding_side") == "left")
+        ids = self.token_ids[rows].gather(1, columns)
         pad = model.get("pad_token_id") or 0
         batch = {
             "input_ids": torch.where(ids >= 0, ids, pad),
@@ -141,25 +153,40 @@ class DistilledSet:
             "labels": self.labels[rows],
         }
         if self.token_type_ids is not None:
-            batch["token_type_ids"] = self.token_type_ids[rows].gather(1, places)
+            batch["token_type_ids"] = self.token_type_ids[rows].gather(1, columns)
         return batch
 
     def prefix(self, shots: int) -> DistilledSet:
         """The first ``shots`` samples of every class, in the set's order; its T steps, which see all, are left out."""
+        return self.of_rows(self.first_rows(shots))
+
+    def first_rows(self, shots: int | None, classes: Collection[int] | None = None) -> list[int]:
+        """Rows of the first ``shots`` samples (``None``: all) of every class, or of these, in the set's order."""
         seen = [0] * self.labels.shape[1]
         rows = []
         for row, label in enumerate(self.label_ids.tolist()):
             seen[label] += 1
-            if seen[label] <= shots:
+            if (shots is None or seen[label] <= shots) and (classes is None or label in classes):
                 rows.append(row)
+        return rows
+
+    def of_rows(self, rows: Sequence[int]) -> DistilledSet:
+        """The set of some rows, without T steps, which are made for all."""
         about = self.about
         if "chosen" in about:
             chosen = [about["chosen"]["rows"][row] for row in rows]
             about = {**about, "chosen": {**about["chosen"], "rows": chosen}}
         if "texts" in about:
             about = {**about, "texts": [about["texts"][row] for row in rows]}
-        of_rows = replace(self, learning_rates=None, batch_order=None, vector_mean=None)
+        of_rows = replace(self, learning_rates=None, batch_order=None, batch_weights=None, vector_mean=None)
         return replace(of_rows._mapped(lambda tensor: tensor[rows]), about=about, vector_mean=self.vector_mean)
+
+    def turns(self) -> list[tuple[int, Examples]]:
+        """What students learn from one after another: of each phase its size and its samples."""
+        if self.phases is None:
+            return [(len(self), self.examples)]
+        rows = [(self.phases == phase).nonzero().flatten() for phase in self.phases.unique()]
+        return [(len(own), lambda at, own=own: self.examples(own[at])) for own in rows]  # type: ignore[misc]
 
     def check_vectors(self, pooling: str, encoder_hash: str, *, centred: bool) -> None:
         """Refuses sentence vectors of an encoder, or of a pooling, among whose vectors the set's mean nothing.
@@ -255,7 +282,7 @@ class DistilledSet:
                 dropping=lambda step: student.dropping(seed, step),
             )
         else:
-            trained = finetune(student, start, len(here), here.examples, recipe or FineTune(name="finetune"), seed)
+            trained = finetune_in_turn(student, start, here.turns(), recipe or FineTune(name="finetune"), seed)
         student.install(trained)
         model.set_attn_implementation(attention)
         return model
@@ -320,11 +347,3 @@ class DistilledSet:
             ).to(model.device)
             names += [classes[label] for label in model(**batch).logits.argmax(dim=-1).tolist()]
         return names
-
-
-def _places(ids: Tensor, *, left: bool) -> Tensor:
-    """[rows, longest, rounded up to a multiple of 8] columns of ``ids``, padded on the right, that make up a batch."""
-    lengths = (ids >= 0).sum(dim=1, keepdim=True)
-    width = min(-(-int(lengths.max()) // 8) * 8, ids.shape[1])
-    columns = torch.arange(width, device=ids.device).expand(len(ids), -1)
-    return (columns + lengths) % width if left else columns

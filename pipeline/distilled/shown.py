@@ -83,6 +83,9 @@ def readable(found: DistilledSet, encoder: Path | None) -> Iterator[str]:
     yield f"{len(found)} samples of {len(names)} classes ({task}): {kind} of {model}, recipe {found.recipe.name}"
     if found.inputs_embeds is not None:
         yield f"shown are the tokens nearest to {found.inputs_embeds.shape[1]} embeddings each, which are not the set"
+    for part in found.about.get("composed", ()):
+        of = f"{part['samples']} samples by {part['method']} of {part['task']}, seed {part['seed']}"
+        yield f"part of phase {part['phase']}: {of}"
     chosen = found.about.get("selection", {})
     if chosen.get("split", "none") != "none":
         yield f"selected on {chosen['split']}: outer step {chosen['step']}, accuracy {100 * chosen['accuracy']:.1f} %"

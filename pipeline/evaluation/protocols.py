@@ -25,14 +25,16 @@ from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters, Student
-from pipeline.students.finetune import finetune, plain_steps
+from pipeline.students.finetune import finetune_in_turn, plain_steps
 from pipeline.students.scoring import score
 
 Batches = dict[str, list[tuple[Tensor, Batch]]]
 Watch = Callable[[int, int, float], None]
 
 
-def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out: Path) -> None:
+def evaluate(
+    config: Evaluate, prepared: Prepared, distilled: DistilledSet, out: Path, scored: Prepared | None = None
+) -> None:
     """Writes ``results.csv``: every initialisation trains on the set and is scored on every split.
 
     ``predictions.h5`` gets what each of them answered, just before: an initialisation counts when it is in both.
@@ -44,15 +46,24 @@ def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out:
     batches of every split, the set on the device. Rows of a split are batched by length; padding is masked, so logits
     equal unbatched ones up to float rounding.
 
+    Args:
+        config: the cell.
+        prepared: what students are made from, and learn to tell apart.
+        distilled: what they learn from.
+        out: the cell's folder.
+        scored: of joined tasks the one that is asked for: its rows, answered with its own classes alone, whose logits
+            stand among the others'. The same students as for the others.
+
     Raises:
         InputError: the set was made for another encoder, or has no step sizes for the protocol.
         Stopped: a signal came; the initialisation of that moment is finished and kept, unless it is being fine-tuned.
 
     """
     results = Results(out / "results.csv", config.splits)
-    splits = {name: prepared.split(name) for name in config.splits}
+    columns = slice(None) if scored is None else prepared.classes_of(scored.manifest["task"])
+    splits = {name: (scored or prepared).split(name) for name in config.splits}
     labels = {name: split.labels for name, split in splits.items()}
-    predictions = Predictions(out / "predictions.h5", labels, distilled.labels.shape[1])
+    predictions = Predictions(out / "predictions.h5", labels, distilled.labels[:, columns].shape[1])
     results.keep(predictions.done)
     predictions.keep(results.done)
     if isinstance(config.protocol, AlwaysMajority):
@@ -77,7 +88,7 @@ def evaluate(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out:
                 began = time.perf_counter()
                 theta_T = train(index, watch)
                 seconds = time.perf_counter() - began
-                logits = {name: score(student, theta_T, batches[name]) for name in config.splits}
+                logits = {name: score(student, theta_T, batches[name])[:, columns] for name in config.splits}
                 scores = {name: measure(found, labels[name]) for name, found in logits.items()}
                 predictions.add(index, {name: found.argmax(dim=-1) for name, found in logits.items()})
                 results.add(index, scores, seconds)
@@ -124,7 +135,9 @@ class _Training:
         student, distilled, seed, protocol = self.student, self.distilled, self.seed, self.protocol
         if isinstance(protocol, GradientSteps) and protocol.step_sizes is not None:
             theta_0 = student.initial(seed, index)
-            return plain_steps(student, theta_0, len(distilled), distilled.examples, protocol.step_sizes)
+            for size, examples in distilled.turns():
+                theta_0 = plain_steps(student, theta_0, size, examples, protocol.step_sizes)
+            return theta_0
         recipe = protocol if isinstance(protocol, FineTune) else None
         judge = None if self.judge is None else self.judge.of(index)
         return trained(student, distilled, recipe, seed, index, watch, judge)
@@ -142,7 +155,7 @@ def trained(
     """θ_T of initialisation ``index``, by ``recipe`` or else by the set's own steps; the last two as for finetune."""
     theta_0 = student.initial(seed, index)
     if recipe is not None:
-        return finetune(student, theta_0, len(distilled), distilled.examples, recipe, seed, index, watch, judge)
+        return finetune_in_turn(student, theta_0, distilled.turns(), recipe, seed, index, watch, judge)
     return descend(
         student,
         theta_0,

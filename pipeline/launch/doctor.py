@@ -215,8 +215,8 @@ def _absent(config: Prepare, store: Store, cache: str) -> list[str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    source, model = config.task.source, config.model
-    wanted = [("dataset", source.id, source.revision)] if isinstance(source, HubSource) else []
+    sources, model = [task.source for task in config.task.parts or (config.task,)], config.model
+    wanted = [("dataset", source.id, source.revision) for source in sources if isinstance(source, HubSource)]
     wanted += [("model", model.name, model.revision)] if locate(model.name) is None else []
     found = []
     for kind, name, asked in wanted:

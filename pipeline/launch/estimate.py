@@ -24,6 +24,7 @@ from typing import Any
 
 from pipeline.config import (
     DDAL,
+    Composed,
     Coreset,
     Distill,
     Evaluate,
@@ -105,6 +106,9 @@ def class_of(config: Stage) -> Stage:
     if isinstance(config, Prepare):
         return config
     if isinstance(config, Distill):
+        if isinstance(config.method, Composed):
+            parts = [_drawn(class_of(one)) for one in config.made_of]
+            return config.model_copy(update={"method": config.method.of(parts), "seed": 0})
         start = config.parent if config.method.parents is not None and config.method.parents.required else None
         return config.model_copy(update={"method": _method_class(config.method), "seed": 0, "parent": start})
     protocol: Any = config.protocol
@@ -117,15 +121,18 @@ def class_of(config: Stage) -> Stage:
         together = min(config.initialisations, protocol.together)
         plain = {"steps": 1000, "epochs": None, "lr": 1e-3, "weight_decay": 0.01, "select": None}
         protocol = protocol.model_copy(update=plain)
-    source = class_of(config.source)
-    assert isinstance(source, Distill)
-    if isinstance(
-        source.method, Coreset | Generated
-    ):  # which texts they are does not matter to those who train on them
-        budget = source.method.budget if isinstance(source.method, Coreset) else "uniform"
-        drawn = RandomReal(name="random", shots=source.method.shots, budget=budget)
-        source = source.model_copy(update={"method": drawn, "parent": None})
+    source = _drawn(class_of(config.source))
     return config.model_copy(update={"source": source, "protocol": protocol, "initialisations": together, "seed": 0})
+
+
+def _drawn(source: Stage) -> Distill:
+    """The set, or a random one: which texts they are does not matter to those who train on them."""
+    assert isinstance(source, Distill)
+    if not isinstance(source.method, Coreset | Generated):
+        return source
+    budget = source.method.budget if isinstance(source.method, Coreset) else "uniform"
+    drawn = RandomReal(name="random", shots=source.method.shots, budget=budget)
+    return source.model_copy(update={"method": drawn, "parent": None})
 
 
 def _method_class(method: Any) -> Any:
@@ -164,7 +171,10 @@ def measured(stage: StageName, config: Stage, store: Store) -> dict[str, Any]:
         return found
     if isinstance(config, Evaluate):
         measured("distill", config.source, store)
-    source = config.source if isinstance(config, Distill) else config.prepared
+    parts = config.made_of if isinstance(config, Distill) and isinstance(config.method, Composed) else ()
+    for one in parts:
+        measured("distill", one, store)
+    source = config.source if isinstance(config, Distill) else config.learned
     made = folder if isinstance(config, Distill) else _folder(config.source, store)
     request: dict[str, Any] = {
         "stage": stage,
@@ -175,6 +185,7 @@ def measured(stage: StageName, config: Stage, store: Store) -> dict[str, Any]:
     request["prepared"] = str(store.cell(source).folder.absolute())
     if isinstance(config, Evaluate):
         request["own"] = str(store.cell(config.source.source).folder.absolute())
+    request["parts"] = [str(_folder(one, store).absolute()) for one in parts]
     write_json(folder / "request.json", request)
     paths = [str((folder / name).absolute()) for name in ("request.json", "answer.json")]
     done = subprocess.run([sys.executable, "-m", "pipeline.probe", *paths], capture_output=True, text=True, check=False)
@@ -204,7 +215,7 @@ def _predicted(config: Stage, found: dict[str, Any], store: Store) -> Prediction
         whole = work.of_distill(config, store.cell(config.source).folder)
     else:
         assert isinstance(config, Evaluate)
-        whole = work.of_evaluate(config, store.cell(config.prepared).folder)
+        whole = work.of_evaluate(config, store.cell(config.learned).folder)
     for kind, amount in asdict(whole).items():
         if amount:
             flops, seconds, processor = found["rates"][kind]

@@ -219,12 +219,14 @@ class _Maker:
         return None
 
     def _waits(self, cell: Cell) -> tuple[Place | None, tuple[str, ...]]:
-        """The element that makes the set which ``cell`` reads, and the arrays of other inputs, where not there yet."""
+        """The element that makes the set which ``cell`` reads, and the arrays of other inputs, where not there yet.
+
+        Of the several sets that one is composed of, the first; for those of the others it waits as for data.
+        """
         missing = [name for name in self._nodes[name_of(cell)].inputs if not self._done(name)]
         sets = [name for name in missing if isinstance(self._nodes[name].cell.config, Distill)]
-        assert len(sets) <= 1
         theirs = {name for one in sets for name in self._upstream(one)}  # which are there before the set is
-        others = [name for name in missing if name not in sets and name not in theirs]
+        others = [name for name in missing if name not in sets[:1] and name not in theirs]
         return self._at[sets[0]] if sets else None, tuple(dict.fromkeys(self._at[name].array for name in others))
 
     def _upstream(self, name: str) -> Iterator[str]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from pipeline.config import Distill, Evaluate, Experiment, Learned, Prepare, Stage, inputs, upstream
-from pipeline.config.data import HubSource
+from pipeline.config import Composed, Distill, Evaluate, Experiment, Learned, Prepare, Stage, inputs, upstream
+from pipeline.config.data import HubSource, JoinedSource, Task
 from pipeline.errors import InputError
 from pipeline.store import Cell, Store, locate
 from pipeline.store.cells import STAGE_NAMES
@@ -105,16 +105,21 @@ def pin(experiment: Experiment, store: Store) -> Experiment:
         if prepare.model_dump_json() in pinned:
             continue
         task, model = prepare.task, prepare.model
-        if isinstance(task.source, HubSource):
-            source = task.source.model_copy(
-                update={"revision": _revision(store, "dataset", task.source.id, task.source.revision)}
-            )
-            task = task.model_copy(update={"source": source})
+        task = _pinned(task, store)
         if locate(model.name) is None:
             model = model.model_copy(update={"revision": _revision(store, "model", model.name, model.revision)})
         pinned[prepare.model_dump_json()] = prepare.model_copy(update={"task": task, "model": model})
     cells = tuple(_on_prepared(cell, lambda prepare: pinned[prepare.model_dump_json()]) for cell in experiment.cells)
     return experiment.model_copy(update={"cells": cells})
+
+
+def _pinned(task: Task, store: Store) -> Task:
+    source = task.source
+    if isinstance(source, JoinedSource):
+        source = source.model_copy(update={"tasks": tuple(_pinned(one, store) for one in source.tasks)})
+    elif isinstance(source, HubSource):
+        source = source.model_copy(update={"revision": _revision(store, "dataset", source.id, source.revision)})
+    return task.model_copy(update={"source": source})
 
 
 def _on_prepared(config: Reads, change: Callable[[Prepare], Prepare]) -> Reads:
@@ -124,6 +129,8 @@ def _on_prepared(config: Reads, change: Callable[[Prepare], Prepare]) -> Reads:
         inner = getattr(config, name, None)
         if inner is not None:
             changes[name] = change(inner) if isinstance(inner, Prepare) else _on_prepared(inner, change)
+    if isinstance(config, Distill) and isinstance(config.method, Composed):
+        changes["method"] = config.method.of([_on_prepared(one, change) for one in config.made_of])
     return config.model_copy(update=changes)
 
 

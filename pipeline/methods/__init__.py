@@ -6,15 +6,17 @@ frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it l
 ``text_run`` one step of it, ``text_set`` what it learns, ``text_start`` from what, ``projection`` embeddings to text;
 ``dilm`` a language model that writes the set; ``loop`` the outer loop of all, ``leaves`` their learned tensors,
 ``checkpoint`` how they resume; ``real`` sets of real training sentences, ``coresets`` those that a rule chooses,
-``budgets`` how many of each class; ``imported`` what others published.
+``budgets`` how many of each class; ``imported`` what others published; ``composed`` sets put together of
+others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import BPTT, DDAL, LM, DiLM, Distill, Generated, Imported, Project, Text
+from pipeline.config import BPTT, DDAL, LM, Composed, DiLM, Distill, Generated, Imported, Project, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.parallel import Ranks
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def make(
-    config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None, parent: Path | None = None
+    config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None, starts: Sequence[Path] = ()
 ) -> DistilledSet | Generator:
     """Runs the method that ``config`` names.
 
@@ -33,12 +35,13 @@ def make(
         prepared: stage 1's output.
         out: for the method's private progress.
         ranks: the processes that do this together, of ``ddal`` alone.
-        parent: the folder of the cell that it starts from, where ``config`` has one.
+        starts: the folders of the cells that it starts from or is composed of (``config.made_of``).
 
     Returns:
         A set, or the language model that later cells write sets with.
 
     """
+    parent = None if config.parent is None else starts[0]
     if isinstance(config.method, DDAL):
         from pipeline.methods.ddal import distill
 
@@ -64,6 +67,10 @@ def make(
         from pipeline.methods.imported import read
 
         return read(config, prepared)
+    if isinstance(config.method, Composed):
+        from pipeline.methods.composed import compose
+
+        return compose(config.method, prepared, starts)
     from pipeline.methods.real import choose
 
     return choose(config, prepared, parent)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from pipeline.config import Evaluate, Experiment, Prepare
 from pipeline.errors import InputError
+from pipeline.report.alternatives import alternatives, hyper_parameters, searched
 from pipeline.report.archive import Archive
 from pipeline.report.finished import Finished, Problem, in_store
 from pipeline.report.intervals import Estimate, estimate
@@ -22,10 +23,7 @@ from pipeline.report.layout import (
     Column,
     Layout,
     Row,
-    alternatives,
-    hyper_parameters,
     layout,
-    searched,
 )
 from pipeline.report.pairs import check_choices
 from pipeline.report.words import recipe, rule, selection

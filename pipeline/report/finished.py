@@ -69,7 +69,7 @@ def in_store(config: Evaluate, store: Store) -> Finished | Problem:
     except (OSError, ValueError, KeyError) as error:
         reason = f"{results}: {error}; remove the folder and run stage 3 again"
         return Problem(config.slug, "evaluate", "unreadable", reason)
-    metric = config.source.source.task.metric
+    metric = config.prepared.task.metric
     if metric not in set(frame["metric"]):
         return Problem(config.slug, "evaluate", "unreadable", f"{results} has no rows of {metric}")
     identity = store.identity(config)["config"]

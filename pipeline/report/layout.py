@@ -11,13 +11,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pipeline.config import (
     BPTT,
     DDAL,
+    Composed,
     Coreset,
-    Distill,
     Empty,
     Evaluate,
     FineTune,
@@ -32,16 +32,19 @@ from pipeline.config import (
     RandomReal,
     Text,
 )
-from pipeline.config.schema import Frozen, is_runtime
+from pipeline.report.alternatives import flat
+from pipeline.report.composed_words import composed_name, is_small
 from pipeline.report.language_words import generated_name, generated_order
 from pipeline.report.prompt_words import prompted_name, prompted_order
 from pipeline.report.text_words import text_row
 from pipeline.report.vector_words import bptt_name, bptt_order, network_name, student_name, student_order
 from pipeline.report.words import ATTENTION, BUDGETS, LABELS, REAL, correction, real_name
 
-RUNS_ONLY = ("distill.seed", "evaluate.seed", "evaluate.initialisations", "evaluate.splits")
 _DATA = ("-", "same", "different", "random")
 _NOT_A_SPLIT = ("prepare.max_length", "prepare.revision", "prepare.vectors", "prepare.model.")
+
+
+Kind = Literal["majority", "zero-shot", "random", "coreset", "ddal", "full", "mixture"]
 
 
 class Row(NamedTuple):
@@ -49,13 +52,14 @@ class Row(NamedTuple):
 
     ``data`` says what the T inner steps see: ``same`` (every step the whole set), ``different`` blocks of it,
     ``random`` draws, or ``-`` where there is one step. ``on_test``: its checkpoint was selected on the test split.
-    ``kind``: ``ddal`` stands for every learned set. ``network``: who learns from vectors, empty where students learn
+    ``kind``: ``ddal`` stands for every learned set, ``mixture`` for all rows of one task beside something of another,
+    or of several tasks. ``network``: who learns from vectors, empty where students learn
     from text; ``student``: by which recipe, too.
     """
 
     order: tuple[int, ...]
     method: str
-    kind: Literal["majority", "zero-shot", "random", "coreset", "ddal", "full"]
+    kind: Kind
     steps: int | None
     shots: int | None
     data: str
@@ -129,13 +133,23 @@ def row_of(cell: Evaluate) -> Row:
         row = row._replace(method=_by(row.method, student), order=(*row.order, *prompted_order(cell)), student=student)
         if isinstance(cell.source.method, Empty | RandomReal):  # no encoder had a part in these
             return row
-    if cell.data is None:
+    if cell.data is None or isinstance(cell.source.method, Composed):
         return row
+    if cell.asks_part:  # students of several tasks, beside those of this one alone
+        kind: Kind = "mixture" if row.kind == "full" else row.kind
+        return row._replace(method=f"{row.method}, of {cell.source.source.task.name}", order=(*row.order, 1), kind=kind)
     return row._replace(method=f"{row.method}, made with {_names(cell.source.source)[1]}", order=(*row.order, 1))
 
 
 def _own_row(cell: Evaluate) -> Row:
     method = cell.source.method
+    if isinstance(method, Composed):
+        name, by_steps = composed_name(method, _own_row), isinstance(cell.recipe, GradientSteps)
+        name += ", fine-tuned" if method.has_steps and not by_steps else ""
+        rest = len(ATTENTION) + 3, len(method.parts), int(not by_steps)
+        if is_small(method):
+            return Row((2, *rest), name, "ddal", None, None, "", False)
+        return Row((3, *rest), name, "mixture", None, None, "", False)
     if isinstance(method, Majority):
         return Row((0,), "majority", "majority", None, None, "", False)
     if isinstance(method, Empty):
@@ -192,55 +206,10 @@ def _real_row(method: RandomReal | Coreset, cell: Evaluate) -> Row:
     return Row(order, f"{label}, gradient steps", kind, steps, shots, "-" if steps == 1 else "same", False)
 
 
-def alternatives(cells: Sequence[Evaluate]) -> list[list[Evaluate]]:
-    """The cells of one place, those that differ in seeds only together."""
-    groups: dict[str, list[Evaluate]] = {}
-    for cell in cells:
-        groups.setdefault(repr(hyper_parameters(cell)), []).append(cell)
-    return list(groups.values())
-
-
-def searched(cells: Sequence[Evaluate]) -> tuple[str, ...]:
-    """The dotted keys in which alternatives differ."""
-    settings = [hyper_parameters(cell) for cell in cells]
-    keys = dict.fromkeys(key for each in settings for key in each)
-    return tuple(key for key in keys if len({repr(each.get(key)) for each in settings}) > 1)
-
-
-def hyper_parameters(cell: Evaluate) -> dict[str, Any]:
-    """Dotted key -> value of everything in a cell that is not a seed or a number of runs."""
-    found = _flat(cell.source.source, "prepare") | _flat(cell.source, "distill") | _flat(cell, "evaluate")
-    for depth, parent in enumerate(cell.source.chain[1:], 1):
-        path = "distill" + depth * ".parent"
-        found |= {path: parent.method.name} | _flat(parent, path) | _flat(parent.source, f"{path}.source")
-        del found[f"{path}.seed"]
-    if cell.data is not None:
-        found |= _flat(cell.data, "evaluate.data")
-    return {key: value for key, value in found.items() if key not in RUNS_ONLY}
-
-
-def published_split(prepare: Prepare, split: Literal["dev", "test"]) -> str | None:
-    """The source's own name of a split, or None where it is carved from train."""
-    source = prepare.task.source
-    named: str | None = getattr(source, split) if source.kind == "files" else getattr(source.splits, split)
-    return named
-
-
-def _flat(config: Frozen, path: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, info in type(config).model_fields.items():
-        value = getattr(config, name)
-        absent = name in ("parent", "data") and value is None
-        if is_runtime(info) or absent or isinstance(value, Prepare | Distill):
-            continue
-        found |= _flat(value, f"{path}.{name}") if isinstance(value, Frozen) else {f"{path}.{name}": value}
-    return found
-
-
 def column_key(cell: Evaluate) -> str:
     """What a cell's column is told by: its splits, or how many rows are drawn of each, and its encoder."""
     prepare = cell.prepared
-    splits = {key: value for key, value in _flat(prepare, "prepare").items() if not key.startswith(_NOT_A_SPLIT)}
+    splits = {key: value for key, value in flat(prepare, "prepare").items() if not key.startswith(_NOT_A_SPLIT)}
     drawn = [] if cell.examples is None else [cell.examples]
     return json.dumps([splits, prepare.model.model_dump(), *drawn], default=str, sort_keys=True)
 
@@ -279,8 +248,8 @@ def _names(prepare: Prepare) -> tuple[str, str]:
 
 def _apart(prepare: Prepare, twins: Sequence[Prepare]) -> str:
     """What tells a column from others of the same task and encoder, such as `` (seed=1)``."""
-    flats = [_flat(twin, "prepare") for twin in twins]
-    own = _flat(prepare, "prepare")
+    flats = [flat(twin, "prepare") for twin in twins]
+    own = flat(prepare, "prepare")
     keys = dict.fromkeys(key for flat in flats for key in flat if not key.startswith(_NOT_A_SPLIT[:3]))
     differ = [key for key in keys if len({str(flat.get(key)) for flat in flats}) > 1]
     words = ", ".join(f"{key.removeprefix('prepare.')}={own.get(key)}" for key in differ)
@@ -300,5 +269,5 @@ def _labels(rows: Sequence[Row], table: str) -> dict[Row, str]:
             parts = [row.budget] if len(methods) == 1 else [row.method, row.budget]
         elif row.competes and budgets:
             parts = [row.method, row.budget]
-        labels[row] = ", ".join(parts) + (" [selected on test]" if mixed and row.on_test else "")
+        labels[row] = ", ".join(filter(None, parts)) + (" [selected on test]" if mixed and row.on_test else "")
     return labels

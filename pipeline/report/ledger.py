@@ -122,7 +122,7 @@ class Ledger:
 
     def _line(self, config: Stage, name: str) -> dict[str, str] | None:
         try:
-            cell, prepared = self._store.cell(config), self._store.cell(_prepare(config)).folder
+            cell, prepared = self._store.cell(config), self._store.cell(_read(config)).folder
         except InputError:  # data or encoder are not there
             return self._before.get(name)
         if cell.state != "done":
@@ -262,6 +262,10 @@ def _work(config: Stage, prepared: Path) -> dict[str, Any]:
         training = work.of_training(config, prepared).total
         return {"flops": work.of_evaluate(config, prepared).total, "training_flops": training}
     return {"flops": work.of_distill(config, prepared).total if isinstance(config, Distill) else 0.0}
+
+
+def _read(config: Stage) -> Prepare:
+    return config.learned if isinstance(config, Evaluate) else _prepare(config)
 
 
 def _prepare(config: Stage) -> Prepare:

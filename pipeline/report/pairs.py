@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pipeline.config import Experiment
 from pipeline.config.problems import nearest
 from pipeline.errors import InputError
-from pipeline.report.layout import Layout, Row, alternatives, layout, searched
+from pipeline.report.alternatives import alternatives, searched
+from pipeline.report.layout import Layout, Row, layout
 
 
 def check_choices(experiment: Experiment) -> None:

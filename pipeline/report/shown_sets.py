@@ -25,8 +25,9 @@ from pipeline.students.vocabulary import nearest_tokens
 
 @dataclass(frozen=True)
 class Words:
-    """What stands nearest to each position: [N, S] pieces of text, and their cosine similarity (1: it is a token)."""
+    """What stands nearest to each position: [N, S] token ids, pieces of text, and their cosine (1: it is a token)."""
 
+    ids: Tensor
     pieces: list[list[str]]
     similarity: Tensor
 
@@ -86,7 +87,7 @@ def words(found: DistilledSet, folder: Path) -> Words:
         assert found.token_ids is not None
         ids, similarity = found.token_ids, torch.ones(found.token_ids.shape)
     pieces = [["" if token < 0 else tokenizer.decode([token]).strip() for token in row] for row in ids.tolist()]
-    return Words(pieces, similarity)
+    return Words(ids, pieces, similarity)
 
 
 def _of(collected: Collected, row: Row, column: Column, store: Store, released: Path) -> Iterator[Shown]:

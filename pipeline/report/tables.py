@@ -11,7 +11,8 @@ from pipeline.config import Experiment, Prepare
 from pipeline.report import imbalance, notes, paper
 from pipeline.report.collect import Collected, Entry, Sample
 from pipeline.report.comparisons import compare
-from pipeline.report.layout import Column, Row, published_split
+from pipeline.report.composed_words import published_split
+from pipeline.report.layout import Column, Row
 from pipeline.report.verdicts import Verdicts
 
 METRIC_NAMES = {

@@ -8,6 +8,7 @@ from pipeline.config import (
     ByScores,
     ByVectors,
     ClassWeights,
+    Composed,
     Coreset,
     Evaluate,
     FineTune,
@@ -77,6 +78,9 @@ def correction(method: Learned) -> str:
 def selection(cell: Evaluate) -> str:
     """How the distilled set's checkpoint, or the epoch of a training on it, was selected."""
     made, protocol = cell.source, cell.protocol
+    if isinstance(made.method, Composed):
+        ways_of_parts = [selection(cell.model_copy(update={"source": one, "data": None})) for one in made.made_of]
+        return "; ".join(dict.fromkeys(ways_of_parts))
     if isinstance(made.method, Project):
         assert made.parent is not None
         made = made.parent
@@ -119,12 +123,16 @@ def _what_it_does(protocol: Recipe, method: Method) -> str:
     if isinstance(protocol, FineTune):
         text = f"{_OPTIMIZERS[protocol.optimizer]}, step size {protocol.lr:g}"
         text += f", batch {protocol.batch_size} at most, {protocol.amount}"
+        phases = max(part.phase for part in method.parts) if isinstance(method, Composed) else 1
+        text += f" in each of {phases} phases" if phases > 1 else ""
         chosen = protocol.select
         return text if chosen is None else f"{text}, the best by {chosen.split} {chosen.by} is kept"
     if isinstance(protocol, GradientSteps):
         sizes = protocol.step_sizes or ()
         if isinstance(method, Imported):
             return "gradient steps as published"
+        if isinstance(method, Composed):
+            return "the gradient steps of its parts, those of a phase as one"
         steps = method.steps if isinstance(method, DDAL) else len(sizes)
         given = ", ".join(f"{size:g}" for size in dict.fromkeys(sizes))
         how = f"of size {given} on all samples" if sizes else "with learned step sizes"

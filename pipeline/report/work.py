@@ -20,6 +20,7 @@ from pipeline.config import (
     LM,
     ByScores,
     ByVectors,
+    Composed,
     Coreset,
     DiLM,
     Distill,
@@ -109,9 +110,11 @@ def of_training(config: Evaluate, folder: Path) -> Work:
         return Work(**vector_work.of_training(config, Prepared(folder).manifest))
     method, protocol = config.source.method, config.protocol
     fused = has_passes(folder)
+    if isinstance(method, Composed):
+        return _of_parts(config, method, folder)
     if isinstance(protocol, GradientSteps):
         if isinstance(method, DDAL):
-            return Work(inner=inner(method, folder))
+            return Work(inner=inner(config.source, method, folder))
         lengths = samples_of(config.source, folder)
         step = flops.training(sizes_of(folder), lengths, fused=fused)
         return Work(training=len(protocol.step_sizes or ()) * step)
@@ -125,6 +128,23 @@ def of_training(config: Evaluate, folder: Path) -> Work:
     return work
 
 
+def _of_parts(config: Evaluate, method: Composed, folder: Path) -> Work:
+    """One training on a composed set: the steps of each part, or the recipe in each phase."""
+    if isinstance(config.protocol, GradientSteps) and config.protocol.step_sizes is None:
+        made = [(part.of, part.of.method) for part in method.parts]
+        return sum((Work(inner=inner(one, of, folder)) for one, of in made if isinstance(of, DDAL)), Work())
+    work = Work()
+    for phase in sorted({part.phase for part in method.parts}):
+        parts = [part for part in method.parts if part.phase == phase]
+        lengths = np.concatenate([samples_of(part.of, folder) for part in parts for _ in range(part.repeat)])
+        if isinstance(config.protocol, FineTune):
+            work += _adamw(config.protocol, folder, lengths, text=method.makes == "text")
+        elif isinstance(config.protocol, GradientSteps):
+            step = flops.training(sizes_of(folder), lengths, fused=has_passes(folder))
+            work += Work(training=len(config.protocol.step_sizes or ()) * step)
+    return work
+
+
 def of_scoring(config: Evaluate, folder: Path) -> Work:
     """What scoring one initialisation on all of the splits takes."""
     if vector_work.counted(config):
@@ -134,7 +154,8 @@ def of_scoring(config: Evaluate, folder: Path) -> Work:
     if not isinstance(config.protocol, GradientSteps | FineTune):
         return Work()
     fused = has_passes(folder)
-    return Work(scoring=sum(scored(folder, _lengths(folder, name), fused=fused) for name in config.splits))
+    lengths = [_lengths_of(folder, name, config.prepared.task.name) for name in config.splits]
+    return Work(scoring=sum(scored(folder, found, fused=fused) for found in lengths))
 
 
 def of_evaluate(config: Evaluate, folder: Path) -> Work:
@@ -180,7 +201,7 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
         split = method.validation.split
         seen = _part(prepared.folder, split, method.validation.examples, config.seed, "validation rows")
         scoring = times * scored(prepared.folder, seen, fused=has_passes(prepared.folder))
-    return Work(outer=outer, inner=times * inner(method, prepared.folder), scoring=scoring)
+    return Work(outer=outer, inner=times * inner(config, method, prepared.folder), scoring=scoring)
 
 
 def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
@@ -197,10 +218,10 @@ def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
     return work + Work(scoring=times * method.validation.initialisations * scored(folder, seen, fused=fused))
 
 
-def inner(method: DDAL, folder: Path) -> float:
+def inner(config: Distill, method: DDAL, folder: Path) -> float:
     """FLOPs of one training on the set, T steps; the last layer computes one row where no labels ask for all."""
     plain = not method.dropout and method.precision in ("fp32", "tf32") and method.attention_labels != "all"
-    synthetic = [method.sequence_length] * (len(Prepared(folder).classes) * method.batch_shots)
+    synthetic = [method.sequence_length] * (_classes(folder, config) * method.batch_shots)
     return method.steps * flops.training(sizes_of(folder), synthetic, fused=has_passes(folder) and plain)
 
 
@@ -230,17 +251,25 @@ def training_steps(training: Training, size: int) -> int:
 def samples_of(config: Distill, folder: Path) -> Lengths:
     """Tokens of every sample of a set; of a few real sentences, typical ones: those at even ranks by length."""
     method = config.method
-    lengths = _lengths(folder, "train")
+    lengths = _lengths_of(folder, "train", config.source.task.name)
     if isinstance(method, FullData):
         return lengths
     if isinstance(method, Project):
         assert config.parent is not None
         return samples_of(config.parent, folder)
+    if isinstance(method, Composed):
+        return np.concatenate([samples_of(part.of, folder) for part in method.parts for _ in range(part.repeat)])
+    C = _classes(folder, config)
     if isinstance(method, DDAL | Text):
-        return [method.sequence_length] * (method.shots * len(Prepared(folder).classes))
-    count = method.shots * len(Prepared(folder).classes) if isinstance(method, SmallSet) else 1
+        return [method.sequence_length] * (method.shots * C)
+    count = method.shots * C if isinstance(method, SmallSet) else 1
     ranks = (np.arange(count) + 0.5) / count * len(lengths)
     return np.sort(np.asarray(lengths))[ranks.astype(np.int64)]
+
+
+def _classes(folder: Path, config: Distill) -> int:
+    columns = Prepared(folder).classes_of(config.source.task.name)
+    return int(columns.stop - columns.start)
 
 
 def of_row(folder: Path) -> float:
@@ -283,6 +312,11 @@ def _split(folder: Path, name: str) -> Split:
 @functools.lru_cache(maxsize=32)
 def _lengths(folder: Path, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     return _split(folder, name).lengths
+
+
+def _lengths_of(folder: Path, name: str, task: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Of joined tasks the rows of one."""
+    return _lengths(folder, name)[Prepared(folder).rows_of(task, name)]
 
 
 @functools.lru_cache(maxsize=64)

@@ -278,6 +278,10 @@ def _as_written(path: str, config: Stage) -> str:
     return f"{stages[stage]}.{path}"
 
 
+def _holds_configs(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(isinstance(one, Frozen) for one in value)
+
+
 def _plain(value: Any) -> Any:
     return TypeAdapter(Any).dump_python(value, mode="json")
 
@@ -295,6 +299,9 @@ def _differences(stored: Any, config: Frozen, path: str = "") -> Iterator[tuple[
         dotted = f"{path}{name}"
         if isinstance(value, Frozen) and isinstance(then, dict):
             yield from _differences(then, value, dotted + ".")
+        elif _holds_configs(value) and isinstance(then, list) and len(then) == len(value):
+            for number, (one, before) in enumerate(zip(value, then, strict=True)):
+                yield from _differences(before, one, f"{dotted}.{number}.")
         else:
             now = _plain(value)
             if now != then:

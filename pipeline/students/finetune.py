@@ -1,6 +1,7 @@
 """Students trained on token ids or vectors, without second derivatives.
 
-:func:`finetune` is AdamW, as DiLM evaluates (Maekawa et al., NAACL Findings 2024), :func:`plain_steps` what DDAL does.
+:func:`finetune` is AdamW (:func:`finetune_in_turn` on one set after another), as DiLM evaluates (Maekawa et al., NAACL
+Findings 2024), :func:`plain_steps` what DDAL does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pipeline.bilevel.fused import FlatParameters, PostNorm
 from pipeline.bilevel.fused.encoder import Encoder
 from pipeline.bilevel.fused.real import RealPasses
 from pipeline.config import Training
-from pipeline.randomness import seeded, torch_generator
+from pipeline.randomness import derive, seeded, torch_generator
 from pipeline.students.encoder import Parameters, Student
 from pipeline.students.first_order import optimizer_of
 
@@ -68,6 +69,35 @@ def finetune(
             student.training(recipe.dropout)
     student.training(False)
     return best[1] or found
+
+
+def finetune_in_turn(
+    student: Student,
+    parameters: Parameters,
+    phases: Sequence[tuple[int, Examples]],
+    recipe: Training,
+    seed: int,
+    index: int = 0,
+    watch: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    judge: Callable[[Parameters], float] | None = None,
+) -> Parameters:
+    """θ after :func:`finetune` on one set of samples after another, each by the whole recipe.
+
+    Args:
+        student, parameters, recipe, seed, index, watch: as there.
+        phases: of each its size and its samples.
+        judge: of the last phase's epochs.
+
+    """
+    for number, (size, examples) in enumerate(phases):
+        own = seed if number == 0 else derive(seed, "phase", number)
+        judged = judge if number + 1 == len(phases) else None
+
+        def shown(step: int, steps: int, loss: float) -> None:
+            watch(step, steps * len(phases), loss)
+
+        parameters = finetune(student, parameters, size, examples, recipe, own, index, shown, judged)
+    return parameters
 
 
 class Learned(NamedTuple):

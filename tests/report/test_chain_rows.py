@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from pipeline.config import Experiment
+from pipeline.report.alternatives import alternatives, searched
 from pipeline.report.archive import Archive
 from pipeline.report.collect import collect
 from pipeline.report.comparisons import _predicted
 from pipeline.report.finished import Problem, in_store
-from pipeline.report.layout import alternatives, layout, searched
+from pipeline.report.layout import layout
 from pipeline.report.ledger import Ledger
 from tests.report.report_fabric import RANDOM, Fabric
 

@@ -1,6 +1,8 @@
 import pytest
 
-from pipeline.report.layout import hyper_parameters, layout, published_split, row_of
+from pipeline.report.alternatives import hyper_parameters
+from pipeline.report.composed_words import published_split
+from pipeline.report.layout import layout, row_of
 from pipeline.report.words import selection
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 

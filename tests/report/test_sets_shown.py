@@ -90,7 +90,7 @@ def test_real_text_is_shown_as_it_is(run, tmp_path: Path, panels) -> None:
         recipe=shown.found.recipe,
         token_ids=torch.tensor([[2, 5, -1]] * 2),
     )
-    words = Words([["[CLS]", "$x^", "漢"]] * 2, torch.ones(2, 3))
+    words = Words(torch.zeros(2, 3, dtype=torch.long), [["[CLS]", "$x^", "漢"]] * 2, torch.ones(2, 3))
     assert set_figures.tokens([Shown(shown.column, "real", real, words)], "title", tmp_path / "demo") is not None
     assert [text.get_text() for text in panels[0].texts] == ["[CLS]", "$x^"], "padding is not text"
     assert set_figures._visible("漢a") == "U+6F22a", "no empty boxes"

@@ -36,10 +36,10 @@ def one(fabric, block):
 
 def test_coresets_stand_between_random_real_and_distilled_sets(fabric: Fabric):
     found = labels(fabric.experiment(of(*CORESETS), FULL, {}, RANDOM, MAJORITY))
-    assert found == ["majority", *REAL, "HL", "full data"]
+    assert found == ["majority", *REAL[:-1], "HL", "full data"]  # the last one needs a language model
     assert REAL == (
         "random real", "herding", "k-centres", "k-centres (k-means)", "moderate", "loss rank (lowest)",
-        "loss rank (highest)", "EL2N", "EL2N (lowest)",
+        "loss rank (highest)", "EL2N", "EL2N (lowest)", "rank",
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import BPTT, DDAL, Coreset, Distill, Generated, RandomReal
+from pipeline.config import BPTT, DDAL, Composed, Coreset, Distill, Generated, RandomReal
+from pipeline.config.composed import tasks_of
 from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts, Score, read_front_matter
@@ -73,6 +74,8 @@ def _method(config: Distill) -> str:
         return LABELS[method.labels] + ATTENTION[method.attention_labels]
     if isinstance(method, BPTT):
         return bptt_name(method)
+    if isinstance(method, Composed):
+        return f"composed of sets of {' and '.join(tasks_of(method.parts))}"
     if isinstance(method, Generated):
         return generated_name(config)
     return real_name(method) if isinstance(method, RandomReal | Coreset) else method.name

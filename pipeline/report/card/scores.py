@@ -11,13 +11,25 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.config import Distill, Evaluate, Generated, Imported, Learned, Prepare, RandomReal, SmallSet, inputs
+from pipeline.config import (
+    Composed,
+    Distill,
+    Evaluate,
+    Generated,
+    Imported,
+    Learned,
+    Prepare,
+    RandomReal,
+    SmallSet,
+    inputs,
+)
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
+from pipeline.report.alternatives import hyper_parameters, searched
 from pipeline.report.archive import Archive
 from pipeline.report.card.facts import Evaluation, Reads, Score
 from pipeline.report.language_words import kept_state
-from pipeline.report.layout import hyper_parameters, row_of, searched
+from pipeline.report.layout import row_of
 from pipeline.report.words import recipe
 from pipeline.store import Store
 from pipeline.store.atomic import read_json
@@ -169,7 +181,8 @@ def transfers(distill: Distill, known: Iterable[Scored]) -> tuple[str, ...]:
     for each in known:
         if each.config.data is not None and _same(each.config.source, distill):
             found = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
-            values.setdefault(f"{each.config.data.model.name}, {recipe(each.config)}", []).extend(found)
+            asked = each.config.data.task.name if each.config.asks_part else each.config.data.model.name
+            values.setdefault(f"{asked}, {recipe(each.config)}", []).extend(found)
     return tuple(f"{name}: {_in_words(found)})" for name, found in values.items() if found)
 
 
@@ -268,8 +281,10 @@ def _of_set(config: Evaluate) -> dict[str, Any]:
 
 def _unseeded(config: Distill) -> Distill:
     """The config with every seed of its chain at 0."""
-    parent = None if config.parent is None else _unseeded(config.parent)
-    return config.model_copy(update={"seed": 0, "parent": parent})
+    made = [_unseeded(one) for one in config.made_of]
+    if isinstance(config.method, Composed):
+        return config.model_copy(update={"seed": 0, "method": config.method.of(made)})
+    return config.model_copy(update={"seed": 0, "parent": made[0] if made else None})
 
 
 def _same(a: Distill | Prepare, b: Distill | Prepare) -> bool:

@@ -8,6 +8,7 @@ from pipeline.config import (
     BPTT,
     DDAL,
     AdamSteps,
+    Composed,
     Coreset,
     Distill,
     Evaluate,
@@ -24,8 +25,8 @@ from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts
 from pipeline.report.card.front import metadata, scores_table, title
+from pipeline.report.composed_words import composition, published_split
 from pipeline.report.language_words import writer
-from pipeline.report.layout import published_split
 from pipeline.report.vector_words import bptt_name
 from pipeline.report.words import LABELS, rule
 
@@ -34,6 +35,7 @@ _SENTENCES = {
     Text: "texts, made of training sentences by exchanging them and their tokens",
     Project: "texts of the tokens nearest to learned embeddings",
     Imported: "texts that others published",
+    Composed: "texts of other sets",
 }
 _ARRAYS = (
     "inputs_embeds",
@@ -170,9 +172,8 @@ def _beside(config: Distill, facts: Facts) -> list[str]:
     if facts.beside:
         found += ["", f"Test {metric} of others on the same splits, with the same encoder:", "", _bullets(facts.beside)]
     if facts.transfers:
-        head = (
-            f"Test {metric} of students of other encoders that learned from its text (`verify` does not repeat them):"
-        )
+        head = f"Test {metric} of students of other encoders that learned from its text, or asked for one of its tasks "
+        head += "(`verify` does not repeat them):"
         found += ["", head, "", _bullets(facts.transfers)]
     return found
 
@@ -201,7 +202,7 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
             name = f"Adam, betas {given.betas[0]:g} and {given.betas[1]:g}, eps {given.eps:g}"
         lines += [
             f"A student takes {distilled.steps} step{'' if distilled.steps == 1 else 's'} of {name}, on "
-            f"{distilled.batch_order.shape[1]} samples each ({recipe.order} order), with the learned step "
+            f"{_sizes(distilled)} samples each ({recipe.order} order), with the learned step "
             f"size{'' if distilled.steps == 1 else 's'} {sizes}.",
             f"Precision {recipe.precision}; dropout {'on' if recipe.dropout else 'off'}"
             + (
@@ -231,6 +232,8 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
         lines.append(_text(method))
     elif isinstance(method, Imported):
         lines.append("Published by others; `about` names the file. How it was made and selected is for them to say.")
+    elif isinstance(method, Composed):
+        lines.append(composition(method, distilled))
     elif isinstance(method, Project):
         lines.append(
             f"The tokens nearest ({method.measure}) to the input embeddings of a set that was distilled before, with "
@@ -239,6 +242,11 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
     else:
         lines.append(f"Chosen by `{method.name}`: {_rule(config)}")
     return [*lines, *map(_started, config.chain[1:])]
+
+
+def _sizes(distilled: DistilledSet) -> str:
+    assert distilled.batch_order is not None
+    return " or ".join(map(str, (distilled.batch_order >= 0).sum(dim=1).unique().tolist()))
 
 
 def _started(parent: Distill) -> str:
