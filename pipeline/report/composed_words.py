@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.config import Composed, Evaluate, FineTune, FullData, GradientSteps, Part, Prepare
 from pipeline.config.data import FileSource, JoinedSource, Task
-from pipeline.distilled import DistilledSet
 
 if TYPE_CHECKING:
+    from pipeline.distilled import DistilledSet
     from pipeline.report.layout import Row
 
 
