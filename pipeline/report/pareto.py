@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from pipeline.report.collect import Collected, Sample
@@ -14,6 +15,7 @@ from pipeline.report.tables import METRIC_NAMES
 from pipeline.store.atomic import replacing
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p", "d", "8")
+LONGEST_LINE = 44  # characters of a name beside a panel, which has to keep most of the width
 PER_LINE = 2
 
 
@@ -126,11 +128,13 @@ def _labels(panel: Any, collected: Collected, found: Sequence[Point]) -> None:
     low, high = panel.get_ylim()
     gap = (high - low) * 0.052
     places: list[float] = []
-    for point in sorted(found, key=lambda point: point.mean):
-        places.append(max(point.mean, places[-1] + gap) if places else point.mean)
-    panel.set_ylim(low, max(high, places[-1] + gap))
-    for point, at in zip(sorted(found, key=lambda point: point.mean), places, strict=True):
-        name = f"{collected.layout.labels[point.row]}  {point.mean:.1f}"
+    found = sorted(found, key=lambda point: point.mean)
+    names = [fill(f"{collected.layout.labels[point.row]}  {point.mean:.1f}", LONGEST_LINE) for point in found]
+    room = [gap * (1 + name.count("\n")) for name in names]
+    for point, own, below in zip(found, room, [0.0, *room], strict=False):
+        places.append(max(point.mean, places[-1] + (own + below) / 2) if places else point.mean)
+    panel.set_ylim(low, max(high, places[-1] + room[-1]))
+    for point, at, name in zip(found, places, names, strict=True):
         panel.annotate(
             name, (point.first, point.mean), (1.02, at), xycoords="data", textcoords=("axes fraction", "data"),
             fontsize=8, va="center", annotation_clip=False,
