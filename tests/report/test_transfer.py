@@ -186,7 +186,8 @@ def test_without_other_encoders_nothing_is_written(fabric: Fabric, models: list[
 
 def test_a_language_model_is_no_student(fabric: Fabric, models: list[str]) -> None:
     reader = {"name": models[2], "head": "language"}
-    experiment = fabric.experiment(sets(models[:2], [1]), sets([reader], [1]))
+    asked = sets([reader], [1]) | {"evaluate.protocol": [{"name": "prompting"}]}
+    experiment = fabric.experiment(sets(models[:2], [1]), asked)
     assert {cell.prepared.model.head for cell in experiment.cells} == {"classifier", "language"}
     assert [column.model for column in matrix(fabric, experiment).columns] == [BERT, ROBERTA]
 
