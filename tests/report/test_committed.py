@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from pipeline.config import load
@@ -37,3 +39,26 @@ def test_tables_follow_from_the_runs(name: str, tmp_path: Path, monkeypatch: pyt
     assert kept
     for file in kept:
         assert made[file.name].read_text() == file.read_text(), f"{file.name}: stage 4 gives another one"
+
+
+@pytest.mark.parametrize("name", ["table2", "table3"])
+def test_notebooks_show_what_is_committed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their first cells run again on the committed runs, without a store; every text they show is the one they kept."""
+    monkeypatch.setenv("TEXTDD_ROOT", str(tmp_path / "empty"))
+    monkeypatch.chdir(ROOT / "analysis")
+    monkeypatch.setattr("pipeline.report.notebook.Results.figure", lambda _, kind: tmp_path / kind)
+    names: dict[str, object] = {}
+    compared = 0
+    for cell in nbformat.read(f"{name}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            *lines, last = ast.parse(cell.source).body
+            assert isinstance(last, ast.Expr)
+            exec(compile(ast.Module(lines, []), name, "exec"), names)
+            shown = eval(compile(ast.Expression(last.value), name, "eval"), names)
+            kept = cell.outputs[0].data
+            if "text/markdown" in kept:
+                assert shown._repr_markdown_() == kept["text/markdown"], (
+                    f"{cell.source}: TEXTDD_ROOT=/none jupyter execute --inplace"
+                )
+                compared += 1
+    assert compared == 4
