@@ -3,11 +3,9 @@
 A claim is the mean and the sample standard deviation of n students. If it is true, m new students of the same set are
 drawn from the same population: the difference of the means is within t(n + m − 2) · s · sqrt(1/n + 1/m), s pooled over
 both (Student's two-sample test, which needs no more of the claim than a card has), and the ratio of the variances
-within that of F, so that a spread made up to let any mean pass is found. Scores of students have longer tails than
-normal values, now and then a student that is much worse, which makes variances vary more: F has the degrees of freedom
-that go with the excess kurtosis κ that the card claims, (n − 1) / (1 + κ (n − 1) / 2n) (Shoemaker, The American
-Statistician 57(2), 2003). Levels are divided by the number of comparisons (Bonferroni): if all claims of a protocol are
-true, one of them is refused in about 1 % of cases.
+within that of F(m − 1, n − 1), so that a spread made up to let any mean pass is found. Levels are divided by the number
+of comparisons (Bonferroni): if all claims of a protocol are true, one of them is refused in at most 1 % of cases. Both
+distributions are those of normal values; scores of students are only roughly normal.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from pipeline.errors import InputError
 from pipeline.report.card.facts import Score
 
 LEVEL = 0.99
-LONGEST_TAILS = 3.0  # κ of the Laplace distribution: a card that claims more would let any spread pass
 Measured = Mapping[tuple[str, str], Sequence[float]]  # (split, metric) -> values of the students
 
 
@@ -91,7 +88,6 @@ def _mean(claim: Score, values: Sequence[float], tail: float, row: float) -> Che
 def _spread(claim: Score, values: Sequence[float], tail: float, row: float) -> Check:
     from scipy.stats import f
 
-    std, tails = claim.std or 0.0, min(max(0.0, claim.kurtosis or 0.0), LONGEST_TAILS)
-    freedom = [(n - 1) / (1 + tails * (n - 1) / (2 * n)) for n in (len(values), claim.n)]
+    std, freedom = claim.std or 0.0, (len(values) - 1, claim.n - 1)
     low, high = (std * math.sqrt(float(f.ppf(p, *freedom))) for p in (tail, 1 - tail))
     return Check(claim, "std", std, statistics.stdev(values), max(0.0, low - row), high + row, len(values))

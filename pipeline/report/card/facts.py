@@ -17,17 +17,13 @@ from pipeline.errors import InputError
 
 
 class Score(Frozen):
-    """The mean of one metric on one split, with the sample standard deviation over n students (None for one).
-
-    ``kurtosis``: excess kurtosis of 20 students or more (0 of normal values); fewer tell nothing of it.
-    """
+    """The mean of one metric on one split, with the sample standard deviation over n students (None for one)."""
 
     split: Split
     metric: str
     mean: float
     std: float | None
     n: Count
-    kurtosis: float | None = None
 
 
 class Evaluation(Frozen):

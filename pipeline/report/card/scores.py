@@ -35,7 +35,6 @@ from pipeline.store import Store
 from pipeline.store.atomic import read_json
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "mcc")
-MANY = 20  # students, of whose scores a kurtosis says something
 
 
 class Run(NamedTuple):
@@ -135,12 +134,8 @@ def _way(config: Evaluate) -> str:
 def _score(split: Any, metric: str, values: Sequence[float]) -> Score | None:
     if not values:
         return None
-    from scipy.stats import kurtosis
-
     std = statistics.stdev(values) if len(values) > 1 else None
-    many = std is not None and std > 0 and len(values) >= MANY
-    tails = float(kurtosis(values, bias=False)) if many else None
-    return Score(split=split, metric=metric, mean=statistics.fmean(values), std=std, n=len(values), kurtosis=tails)
+    return Score(split=split, metric=metric, mean=statistics.fmean(values), std=std, n=len(values))
 
 
 def reads_of_test(prepare: Prepare, known: Iterable[Scored]) -> Reads:
