@@ -43,11 +43,11 @@ from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Batch, Split
 from pipeline.distilled import DistilledSet, load, save, transferred
 from pipeline.distilled.text import written_out
+from pipeline.methods import make
 from pipeline.methods.composed import compose
 from pipeline.methods.ddal import load_student
 from pipeline.methods.learned import LearnedSet, initial_tensors
 from pipeline.methods.outer import Estimation, OuterState
-from pipeline.methods.real import choose
 from pipeline.probe_prompting import prompt_pieces
 from pipeline.probe_text import projected, text_pieces
 from pipeline.probe_vectors import Piece, distill_pieces, evaluate_pieces
@@ -171,7 +171,9 @@ def probe_distill(config: Distill, folder: Path, set_: Path, parts: Sequence[Pat
     elif isinstance(config.method, Coreset):
         _coreset(config, config.method, prepared, found)
     else:
-        save(choose(config, prepared), set_)
+        made = make(config, prepared, set_.parent)
+        assert isinstance(made, DistilledSet)
+        save(made, set_)
         found.begun()
     return found
 

@@ -61,6 +61,11 @@ class Making(Frozen):
         """Whether another seed may make something else of the same inputs."""
         return True
 
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return self.name
+
     def planned_steps(self, rows: int) -> int | None:
         """Optimiser steps in all, on so many training rows; ``None`` where none are saved on the way."""
         return None
@@ -80,3 +85,8 @@ class SmallSet(Making):
     def division(self) -> Budget:
         """How classes x shots samples are divided."""
         return "uniform"
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return f"{self.name}.{self.shots}shot"

@@ -12,10 +12,6 @@ from pipeline.config.schema import Count
 from pipeline.config.training import Training
 
 
-def _slug(name: str, shots: int, budget: Budget) -> str:
-    return f"{name}.{shots}shot" + ("" if budget == "uniform" else f".{budget}")
-
-
 class RealRows(SmallSet):
     """Training sentences as they are.
 
@@ -34,16 +30,16 @@ class RealRows(SmallSet):
         """As the budget says."""
         return self.budget
 
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return super().slug + ("" if self.budget == "uniform" else f".{self.budget}")
+
 
 class RandomReal(RealRows):
     """Real training sentences drawn at random: the first baseline of every table."""
 
     name: Literal["random"]
-
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return _slug("random", self.shots, self.budget)
 
 
 class Coreset(RealRows):
@@ -63,11 +59,6 @@ class Coreset(RealRows):
     def is_drawn(self) -> bool:
         """Whether another seed may choose another set."""
         return self.candidates is not None
-
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return _slug(self.name, self.shots, self.budget)
 
 
 class ByVectors(Coreset):
@@ -161,7 +152,7 @@ class LossRank(ByScores):
     @property
     def slug(self) -> str:
         """Readable part of the address."""
-        return _slug(f"loss_rank-{self.keep}", self.shots, self.budget)
+        return super().slug.replace(self.name, f"{self.name}-{self.keep}", 1)
 
 
 class EL2N(ByScores):
@@ -186,11 +177,6 @@ class FullData(Making):
         """Never."""
         return False
 
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return "full"
-
 
 class Majority(Making):
     """One real sample of the most frequent training class, for the protocol that always answers it."""
@@ -203,11 +189,6 @@ class Majority(Making):
         """Never."""
         return False
 
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return "majority"
-
 
 class Empty(Making):
     """No sample at all: what a language model answers without examples (zero-shot)."""
@@ -218,8 +199,3 @@ class Empty(Making):
     def is_drawn(self) -> bool:
         """Never."""
         return False
-
-    @property
-    def slug(self) -> str:
-        """Readable part of the address."""
-        return "empty"

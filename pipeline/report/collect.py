@@ -272,7 +272,7 @@ def _alternative(cells: Sequence[Finished]) -> Alternative | None:
         settings=hyper_parameters(first),
         selection=selection(first),
         recipe=recipe(first),
-        rule=rule(first),
+        rule=rule(first.source),
         is_drawn=first.source.is_drawn,
         runs=runs.reset_index(drop=True),
         cells=tuple(cells),

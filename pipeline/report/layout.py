@@ -161,25 +161,38 @@ def _own_row(cell: Evaluate) -> Row:
         return Row(last, _by("full data", student), "full", None, None, "", False, student, network_name(cell))
     if isinstance(method, BPTT):
         return _bptt_row(method, cell)
-    if isinstance(method, Generated):
-        place = (2, len(ATTENTION) + 2, *generated_order(cell.source), cell.shots or 0)
-        return Row(place, generated_name(cell.source), "ddal", None, cell.shots, "", False)
-    if isinstance(method, Text | Project | Imported):
-        (place, label, on_test), student = text_row(cell.source), student_name(cell)
-        order = (2, len(ATTENTION) + 1, *place, *student_order(cell), cell.shots or 0)
-        return Row(order, _by(label, student), "ddal", None, cell.shots, "", on_test, student, network_name(cell))
-    assert isinstance(method, DDAL)  # a language model is no set
+    if isinstance(method, Generated | Text | Project | Imported):
+        return _text_row(method, cell)
+    if not isinstance(method, DDAL):
+        return _unnamed_row(cell)
     data = "-" if method.steps == 1 else "same" if method.shots == method.batch_shots else "different"
     if data == "different" and method.order == "random":
         data = "random"
     on_test = method.validation.split == "test"
     ranks = list(ATTENTION).index(method.attention_labels), list(LABELS).index(method.labels), _DATA.index(data)
     shots = cell.shots or method.shots
-    order = (2, *ranks, method.steps, shots, int(on_test))
+    order: tuple[int, ...] = (2, *ranks, method.steps, shots, int(on_test))
     label = LABELS[method.labels] + ATTENTION[method.attention_labels] + correction(method)
     if isinstance(cell.recipe, FineTune):
         order, label = (*order, 1), f"{label}, fine-tuned"
     return Row(order, label, "ddal", method.steps, shots, data, on_test)
+
+
+def _text_row(method: Generated | Text | Project | Imported, cell: Evaluate) -> Row:
+    if isinstance(method, Generated):
+        place = (2, len(ATTENTION) + 2, *generated_order(cell.source), cell.shots or 0)
+        return Row(place, generated_name(cell.source), "ddal", None, cell.shots, "", False)
+    (place, label, on_test), student = text_row(cell.source), student_name(cell)
+    order = (2, len(ATTENTION) + 1, *place, *student_order(cell), cell.shots or 0)
+    return Row(order, _by(label, student), "ddal", None, cell.shots, "", on_test, student, network_name(cell))
+
+
+def _unnamed_row(cell: Evaluate) -> Row:
+    """Of a method that no words were written for: it stands last of the small sets, under the name that YAML has."""
+    by_steps = isinstance(cell.recipe, GradientSteps)
+    name = cell.source.method.name.replace("_", " ") + (", gradient steps" if by_steps else "")
+    order = (2, len(ATTENTION) + 4, int(by_steps), cell.shots or 0)
+    return Row(order, name, "ddal", None, cell.shots, "", False, student_name(cell), network_name(cell))
 
 
 def _bptt_row(method: BPTT, cell: Evaluate) -> Row:
@@ -198,7 +211,8 @@ def _real_row(method: RandomReal | Coreset, cell: Evaluate) -> Row:
     student = student_name(cell)
     label = _by(name + BUDGETS[method.budget], student)
     steps = len(protocol.step_sizes or ()) if isinstance(protocol, GradientSteps) else None
-    ranks = REAL.index(name), list(BUDGETS).index(method.budget), *student_order(cell)
+    place = REAL.index(name) if name in REAL else len(REAL)
+    ranks = place, list(BUDGETS).index(method.budget), *student_order(cell)
     order = (1, *ranks, steps or 0, shots)
     kind: Literal["random", "coreset"] = "random" if isinstance(method, RandomReal) else "coreset"
     if steps is None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pipeline.config import (
     DDAL,
     EL2N,
+    AlwaysMajority,
     ByScores,
     ByVectors,
     ClassWeights,
     Composed,
     Coreset,
+    Distill,
     Evaluate,
     FineTune,
     Generated,
@@ -137,12 +139,15 @@ def _what_it_does(protocol: Recipe, method: Method) -> str:
         given = ", ".join(f"{size:g}" for size in dict.fromkeys(sizes))
         how = f"of size {given} on all samples" if sizes else "with learned step sizes"
         return f"{steps} gradient step{'' if steps == 1 else 's'} {how}"
-    return "nothing is trained"
+    if isinstance(protocol, AlwaysMajority):
+        return "nothing is trained"
+    options = protocol.model_dump(exclude={"name", "revision"})
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())
 
 
-def rule(cell: Evaluate) -> str | None:
+def rule(made: Distill) -> str | None:
     """What a coreset was chosen by, in a few words; None for everything else."""
-    method = cell.source.method
+    method = made.method
     if isinstance(method, ByVectors):
         encoder = "the frozen encoder" if method.training is None else f"the encoder after {method.training.amount}"
         text = f"{'first-token' if method.pooling == 'first' else 'mean-token'} vectors of {encoder}"
@@ -151,8 +156,8 @@ def rule(cell: Evaluate) -> str | None:
         students = "1 student" if method.trainings == 1 else f"{method.trainings} students"
         text = f"{students} trained for {method.training.amount} on the training split"
     elif isinstance(method, Rank):
-        assert cell.source.parent is not None
-        text = f"the loss of the language model by {cell.source.parent.method.name}"
+        assert made.parent is not None
+        text = f"the loss of the language model by {made.parent.method.name}"
     else:
         return None
     text += f", among {method.candidates:,} rows" if method.candidates is not None else ""

@@ -9,10 +9,8 @@ from pipeline.config import (
     DDAL,
     AdamSteps,
     Composed,
-    Coreset,
     Distill,
-    Evaluate,
-    FineTune,
+    FullData,
     Generated,
     Imported,
     Majority,
@@ -288,11 +286,13 @@ def _written(distilled: DistilledSet) -> str:
 
 
 def _rule(config: Distill) -> str:
-    if not isinstance(config.method, Coreset):
-        if isinstance(config.method, Majority):
-            return "a row of the most frequent class."
-        return "a draw from every class of train." if isinstance(config.method, RandomReal) else "all rows of train."
-    words = rule(Evaluate(source=config, protocol=FineTune(name="finetune")))
+    if isinstance(config.method, Majority):
+        return "a row of the most frequent class."
+    if isinstance(config.method, RandomReal):
+        return "a draw from every class of train."
+    if isinstance(config.method, FullData):
+        return "all rows of train."
+    words = rule(config)
     return "see the method's configuration in the file." if words is None else f"{words}."
 
 

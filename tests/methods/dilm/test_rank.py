@@ -60,7 +60,7 @@ def test_a_row_of_the_table_among_the_coresets(chain: Chain) -> None:
     cell = Evaluate.model_validate({"source": config, "protocol": {"name": "finetune"}})
     row = row_of(cell)
     assert (row.kind, row.method) == ("coreset", "rank")
-    assert rule(cell) == "the loss of the language model by dilm, among 40 rows"
+    assert rule(cell.source) == "the loss of the language model by dilm, among 40 rows"
 
 
 def test_without_a_language_model_it_says_which_to_name(chain: Chain) -> None:
