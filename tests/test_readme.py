@@ -49,7 +49,7 @@ def test_there_is_something_to_look_at() -> None:
     assert len(list(fences("yaml"))) > 6
 
 
-@pytest.mark.parametrize(("page", "line"), commands())
+@pytest.mark.parametrize(("page", "line"), list(commands()))
 def test_commands_parse(page: Path, line: str) -> None:
     _, _, module, *arguments = shlex.split(line)
     if module == "pipeline":
@@ -60,7 +60,7 @@ def test_commands_parse(page: Path, line: str) -> None:
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()
 
 
-@pytest.mark.parametrize(("page", "body"), fences("yaml"))
+@pytest.mark.parametrize(("page", "body"), list(fences("yaml")))
 def test_configs_validate(page: Path, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each on top of a task and a model, where it does not name its own."""
     monkeypatch.chdir(ROOT)
@@ -75,7 +75,7 @@ def test_configs_validate(page: Path, body: str, tmp_path: Path, monkeypatch: py
     assert load(file).cells
 
 
-@pytest.mark.parametrize(("page", "body"), fences("python"))
+@pytest.mark.parametrize(("page", "body"), list(fences("python")))
 def test_snippets_compile(page: Path, body: str) -> None:
     for node in ast.walk(ast.parse(body)):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("pipeline"):
@@ -86,7 +86,7 @@ def test_snippets_compile(page: Path, body: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_what_is_named_is_there(page: Path) -> None:
-    text = (ROOT / page).read_text()
+    text = re.sub(r"^```diff\n.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]*)?\)", text):
         assert (ROOT / page.parent / link).exists(), link
     for name in NAMED.findall(re.sub(r"\]\([^)]*\)", "", text)):
