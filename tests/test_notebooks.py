@@ -224,3 +224,24 @@ def check_figures(project: Path, *stems: str) -> None:
         assert channels.std() > 0.02, "not blank"
         assert (channels.max(-1) == channels.min(-1)).all(), "grey alone"
         assert png.with_suffix(".pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_the_demo_distils_looks_and_uses(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another config in its first cell; what it trains answers every text with a class."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("TEXTDD_ROOT", raising=False)
+    notebook = committed("demo")
+    assert len(notebook.cells) <= 10
+    assert all(cell.outputs and cell.execution_count for cell in code(notebook)), "outputs are kept"
+    first, *_, last = code(notebook)
+    assert (ROOT / str(re.findall(r'CONFIG = "([\w/.]+)"', first.source)[0])).is_file()
+    named = re.sub(r'CONFIG = ".*"', 'CONFIG = "configs/mini.yaml"', first.source)
+    first.source = re.sub(r'TASK = ".*"', 'TASK = "sst2"', named)
+    assert first.source != code(committed("demo"))[0].source
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(project / "analysis")}}
+    ).execute()
+    assert "| full data |" in first.outputs[0].text
+    answers = last.outputs[-1].data["text/plain"]
+    assert re.fullmatch(r"\['\w+', '\w+', '\w+'\]", answers), answers
