@@ -68,7 +68,7 @@ from pipeline.config.real import (
 )
 from pipeline.config.resources import Request
 from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
-from pipeline.config.text import Project, Projected, StraightThrough, Swaps, Text, TextValidation
+from pipeline.config.text import Mixture, Project, Projected, StraightThrough, Swaps, Text, TextValidation
 from pipeline.config.training import BestEpoch, Training
 from pipeline.config.vectors import BPTT, VectorOuter, VectorValidation
 
@@ -117,6 +117,7 @@ __all__ = [
     "Majority",
     "Making",
     "Method",
+    "Mixture",
     "Mlp",
     "Model",
     "Moderate",

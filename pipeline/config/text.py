@@ -81,6 +81,44 @@ class Projected(Frozen):
     measure: Measure = "l2"
 
 
+class Mixture(Frozen):
+    """Students train on mixtures of tokens, whose shares are learned and sharpened; the likeliest token is the text.
+
+    With ``gumbel`` and ``straight_through`` the estimator of Jang, Gu and Poole (ICLR 2017); without both the softmax
+    over the vocabulary of Sahni and Patel (2022), annealed. ``outer.lr`` is of logits: it has to be larger than for
+    embeddings.
+
+    Attributes:
+        candidates: tokens that a position may become: the one that it begins as and those nearest to it. More than the
+            vocabulary has are all. Memory grows with samples x positions x candidates.
+        measure: by which nearest is meant.
+        share: of the token that a position begins as, at the first temperature.
+        temperature: of the softmax over logits at the first outer step, ``last_temperature`` at the last one;
+            geometric in between.
+        straight_through: students see the likeliest token, and the derivative is the mixture's.
+        gumbel: every outer step adds Gumbel noise of its own to the logits.
+
+    """
+
+    name: Literal["mixture"]
+    candidates: Annotated[int, Field(ge=2)] = 64
+    measure: Measure = "l2"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    temperature: Positive = 1.0
+    last_temperature: Positive = 0.1
+    straight_through: bool = False
+    gumbel: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Mixture:
+        if self.last_temperature > self.temperature:
+            raise ValueError(
+                f"last_temperature: {self.last_temperature} is above temperature: {self.temperature}, which would "
+                f"blur the mixture; give at most {self.temperature}"
+            )
+        return self
+
+
 class Swaps(Frozen):
     """Tokens and sentences are exchanged, and an exchange is kept where it truly lowers the outer loss.
 
@@ -112,7 +150,7 @@ class Swaps(Frozen):
         return self
 
 
-Relaxation = Annotated[StraightThrough | Projected | Swaps, Field(discriminator="name")]
+Relaxation = Annotated[StraightThrough | Projected | Mixture | Swaps, Field(discriminator="name")]
 
 
 class TextValidation(Validation):

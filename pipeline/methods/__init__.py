@@ -3,7 +3,8 @@
 ``ddal`` attention labels (its outer loop), ``outer`` one step of it, ``imbalance`` what that does about rare classes,
 ``learned`` what it learns, ``gradient_check`` whether its hypergradient is right; ``vectors`` RaT-BPTT and Boost-DD on
 frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``text`` sets of text,
-``text_run`` one step of it, ``text_set`` what it learns, ``text_start`` from what, ``projection`` embeddings to text;
+``text_run`` one step of it, ``text_set`` what it learns, ``text_mixture`` the same as shares of tokens, ``text_start``
+from what, ``projection`` embeddings to text;
 ``dilm`` a language model that writes the set; ``loop`` the outer loop of all, ``leaves`` their learned tensors,
 ``checkpoint`` how they resume; ``real`` sets of real training sentences, ``coresets`` those that a rule chooses,
 ``budgets`` how many of each class; ``imported`` what others published; ``composed`` sets put together of

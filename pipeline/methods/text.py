@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Distill, Text, TextValidation
+from pipeline.config import Distill, Mixture, Text, TextValidation
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError
@@ -21,12 +21,14 @@ from pipeline.methods.imbalance import check_classes
 from pipeline.methods.learned import LearnedSet
 from pipeline.methods.loop import check_selected, check_validation, loop
 from pipeline.methods.outer import Estimation, OuterState
+from pipeline.methods.text_mixture import LearnedMixture
 from pipeline.methods.text_run import TextState
 from pipeline.methods.text_set import LearnedText, Vocabulary
 from pipeline.methods.text_start import candidates, starts
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters
 from pipeline.students.finetune import finetune
+from pipeline.students.vocabulary import frame
 
 
 def check(method: Text, manifest: dict[str, Any]) -> None:
@@ -84,14 +86,16 @@ def begun(config: Distill, method: Text, prepared: Prepared) -> TextState:
     """The state before the first outer step.
 
     Raises:
-        InputError: a class has too few sentences of this length.
+        InputError: a class has too few sentences of this length, or this encoder's pairs cannot be learned.
 
     """
     student = load_student(method, prepared, pick_device(config.runtime))
-    vocabulary = Vocabulary.of(method, prepared, student)
-    pools = candidates(method, prepared, vocabulary.barred, len(vocabulary.matrix), config.seed)
-    first = starts(method, prepared, pools, vocabulary.barred, student, config.seed)
-    learned = LearnedText(method, len(prepared.classes), first[0], vocabulary)
+    texts = len(config.source.task.text)
+    marks, vocabulary = frame(prepared.tokenizer, texts), Vocabulary.of(method, prepared, student, texts)
+    pools = candidates(method, prepared, vocabulary, marks, config.seed)
+    first = starts(method, prepared, pools, vocabulary, marks, student, config.seed)
+    kind = LearnedMixture if isinstance(method.relaxation, Mixture) else LearnedText
+    learned = kind(method, len(prepared.classes), first[0], vocabulary)
     estimator = Estimation.of(method, config.runtime, student)
     return TextState(method, learned, first, pools, student, prepared.split("train"), config.seed, estimator)
 

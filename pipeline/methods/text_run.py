@@ -80,6 +80,7 @@ class TextState(OuterState):
     def gradient(self) -> Tensor:
         """As of ddal, and the penalty's; where tokens are swapped, they are, before the optimiser moves the labels."""
         self.learned.weights.grad = None
+        self.learned.begin(self.step, self.steps, self.seed)
         loss = super().gradient()
         self.learned.restrain()
         if isinstance(self.method.relaxation, Swaps) and loss.isfinite() and self.learned.is_finite():

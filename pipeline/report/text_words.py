@@ -7,7 +7,12 @@ from pathlib import Path
 from pipeline.config import DDAL, Distill, Imported, Project, Text
 from pipeline.report.words import ATTENTION, LABELS, correction
 
-_RELAXATIONS = {"swaps": "swaps", "straight_through": "straight-through", "projected": "projected on the way"}
+_RELAXATIONS = {
+    "swaps": "swaps",
+    "straight_through": "straight-through",
+    "projected": "projected on the way",
+    "mixture": "mixtures of tokens",
+}
 
 
 def text_row(made: Distill) -> tuple[tuple[int, ...], str, bool]:

@@ -27,6 +27,7 @@ def cell(method: dict[str, Any], parent: dict[str, Any] | None = None) -> Evalua
 CELLS = [
     cell({"name": "text", "shots": 5}),
     cell({"name": "text", "shots": 5, "labels": "unrestricted", "relaxation": {"name": "straight_through"}}),
+    cell({"name": "text", "shots": 5, "relaxation": {"name": "mixture"}}),
     cell({"name": "project"}, DDAL),
     cell({"name": "project", "measure": "l2"}, DDAL),
     cell({"name": "imported", "file": "a/dataset_0.json", "kind": "text", "shots": 5}),
@@ -41,16 +42,17 @@ def test_names_and_order() -> None:
         "SL + AL, nearest tokens (l2)",
         "text (swaps)",
         "text (straight-through), SL",
+        "text (mixtures of tokens)",
         "imported dataset_0.json",
     ]
 
 
 def test_what_selected_them() -> None:
-    assert [selection(each) for each in CELLS[:3]] == ["dev loss", "dev loss", "dev accuracy"]
+    assert [selection(each) for each in (*CELLS[:2], CELLS[3])] == ["dev loss", "dev loss", "dev accuracy"]
     published = cell({"name": "project"}, DDAL | {"validation": {"split": "test"}})
     assert selection(published) == "TEST loss (as published)"
     assert row_of(published).on_test
-    assert recipe(CELLS[4]).startswith("finetune (revision 2: AdamW")
+    assert recipe(CELLS[5]).startswith("finetune (revision 2: AdamW")
 
 
 @pytest.mark.parametrize(("relaxation", "tried"), [({"name": "straight_through"}, 0), ({"name": "swaps"}, 6)])
