@@ -161,15 +161,14 @@ def _telling(pool: Tensor, scores: Scores) -> Any:
 def _cut(train: Split, rows: np.ndarray[Any, Any], length: int, marks: Sequence[Sequence[int]]) -> Tensor:
     """[rows, length]; special tokens stay around the texts."""
     room = length - sum(map(len, marks))
-    texts = (_texts(ids, marks) for ids in train.rows[rows]["input_ids"])
-    return torch.tensor([_framed(shortened(each, room), marks) for each in texts])
-
-
-def _texts(ids: list[int], marks: Sequence[Sequence[int]]) -> list[list[int]]:
-    """A row's text, or both texts of a pair."""
     before, *between, after = marks
-    content = ids[len(before) : len(ids) - len(after)]
-    if not between:
+    contents = (ids[len(before) : len(ids) - len(after)] for ids in train.rows[rows]["input_ids"])
+    return torch.tensor([_framed(shortened(texts_in(each, between), room), marks) for each in contents])
+
+
+def texts_in(content: list[int], between: Sequence[Sequence[int]]) -> list[list[int]]:
+    """A row without the marks at its ends as its text or, where the marks between two are in it, both texts."""
+    if not between or between[0][0] not in content:
         return [content]
     end = content.index(between[0][0])
     return [content[:end], content[end + len(between[0]) :]]
