@@ -68,4 +68,4 @@ class LearnedADMM(LearnedText):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Puts saved leaves, tokens and multipliers back in place."""
         super().restore(state)
-        self.multipliers = state["multipliers"].clone()
+        self.multipliers = state["multipliers"].to(self.vocabulary.matrix.device, copy=True)

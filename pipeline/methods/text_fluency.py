@@ -107,7 +107,8 @@ class Fluency:
         sequences = Sequences.of((ids for ids, _ in starts), [0] * len(starts))
         ids, mask = sequences.batch(torch.arange(len(starts)), self.generator.pad, self.generator.device)
         logits = self.generator.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        last = logits[torch.arange(len(starts)), mask.sum(dim=1) - 1].float().log_softmax(dim=-1).cpu()
+        ends = mask.sum(dim=1) - 1
+        last = logits[torch.arange(len(starts), device=ends.device), ends].float().log_softmax(dim=-1).cpu()
         scores = [each[self._first[begins]] for each, (_, begins) in zip(last, starts, strict=True)]
         unwritten = torch.stack([self._first[begins] < 0 for _, begins in starts])
         return torch.stack(scores).masked_fill_(unwritten, -torch.inf)

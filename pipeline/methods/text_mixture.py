@@ -92,5 +92,5 @@ class LearnedMixture(LearnedText):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Puts saved leaves, tokens and candidates back in place."""
-        self.candidates = state["candidates"].clone()
+        self.candidates = state["candidates"].to(self.vocabulary.matrix.device, copy=True)
         super().restore(state)

@@ -191,7 +191,7 @@ class LearnedText:
             self.tensors[name].copy_(value)
 
     def begin(self, step: int, steps: int, seed: int) -> None:
-        """What outer step number ``step`` of ``steps`` is to see otherwise than the one before; here nothing is."""
+        """Prepares outer step number ``step`` of ``steps``; there is nothing to prepare but for mixtures."""
 
     @torch.no_grad()
     def follow(self, step: int) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from pipeline.bilevel import Estimator, InnerBatch
+from pipeline.bilevel.check import agreements
 from pipeline.config import Outer, Text
 from pipeline.methods.text_mixture import LearnedMixture
 from pipeline.methods.text_set import Vocabulary
+from pipeline.students.encoder import Student
+from tests.conftest import VOCABULARY
 
 # on a line, so that distances are differences; 0 and 6 are special, 5 is no word
 MATRIX = torch.tensor([[9.0, 0.0], [0.0, 1.0], [1.0, 1.0], [3.0, 1.0], [7.0, 1.0], [0.5, 1.0], [-9.0, 0.0]])
@@ -86,6 +92,36 @@ def test_the_derivative_of_what_students_see(straight_through: bool, gumbel: boo
         assert distances.min(dim=1).values.max() < 1e-9
     else:
         assert not torch.allclose(inputs(made)[:, 1], MATRIX.double()[IDS[:, 1]], atol=1e-3)
+
+
+@pytest.mark.parametrize("estimator", ["unroll", "adjoint", "fused"])
+def test_the_hypergradient_of_the_logits(encoder_folder: Callable[..., Path], estimator: Estimator) -> None:
+    """Through two steps of a student, in float64: beside the unroll, and beside differences of the outer loss."""
+    fresh = ["classifier.weight", "classifier.bias"]
+    student = Student.load(encoder_folder("bert"), fresh, "cpu", dtype=torch.float64)
+    cls, sep = VOCABULARY.index("[CLS]"), VOCABULARY.index("[SEP]")
+    options = {
+        "name": "text",
+        "sequence_length": 5,
+        "labels": "soft",
+        "relaxation": {"name": "mixture", "gumbel": True},
+    }
+    method = Text.model_validate(options | {"steps": 2, "learning_rate": 0.5, "inner_optimizer": "gd"})
+    vocabulary = Vocabulary(student.embedding_matrix, list(range(5)), list(range(5)))
+    made = LearnedMixture(method, 2, torch.tensor([[cls, 6, 8, 9, sep], [cls, 7, 5, 10, sep]]), vocabulary)
+    made.begin(1, 3, 7)
+    rows = torch.randint(5, len(VOCABULARY), (6, 7), generator=torch.Generator().manual_seed(2))
+    real = {"input_ids": rows, "attention_mask": torch.ones_like(rows), "labels": torch.arange(6) % 2}
+
+    def build(tensors: dict[str, Tensor]) -> list[InnerBatch]:
+        made.tensors = dict(tensors)
+        return made.view().inner_batches()
+
+    leaves = {name: leaf.detach().clone() for name, leaf in made.tensors.items()}
+    found = agreements(estimator, student, student.initial(3, 0), leaves, build, [real], step=1e-5)
+    assert {row.tensor for row in found} == {"logits", "labels"}
+    for row in found:
+        assert row.relative_error < (1e-9 if row.against == "unroll" else 1e-6), row
 
 
 def test_noise_is_gumbels_and_a_function_of_the_step() -> None:
