@@ -145,7 +145,7 @@ class TextState(OuterState):
     def loss_of(self, token_ids: Tensor, real: Sequence[Batch]) -> float:
         """The outer loss of this step's classifiers, trained on these tokens [N, S] with the labels of now."""
         learned, student = self.learned, self.student
-        distilled = learned.of(learned.embedded(token_ids), learned.labels).detached()
+        distilled = learned.of(learned.embedded(token_ids), learned.labels, token_ids).detached()
         labels = torch.cat([batch["labels"] for batch in real]).cpu()
         total = 0.0
         for draw in range(self.method.draws):

@@ -133,14 +133,15 @@ class LearnedText:
             inputs = inputs + (self.embedded(self.token_ids) - inputs).detach()
         return self.of(inputs, self.labels * self.weights)
 
-    def of(self, inputs: Tensor, labels: Tensor) -> DistilledSet:
+    def of(self, inputs: Tensor, labels: Tensor, token_ids: Tensor | None = None) -> DistilledSet:
         """A set of given embeddings [N, S, E] and labels [N, C], with the inner loop's steps.
 
+        Where the texts of pairs end, ``token_ids`` say; by default those of now.
         The inner loop reads every position as of the first text; of a second one, what tells it apart is added here.
         (The same outputs before the first step; afterwards students learn segment embeddings from it, and here not.)
         """
         method, second = self.method, self.vocabulary.second
-        numbers = self.vocabulary.segments(self.token_ids)
+        numbers = self.vocabulary.segments(self.token_ids if token_ids is None else token_ids)
         if second is not None and numbers is not None:
             inputs = inputs + numbers.to(inputs).unsqueeze(-1) * second.to(inputs)
         return DistilledSet(

@@ -132,6 +132,23 @@ def test_students_see_which_text_is_which(begun: Callable[..., TextState], initi
     assert not torch.allclose(ours, without, atol=1e-4)
 
 
+def test_a_proposal_is_seen_with_its_own_texts(begun: Callable[..., TextState]) -> None:
+    """A pair whose first text ends elsewhere: the same loss before and after it is put in."""
+    run = begun()
+    (real, _), now = run.real(), run.learned.token_ids
+    moved = now.clone()
+    moved[0] = torch.tensor([CLS, 5, SEP, 6, 7, 8, 9, SEP])
+    assert not torch.equal(moved[0] == SEP, now[0] == SEP)
+    before = run.loss_of(moved, real)
+    run.learned.put(moved)
+    assert run.loss_of(moved, real) == before
+    seen = run.learned.view().detached()
+    theirs = run.learned.of(run.learned.embedded(moved), run.learned.labels, now).detached()
+    assert seen.inputs_embeds is not None
+    assert theirs.inputs_embeds is not None
+    assert not torch.equal(seen.inputs_embeds, theirs.inputs_embeds)
+
+
 @pytest.mark.parametrize("relaxation", [{"name": "swaps", "tokens": 2, "sentences": 3}, {"name": "mixture"}])
 def test_from_start_to_scores(path: Callable[..., Path], tmp_path: Path, relaxation: dict[str, Any]) -> None:
     """Both texts of every pair, numbered as the tokenizer numbers them."""
