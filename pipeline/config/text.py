@@ -86,8 +86,8 @@ class Mixture(Frozen):
     """Students train on mixtures of tokens, whose shares are learned and sharpened; the likeliest token is the text.
 
     With ``gumbel`` and ``straight_through`` the estimator of Jang, Gu and Poole (ICLR 2017); without both the softmax
-    over the vocabulary of Sahni and Patel (2022), annealed. ``outer.lr`` is of logits: it has to be larger than for
-    embeddings.
+    over the vocabulary of Sahni and Patel (2022), annealed. ``outer.lr`` is of logits: until another token is likelier,
+    its logit has ``temperature`` · ln(share · (candidates − 1) / (1 − share)) to go, 4.1 by default.
 
     Attributes:
         candidates: tokens that a position may become: the one that it begins as and those nearest to it. More than the
