@@ -14,12 +14,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from pipeline.config import Text
 from pipeline.config import load as load_experiment
+from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
 from pipeline.errors import InputError
 from pipeline.launch import run_stage, stage_cells
 from pipeline.methods.dilm.generator import Generator
 from pipeline.methods.text_fluency import Fluency
 from pipeline.methods.text_set import Vocabulary
+from pipeline.probe_text import text_pieces
+from pipeline.report import language_work, work
 from pipeline.store import Store
 from pipeline.students.vocabulary import nearest_tokens
 from tests.conftest import VOCABULARY, build_tokenizer
@@ -175,6 +178,24 @@ def test_from_the_language_model_to_scores(
     made = load(store.cell(plan.cells[0].source).folder / "distilled.h5")
     assert made.token_ids is not None
     assert made.token_ids.shape == (4, 6)
+
+
+def test_what_it_reads_is_a_part_of_the_cost(path: Callable[..., Path], tmp_path: Path) -> None:
+    """4 steps of 3 proposals and what there is, 4 samples of 6 tokens; and a slice of the cell can be measured."""
+    plan, store = load_experiment(path({"name": "swaps", "sentences": 3, "fluency": 0.5})), Store(tmp_path / "ck")
+    assert not run_stage(stage_cells(plan, store, "prepare"), "prepare", store).failed
+    config = plan.cells[0].source
+    folder, method = store.cell(config.source).folder, config.method
+    assert isinstance(method, Text)
+    silent = method.model_copy(update={"relaxation": method.relaxation.model_copy(update={"fluency": 0.0})})
+    asked, not_asked = (
+        work.of_distill(config.model_copy(update={"method": each}), folder).scoring for each in (method, silent)
+    )
+    per_token = language_work.products_per_token(language_work.written_for(config, folder))
+    assert asked - not_asked == pytest.approx(4 * (3 + 1) * 4 * 6 * per_token)
+    pieces = text_pieces(config, method, Prepared(folder), tmp_path / "set.h5")
+    assert [name for name, _, _ in pieces] == ["outer", "training", "scoring"]
+    pieces[0][1]()
 
 
 def test_who_asks_a_language_model_names_it(path: Callable[..., Path]) -> None:
