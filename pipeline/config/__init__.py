@@ -68,11 +68,12 @@ from pipeline.config.real import (
 )
 from pipeline.config.resources import Request
 from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
-from pipeline.config.text import Project, Projected, StraightThrough, Swaps, Text, TextValidation
+from pipeline.config.text import ADMM, Mixture, Project, Projected, StraightThrough, Swaps, Text, TextValidation
 from pipeline.config.training import BestEpoch, Training
 from pipeline.config.vectors import BPTT, VectorOuter, VectorValidation
 
 __all__ = [
+    "ADMM",
     "BPTT",
     "DDAL",
     "EL2N",
@@ -117,6 +118,7 @@ __all__ = [
     "Majority",
     "Making",
     "Method",
+    "Mixture",
     "Mlp",
     "Model",
     "Moderate",

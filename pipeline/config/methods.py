@@ -216,8 +216,6 @@ class Distill(Frozen):
             raise ValueError("method 'bptt' learns from sentence vectors; add vectors: cls, or mean, to prepare")
         if (self.source.model.head == "language") != isinstance(self.method, LM):
             self._refuse_head()
-        if isinstance(self.method, Text) and len(self.source.task.text) > 1:
-            raise ValueError("method 'text' learns single texts, and this task has pairs; use ddal and project")
         if isinstance(self.method, Composed):
             for number, part in enumerate(self.method.parts):
                 self._check_part(f"method.parts.{number}.of.source", part.of.source)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.config.dilm import GENERATORS
 from pipeline.config.loops import AdamSteps, InnerOptimizer, Learned, Validation
 from pipeline.config.making import Parents, SmallSet
 from pipeline.config.outer import Outer, Precision, on_real_text
@@ -81,6 +82,66 @@ class Projected(Frozen):
     measure: Measure = "l2"
 
 
+class Mixture(Frozen):
+    """Students train on mixtures of tokens, whose shares are learned and sharpened; the likeliest token is the text.
+
+    With ``gumbel`` and ``straight_through`` the estimator of Jang, Gu and Poole (ICLR 2017); without both the softmax
+    over the vocabulary of Sahni and Patel (2022), annealed. ``outer.lr`` is of logits: until another token is likelier,
+    its logit has ``temperature`` · ln(share · (candidates − 1) / (1 − share)) to go, 4.1 by default.
+
+    Attributes:
+        candidates: tokens that a position may become: the one that it begins as and those nearest to it. More than the
+            vocabulary has are all. Memory grows with samples x positions x candidates.
+        measure: by which nearest is meant.
+        share: of the token that a position begins as, at the first temperature.
+        temperature: of the softmax over logits at the first outer step, ``last_temperature`` at the last one;
+            geometric in between.
+        straight_through: students see the likeliest token, and the derivative is the mixture's.
+        gumbel: every outer step adds Gumbel noise of its own to the logits.
+
+    """
+
+    name: Literal["mixture"]
+    candidates: Annotated[int, Field(ge=2)] = 64
+    measure: Measure = "l2"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    temperature: Positive = 1.0
+    last_temperature: Positive = 0.1
+    straight_through: bool = False
+    gumbel: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Mixture:
+        if self.last_temperature > self.temperature:
+            raise ValueError(
+                f"last_temperature: {self.last_temperature} is above temperature: {self.temperature}, which would "
+                f"blur the mixture; give at most {self.temperature}"
+            )
+        return self
+
+
+class ADMM(Frozen):
+    """Students train on free embeddings x, which multipliers draw to the embeddings z of tokens: GRADMM's (2025).
+
+    GRADMM matches gradients; with one plain inner step, so does the hypergradient here: its outer loss falls by
+    η ⟨∇L of the real batch, ∇ℓ of the set⟩ to first order.
+
+    Attributes:
+        rho: ρ of ρ/2 ‖x − z + u‖², summed over positions, whose gradient is added to the hypergradient.
+        every: outer steps between two projections of x + u onto tokens, each of which moves u by x − z.
+        measure: by which nearest is meant.
+        top_k: project onto so many tokens only, the likeliest after those before by a language model of the task
+            (``distill.parent: {method: {name: lm}}``): GRADMM's 200; ``null`` looks at all.
+
+    """
+
+    name: Literal["admm"]
+    rho: Positive = 0.1
+    every: Count = 10
+    measure: Measure = "l2"
+    top_k: Count | None = None
+
+
 class Swaps(Frozen):
     """Tokens and sentences are exchanged, and an exchange is kept where it truly lowers the outer loss.
 
@@ -96,6 +157,8 @@ class Swaps(Frozen):
         sentences: proposals per outer step that put a real training sentence of the class in place of a sample.
         among: so many candidates of the class those sentences are drawn from; where samples begin as ``telling``
             sentences, the ones that tell most.
+        fluency: weight of a language model's mean loss per token (``distill.parent: {method: {name: lm}}``), given the
+            class, which is added to the outer loss where proposals are compared; 0 asks none.
 
     """
 
@@ -104,6 +167,7 @@ class Swaps(Frozen):
     positions: Count = 8
     sentences: Annotated[int, Field(ge=0)] = 6
     among: Count = 200
+    fluency: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _check(self) -> Swaps:
@@ -112,7 +176,7 @@ class Swaps(Frozen):
         return self
 
 
-Relaxation = Annotated[StraightThrough | Projected | Swaps, Field(discriminator="name")]
+Relaxation = Annotated[StraightThrough | Projected | Mixture | ADMM | Swaps, Field(discriminator="name")]
 
 
 class TextValidation(Validation):
@@ -132,7 +196,7 @@ class Text(Learned):
     """A set of text learned through the training of students: its tokens change, and are tokens after every step.
 
     All samples are exactly ``sequence_length`` tokens, so that there is no padding in the inner loop, and begin as real
-    training sentences of at least that length.
+    training sentences, or pairs, of at least that length.
 
     Attributes:
         sequence_length: tokens per sample, special ones included.
@@ -185,6 +249,19 @@ class Text(Learned):
                 f"starts: {self.starts} are drawn for initialise: real; {self.initialise} are one start, remove it"
             )
         return self
+
+    @property
+    def asks_language_model(self) -> bool:
+        """What is fluent."""
+        relaxation = self.relaxation
+        if isinstance(relaxation, ADMM):
+            return relaxation.top_k is not None
+        return isinstance(relaxation, Swaps) and relaxation.fluency > 0
+
+    @property
+    def parents(self) -> Parents | None:  # type: ignore[override]
+        """A language model of the task, where one is asked."""
+        return Parents(GENERATORS, "that says what is fluent") if self.asks_language_model else None
 
     @property
     def checked_as(self) -> str:

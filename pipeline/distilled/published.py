@@ -115,7 +115,8 @@ def ddal_set(folder: Path) -> DistilledSet:
         raise InputError(f"{folder}: not a set as DDAL saves it ({type(error).__name__}: {error})") from error
     attention = data.get("attention_labels")
     N, sized = len(inputs), rates.ndim == 0 or rates.shape == (steps,)
-    if inputs.ndim != 3 or labels.shape != (N, C) or N % size or not sized:
+    uneven = bool(N % size) and in_order  # drawn batches need not divide the samples
+    if inputs.ndim != 3 or labels.shape != (N, C) or uneven or not sized:
         raise InputError(
             f"{folder}: inputs_embeds {list(inputs.shape)}, labels {list(labels.shape)} and lr {list(rates.shape)} do "
             f"not fit {C} classes, {steps} steps and batches of {size}; copy the whole folder again"
@@ -128,12 +129,20 @@ def ddal_set(folder: Path) -> DistilledSet:
         inputs_embeds=inputs,
         attention_labels=None if attention is None else attention.float(),
         learning_rates=rates,
-        batch_order=torch.arange(N).view(-1, size)[torch.arange(steps) % (N // size)],
+        batch_order=_blocks(N, min(size, N), steps),
     )
+
+
+def _blocks(samples: int, size: int, steps: int) -> Tensor:
+    """[steps, size] blocks of consecutive rows, cycled; whole ones."""
+    whole = samples // size
+    return torch.arange(whole * size).view(whole, size)[torch.arange(steps) % whole]
 
 
 def dilm_set(file: Path, prepared: Prepared) -> DistilledSet:
     """JSON lines with one or two texts, of whatever names, and ``labels`` (0 … C-1), as token ids of this encoder.
+
+    As ``datasets.Dataset.to_json`` writes them. What is no text is left out: coresets come with GLUE's ``idx``.
 
     Raises:
         InputError: a line is no such row, or a label is none of the task's.
@@ -141,14 +150,15 @@ def dilm_set(file: Path, prepared: Prepared) -> DistilledSet:
     """
     C = len(prepared.classes)
     try:
-        rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+        lines = file.read_text(encoding="utf-8").split("\n")  # texts may hold other ends of lines
+        rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
         labels = torch.tensor([int(row["labels"]) for row in rows])
-        columns = [name for name in rows[0] if name != "labels"]
-        texts = [[str(row[name]) for row in rows] for name in columns]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        columns = [name for name, value in rows[0].items() if isinstance(value, str)]
+        texts = [[row[name].strip() for row in rows] for name in columns]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not JSON lines with labels ({type(error).__name__}: {error})") from error
     if len({tuple(row) for row in rows}) > 1 or not 1 <= len(columns) <= 2:
-        raise InputError(f"{file}: its rows have {', '.join(columns)}; allowed: labels and one or two texts")
+        raise InputError(f"{file}: its rows have {', '.join(rows[0])}; allowed: labels and one or two texts")
     if labels.min() < 0 or labels.max() >= C:
         raise InputError(f"{file}: labels {int(labels.min())} … {int(labels.max())}, the task has 0 … {C - 1}")
     encoded = prepared.tokenizer(*texts, truncation=True, max_length=prepared.manifest["max_length"])

@@ -3,7 +3,8 @@
 ``ddal`` attention labels (its outer loop), ``outer`` one step of it, ``imbalance`` what that does about rare classes,
 ``learned`` what it learns, ``gradient_check`` whether its hypergradient is right; ``vectors`` RaT-BPTT and Boost-DD on
 frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``text`` sets of text,
-``text_run`` one step of it, ``text_set`` what it learns, ``text_start`` from what, ``projection`` embeddings to text;
+``text_run`` one step of it, ``text_set`` what it learns, ``text_mixture`` the same as shares of tokens, ``text_admm``
+by ADMM, ``text_fluency`` what a language model says of it, ``text_start`` from what, ``projection`` embeddings to text;
 ``dilm`` a language model that writes the set; ``loop`` the outer loop of all, ``leaves`` their learned tensors,
 ``checkpoint`` how they resume; ``real`` sets of real training sentences, ``coresets`` those that a rule chooses,
 ``budgets`` how many of each class; ``imported`` what others published; ``composed`` sets put together of
@@ -57,7 +58,7 @@ def make(
     if isinstance(config.method, Text):
         from pipeline.methods import text
 
-        return text.distill(config, prepared, out)
+        return text.distill(config, prepared, out, parent)
     if isinstance(config.method, Project):
         from pipeline.methods.projection import project
 

@@ -168,7 +168,7 @@ class OuterState:
         weight = share / self.method.draws
         scale = self.scaler.scale(torch.ones((), device=self.student.device)) * weight
         losses = [self._hypergradient(draw, real, scale) for draw in self.portion.draws] if real else []
-        nothing = torch.zeros((), device=self.student.device, dtype=self.learned.tensors["inputs_embeds"].dtype)
+        nothing = torch.zeros((), device=self.student.device, dtype=next(iter(self.learned.tensors.values())).dtype)
         loss = torch.stack(losses or [nothing]).sum() * weight
         if self.ranks.size > 1:
             self._sum_over_ranks(loss)

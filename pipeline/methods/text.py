@@ -11,22 +11,29 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Distill, Text, TextValidation
+from torch import Tensor
+
+from pipeline.config import ADMM, Distill, Mixture, Text, TextValidation
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError
 from pipeline.methods.checkpoint import Checkpoint
 from pipeline.methods.ddal import ADVICE, Validator, load_student
+from pipeline.methods.dilm.generator import Generator
 from pipeline.methods.imbalance import check_classes
 from pipeline.methods.learned import LearnedSet
 from pipeline.methods.loop import check_selected, check_validation, loop
 from pipeline.methods.outer import Estimation, OuterState
+from pipeline.methods.text_admm import LearnedADMM
+from pipeline.methods.text_fluency import Fluency
+from pipeline.methods.text_mixture import LearnedMixture
 from pipeline.methods.text_run import TextState
 from pipeline.methods.text_set import LearnedText, Vocabulary
 from pipeline.methods.text_start import candidates, starts
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters
 from pipeline.students.finetune import finetune
+from pipeline.students.vocabulary import frame
 
 
 def check(method: Text, manifest: dict[str, Any]) -> None:
@@ -51,13 +58,14 @@ def check(method: Text, manifest: dict[str, Any]) -> None:
     check_validation(method.validation, manifest)
 
 
-def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
+def distill(config: Distill, prepared: Prepared, out: Path, parent: Path | None = None) -> DistilledSet:
     """Learns the set; continues where a killed run left off, bit-equal on the same CPU and thread count.
 
     Args:
         config: stage 2's config with a ``text`` method.
         prepared: stage 1's output.
         out: the cell's folder; ``progress.pt`` and ``log.csv`` are written there.
+        parent: the folder of the cell whose language model is asked what is fluent.
 
     Returns:
         The selected set of token ids; ``about["selection"]`` says how and with what score.
@@ -71,7 +79,10 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
     method = config.method
     assert isinstance(method, Text)
     check(method, prepared.manifest)
-    run = begun(config, method, prepared)
+    generator = None
+    if parent is not None:
+        generator = Generator.load(parent / "generator", len(prepared.classes), pick_device(config.runtime))
+    run = begun(config, method, prepared, generator)
     run.ranks.say(f"hypergradient by {run.estimator.name}: {run.estimator.why}")
     validate = _TextValidator(method.validation, prepared, run.student, config.seed, run.ranks)
     loop(run, validate, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)
@@ -80,20 +91,40 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
     return run.learned.text(about={"selection": run.best.describe(method.validation)})
 
 
-def begun(config: Distill, method: Text, prepared: Prepared) -> TextState:
+def begun(config: Distill, method: Text, prepared: Prepared, generator: Generator | None = None) -> TextState:
     """The state before the first outer step.
 
+    Args:
+        config: of the cell.
+        method: its method.
+        prepared: stage 1's output.
+        generator: the language model that is asked, if one is.
+
     Raises:
-        InputError: a class has too few sentences of this length.
+        InputError: a class has too few sentences of this length, or this encoder's pairs cannot be learned.
 
     """
     student = load_student(method, prepared, pick_device(config.runtime))
-    vocabulary = Vocabulary.of(method, prepared, student)
-    pools = candidates(method, prepared, vocabulary.barred, len(vocabulary.matrix), config.seed)
-    first = starts(method, prepared, pools, vocabulary.barred, student, config.seed)
-    learned = LearnedText(method, len(prepared.classes), first[0], vocabulary)
+    texts = len(config.source.task.text)
+    marks, vocabulary = frame(prepared.tokenizer, texts), Vocabulary.of(method, prepared, student, texts)
+    pools = candidates(method, prepared, vocabulary, marks, config.seed)
+    first = starts(method, prepared, pools, vocabulary, marks, student, config.seed)
+    C, fluency = len(prepared.classes), None
+    if generator is not None:
+        fluency = Fluency(generator, prepared.tokenizer, vocabulary, marks, C)
+    learned = _learned(method, C, first[0], vocabulary, fluency)
     estimator = Estimation.of(method, config.runtime, student)
-    return TextState(method, learned, first, pools, student, prepared.split("train"), config.seed, estimator)
+    return TextState(method, learned, first, pools, student, prepared.split("train"), config.seed, estimator, fluency)
+
+
+def _learned(
+    method: Text, classes: int, token_ids: Tensor, vocabulary: Vocabulary, fluency: Fluency | None
+) -> LearnedText:
+    """What the relaxation learns."""
+    if isinstance(method.relaxation, ADMM):
+        return LearnedADMM(method, classes, token_ids, vocabulary, fluency)
+    kind = LearnedMixture if isinstance(method.relaxation, Mixture) else LearnedText
+    return kind(method, classes, token_ids, vocabulary)
 
 
 class _TextValidator(Validator):

@@ -13,6 +13,7 @@ from pipeline.bilevel import descend
 from pipeline.config import Swaps, Text
 from pipeline.data.tokenised import Batch, Split
 from pipeline.methods.outer import Estimation, OuterState
+from pipeline.methods.text_fluency import Fluency
 from pipeline.methods.text_set import LearnedText
 from pipeline.randomness import numpy_generator
 from pipeline.students.encoder import Student
@@ -31,6 +32,7 @@ class TextState(OuterState):
         train: the training split.
         seed: of the cell.
         estimator: of the hypergradient.
+        fluency: of ``swaps`` that ask a language model.
 
     Attributes:
         start: the learned set's state before the first step.
@@ -51,9 +53,10 @@ class TextState(OuterState):
         train: Split,
         seed: int,
         estimator: Estimation,
+        fluency: Fluency | None = None,
     ) -> None:
         super().__init__(method, learned, student, train, seed, estimator)
-        self._starts, self._pools = starts, pools
+        self._starts, self._pools, self._fluency = starts, pools, fluency
         self.start = learned.state()
         self.most = method.relaxation.positions if isinstance(method.relaxation, Swaps) else 0
 
@@ -80,6 +83,7 @@ class TextState(OuterState):
     def gradient(self) -> Tensor:
         """As of ddal, and the penalty's; where tokens are swapped, they are, before the optimiser moves the labels."""
         self.learned.weights.grad = None
+        self.learned.begin(self.step, self.steps, self.seed)
         loss = super().gradient()
         self.learned.restrain()
         if isinstance(self.method.relaxation, Swaps) and loss.isfinite() and self.learned.is_finite():
@@ -91,15 +95,19 @@ class TextState(OuterState):
         real, _ = self.real()
         tokens = list(self._token_proposals(relaxation))
         proposals = [*tokens, *self._sentence_proposals(relaxation)]
-        losses = [self.loss_of(ids, real) for ids in proposals]
+        losses = [self.loss_of(ids, real) + self._unlikely(ids, relaxation.fluency) for ids in proposals]
         best = min(range(len(losses)), key=losses.__getitem__)
-        better = losses[best] < loss
+        better = losses[best] < loss + self._unlikely(self.learned.token_ids, relaxation.fluency)
         if better:
             self.learned.put(proposals[best])
         if tokens and not better:
             self.most = max(1, self.most // 2)
         elif tokens and best == 0:
             self.most = min(2 * self.most, relaxation.positions)
+
+    def _unlikely(self, token_ids: Tensor, weight: float) -> float:
+        """The weighted loss of the language model, where one is asked."""
+        return 0.0 if self._fluency is None else weight * self._fluency.loss(token_ids)
 
     def _token_proposals(self, relaxation: Swaps) -> Iterator[Tensor]:
         """The most promising exchanges at once, by the first-order change of the outer loss; then half of them, …"""
@@ -137,7 +145,7 @@ class TextState(OuterState):
     def loss_of(self, token_ids: Tensor, real: Sequence[Batch]) -> float:
         """The outer loss of this step's classifiers, trained on these tokens [N, S] with the labels of now."""
         learned, student = self.learned, self.student
-        distilled = learned.of(learned.embedded(token_ids), learned.labels).detached()
+        distilled = learned.of(learned.embedded(token_ids), learned.labels, token_ids).detached()
         labels = torch.cat([batch["labels"] for batch in real]).cpu()
         total = 0.0
         for draw in range(self.method.draws):

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.config import Outer, Projected, Text
+from pipeline.config import Outer, Projected, StraightThrough, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, Recipe
+from pipeline.errors import InputError
 from pipeline.students.encoder import Student
-from pipeline.students.vocabulary import nearest_tokens, special_ids, unwritable_ids
+from pipeline.students.vocabulary import frame, nearest_tokens, special_ids, unwritable_ids
 
 
 @dataclass(frozen=True)
@@ -25,22 +26,57 @@ class Vocabulary:
         matrix: [vocabulary, E] word embeddings.
         barred: ids that are never put in, ascending.
         special: ids of special tokens, whose positions stay as they are.
+        separator: of pairs whose texts the tokenizer numbers, the token that ends the first one.
+        second: [E] what a pair's second text adds to its tokens' embeddings: segment embeddings, the second minus the
+            first; absent where the encoder has none.
 
     """
 
     matrix: Tensor
     barred: list[int]
     special: list[int]
+    separator: int | None = None
+    second: Tensor | None = None
 
     @classmethod
-    def of(cls, method: Text, prepared: Prepared, student: Student) -> Vocabulary:
-        """The encoder's, without what ``method.words`` leaves out."""
+    def of(cls, method: Text, prepared: Prepared, student: Student, texts: int = 1) -> Vocabulary:
+        """The encoder's, without what ``method.words`` leaves out, for single texts or for pairs.
+
+        Raises:
+            InputError: this tokenizer does not separate the texts of a pair, or numbers them otherwise than BERT's.
+
+        """
         matrix, special = student.embedding_matrix.float(), special_ids(prepared.tokenizer)
         unknown = range(len(prepared.tokenizer), len(matrix))
         barred = sorted({*special, *unknown})
         if method.words != "any":
             barred = unwritable_ids(prepared.tokenizer, len(matrix), whole_words=method.words == "whole")
-        return cls(matrix, barred, special)
+        train = prepared.split("train").rows
+        if texts == 1 or "token_type_ids" not in train.column_names:
+            return cls(matrix, barred, special)
+        found = cls(matrix, barred, special, frame(prepared.tokenizer, texts)[1][0], _of_second_texts(student))
+        numbers = found.segments(torch.tensor([train[0]["input_ids"]]))
+        assert numbers is not None
+        if numbers[0].tolist() != train[0]["token_type_ids"]:
+            raise InputError(
+                "this encoder's tokenizer does not number the texts of a pair 0 up to the separator and 1 after it; "
+                "give an encoder such as BERT"
+            )
+        return found
+
+    def segments(self, token_ids: Tensor) -> Tensor | None:
+        """[N, S] 0 up to the first text's end and 1 after it, or ``None`` where students are told no such numbers."""
+        if self.separator is None:
+            return None
+        ends = (token_ids == self.separator).long()
+        return (ends.cumsum(dim=1) - ends).clamp(max=1)
+
+
+def _of_second_texts(student: Student) -> Tensor | None:
+    """[E] the encoder's second segment embedding minus its first."""
+    tables = (table for name, table in student.initial(0, 0).items() if name.endswith("token_type_embeddings.weight"))
+    table = next(tables, None)
+    return None if table is None or len(table) < 2 else (table[1] - table[0]).detach().float()
 
 
 class LearnedText:
@@ -66,10 +102,14 @@ class LearnedText:
         matrix = vocabulary.matrix
         self._label_ids = (torch.arange(len(token_ids)) % classes).to(matrix.device)
         self._one_hot = F.one_hot(self._label_ids, classes).to(matrix.dtype)
-        self.tensors = {"inputs_embeds": self.embedded(token_ids).requires_grad_()}
+        self.tensors = {name: leaf.requires_grad_() for name, leaf in self.points().items()}
         self.weights = torch.ones(len(token_ids), 1, device=matrix.device, requires_grad=True)
         if method.labels != "hard":
             self.tensors["labels"] = self._one_hot.clone().requires_grad_()
+
+    def points(self) -> dict[str, Tensor]:
+        """What stands behind the tokens where learning begins from them."""
+        return {"inputs_embeds": self.embedded(self.token_ids)}
 
     @property
     def free(self) -> Tensor:
@@ -93,9 +133,17 @@ class LearnedText:
             inputs = inputs + (self.embedded(self.token_ids) - inputs).detach()
         return self.of(inputs, self.labels * self.weights)
 
-    def of(self, inputs: Tensor, labels: Tensor) -> DistilledSet:
-        """A set of given embeddings [N, S, E] and labels [N, C], with the inner loop's steps."""
-        method = self.method
+    def of(self, inputs: Tensor, labels: Tensor, token_ids: Tensor | None = None) -> DistilledSet:
+        """A set of given embeddings [N, S, E] and labels [N, C], with the inner loop's steps.
+
+        Where the texts of pairs end, ``token_ids`` say; by default those of now.
+        The inner loop reads every position as of the first text; of a second one, what tells it apart is added here.
+        (The same outputs before the first step; afterwards students learn segment embeddings from it, and here not.)
+        """
+        method, second = self.method, self.vocabulary.second
+        numbers = self.vocabulary.segments(self.token_ids if token_ids is None else token_ids)
+        if second is not None and numbers is not None:
+            inputs = inputs + numbers.to(inputs).unsqueeze(-1) * second.to(inputs)
         return DistilledSet(
             labels=labels,
             label_ids=self._label_ids,
@@ -114,29 +162,37 @@ class LearnedText:
             label_ids=self._label_ids,
             recipe=Recipe("finetune"),
             token_ids=self.token_ids.clone(),
+            token_type_ids=self.vocabulary.segments(self.token_ids),
             about=about or {},
         )
 
     def groups(self, outer: Outer) -> list[dict[str, Any]]:
         """Parameter groups of the outer optimiser; tokens that are swapped do not move by steps."""
-        of_tokens = 0.0 if self.method.relaxation.name == "swaps" else outer.lr
-        rates = {"inputs_embeds": of_tokens, "labels": outer.lr_labels or outer.lr}
-        return [{"params": [tensor], "lr": rates[name]} for name, tensor in self.tensors.items()]
+        of_points = 0.0 if self.method.relaxation.name == "swaps" else outer.lr
+        of_labels = outer.lr_labels or outer.lr
+        return [
+            {"params": [tensor], "lr": of_labels if name == "labels" else of_points}
+            for name, tensor in self.tensors.items()
+        ]
 
     @torch.no_grad()
     def nearest(self) -> Tensor:
         """[N, S] the allowed token nearest to every point; special tokens stay."""
         relaxation = self.method.relaxation
-        assert relaxation.name != "swaps"
+        assert isinstance(relaxation, StraightThrough | Projected)
         points, barred = self.tensors["inputs_embeds"], self.vocabulary.barred
         found = nearest_tokens(points, self.vocabulary.matrix, relaxation.measure, without=barred)
         return torch.where(self.free, found.ids, self.token_ids)
 
     @torch.no_grad()
     def put(self, token_ids: Tensor) -> None:
-        """Makes these [N, S] the tokens, with their embeddings as points."""
+        """Makes these [N, S] the tokens, with what stands behind them where learning begins."""
         self.token_ids = token_ids.clone()
-        self.tensors["inputs_embeds"].copy_(self.embedded(token_ids))
+        for name, value in self.points().items():
+            self.tensors[name].copy_(value)
+
+    def begin(self, step: int, steps: int, seed: int) -> None:
+        """Prepares outer step number ``step`` of ``steps``; there is nothing to prepare but for mixtures."""
 
     @torch.no_grad()
     def follow(self, step: int) -> None:

@@ -11,19 +11,25 @@ from torch import Tensor
 
 from pipeline.config import Text
 from pipeline.data.prepared import Prepared
-from pipeline.data.tokenised import Split
+from pipeline.data.tokenised import Split, shortened
 from pipeline.errors import InputError
 from pipeline.methods.coresets.geometry import nearest_to_centroids
+from pipeline.methods.text_set import Vocabulary
 from pipeline.randomness import derive, numpy_generator
 from pipeline.students.encoder import Student
-from pipeline.students.vocabulary import frame, special_ids
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 _RARE = 2000
 
 
 def starts(
-    method: Text, prepared: Prepared, pools: Sequence[Tensor], barred: Sequence[int], student: Student, seed: int
+    method: Text,
+    prepared: Prepared,
+    pools: Sequence[Tensor],
+    vocabulary: Vocabulary,
+    marks: Sequence[Sequence[int]],
+    student: Student,
+    seed: int,
 ) -> list[Tensor]:
     """[N, S] token ids of each start; sample i is of class i mod C.
 
@@ -31,7 +37,8 @@ def starts(
         method: of the cell.
         prepared: stage 1's output.
         pools: of every class the sentences [rows, S] to choose from.
-        barred: ids of tokens that are no words of ``method.words``.
+        vocabulary: what tokens may become.
+        marks: the special tokens before, between and after the texts of a row.
         student: whose vectors ``centres`` are of.
         seed: of the cell.
 
@@ -40,17 +47,17 @@ def starts(
         return [_turns([_draw(pool, method, seed, label, k) for label, pool in enumerate(pools)])
                 for k in range(method.starts)]  # fmt: skip
     if method.initialise == "centres":
-        vectors = [_vectors(pool, student, seed) for pool in pools]
+        vectors = [_vectors(pool, vocabulary, student, seed) for pool in pools]
         seeds = [derive(seed, "centres of text", label) % 2**32 for label in range(len(pools))]
         rows = [nearest_to_centroids(v, method.shots, number) for v, number in zip(vectors, seeds, strict=True)]
         return [_turns([pool[torch.from_numpy(chosen)] for pool, chosen in zip(pools, rows, strict=True)])]
-    telling = class_scores(prepared, barred, len(student.embedding_matrix))
+    telling = class_scores(prepared, vocabulary.barred, len(vocabulary.matrix))
     if method.initialise == "telling":
         return [_turns([pool[telling_rows(pool, row, method.shots)] for pool, row in zip(pools, telling, strict=True)])]
-    before, after = frame(prepared.tokenizer)
-    width = method.sequence_length - len(before) - len(after)
+    width = method.sequence_length - sum(map(len, marks))
     framed = [
-        [[*before, *words, *after] for words in telling_words(row, method.shots, width).tolist()] for row in telling
+        [_framed(_dealt(words, len(marks) - 1), marks) for words in telling_words(row, method.shots, width).tolist()]
+        for row in telling
     ]
     return [_turns([torch.tensor(samples) for samples in framed])]
 
@@ -105,18 +112,29 @@ def telling_words(scores: Scores, shots: int, width: int) -> Tensor:
     return torch.from_numpy(best.reshape(width, shots).T.copy())
 
 
-def candidates(method: Text, prepared: Prepared, barred: Sequence[int], vocabulary: int, seed: int) -> list[Tensor]:
-    """Of every class [rows, S] real training sentences, cut to S tokens; a draw of (seed, class).
+def _dealt(words: list[int], texts: int) -> list[list[int]]:
+    """So many texts of consecutive words, the first ones longer where they cannot be equal."""
+    return [part.tolist() for part in np.array_split(words, texts)]
+
+
+def candidates(
+    method: Text, prepared: Prepared, vocabulary: Vocabulary, marks: Sequence[Sequence[int]], seed: int
+) -> list[Tensor]:
+    """Of every class [rows, S] real training sentences or pairs, cut to S tokens; a draw of (seed, class).
 
     Those of exactly S tokens come first, then the next longer ones, until there are ``method.candidates`` in all;
     where samples begin as ``telling`` sentences, those that tell most come first.
 
+    Of a pair, the longer text is cut.
+
     Raises:
-        InputError: a class has too few rows of S tokens.
+        InputError: a class has too few rows of S tokens, or these are too few for a text.
 
     """
     train, C, S = prepared.split("train"), len(prepared.classes), method.sequence_length
-    labels, lengths, special = train.labels.numpy(), train.lengths, special_ids(prepared.tokenizer)
+    labels, lengths, least = train.labels.numpy(), train.lengths, sum(map(len, marks)) + len(marks) - 1
+    if least > S:
+        raise InputError(f"sequence_length: {S} has no room for a word in every text; give at least {least}")
     wanted = max(method.shots, method.candidates // C)
     found = []
     for label in range(C):
@@ -128,9 +146,9 @@ def candidates(method: Text, prepared: Prepared, barred: Sequence[int], vocabula
             )
         rows = numpy_generator(seed, "candidate sentences", label).permutation(rows)
         rows = rows[np.argsort(lengths[rows], kind="stable")][:wanted]
-        found.append(_cut(train, rows, S, special))
+        found.append(_cut(train, rows, S, marks))
     if method.initialise == "telling":
-        scores = class_scores(prepared, barred, vocabulary)
+        scores = class_scores(prepared, vocabulary.barred, len(vocabulary.matrix))
         found = [pool[torch.from_numpy(_telling(pool, row))] for pool, row in zip(found, scores, strict=True)]
     return found
 
@@ -140,15 +158,37 @@ def _telling(pool: Tensor, scores: Scores) -> Any:
     return np.argsort([-scores[np.unique(row)].sum() for row in pool.numpy()], kind="stable")
 
 
-def _cut(train: Split, rows: np.ndarray[Any, Any], length: int, special: list[int]) -> Tensor:
-    """[rows, length]; a special token at the end stays there."""
-    sequences = train.rows[rows]["input_ids"]
-    return torch.tensor([[*ids[: length - 1], ids[-1] if ids[-1] in special else ids[length - 1]] for ids in sequences])
+def _cut(train: Split, rows: np.ndarray[Any, Any], length: int, marks: Sequence[Sequence[int]]) -> Tensor:
+    """[rows, length]; special tokens stay around the texts."""
+    room = length - sum(map(len, marks))
+    before, *between, after = marks
+    contents = (ids[len(before) : len(ids) - len(after)] for ids in train.rows[rows]["input_ids"])
+    return torch.tensor([_framed(shortened(texts_in(each, between), room), marks) for each in contents])
+
+
+def texts_in(content: list[int], between: Sequence[Sequence[int]]) -> list[list[int]]:
+    """A row without the marks at its ends as its text or, where the marks between two are in it, both texts."""
+    if not between or between[0][0] not in content:
+        return [content]
+    end = content.index(between[0][0])
+    return [content[:end], content[end + len(between[0]) :]]
+
+
+def _framed(texts: Sequence[list[int]], marks: Sequence[Sequence[int]]) -> list[int]:
+    """The row of these texts."""
+    before, *others = marks
+    return [*before, *(token for text, mark in zip(texts, others, strict=True) for token in (*text, *mark))]
 
 
 @torch.no_grad()
-def _vectors(pool: Tensor, student: Student, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _vectors(
+    pool: Tensor, vocabulary: Vocabulary, student: Student, seed: int
+) -> np.ndarray[Any, np.dtype[np.float32]]:
     """[rows, H] first-token vectors of the frozen encoder."""
-    theta = student.initial(seed, 0)
-    batches = ({"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in pool.to(student.device).split(64))
-    return torch.cat([student.vectors(theta, batch, "first").cpu() for batch in batches]).numpy()
+    theta, found = student.initial(seed, 0), []
+    for ids in pool.to(student.device).split(64):
+        numbers = vocabulary.segments(ids)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        batch |= {} if numbers is None else {"token_type_ids": numbers}
+        found.append(student.vectors(theta, batch, "first").cpu())
+    return torch.cat(found).numpy()

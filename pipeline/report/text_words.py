@@ -7,7 +7,20 @@ from pathlib import Path
 from pipeline.config import DDAL, Distill, Imported, Project, Text
 from pipeline.report.words import ATTENTION, LABELS, correction
 
-_RELAXATIONS = {"swaps": "swaps", "straight_through": "straight-through", "projected": "projected on the way"}
+_RELAXATIONS = {
+    "swaps": "swaps",
+    "straight_through": "straight-through",
+    "projected": "projected on the way",
+    "mixture": "mixtures of tokens",
+    "admm": "ADMM",
+}
+
+STARTS = {
+    "real": "random real sentences",
+    "centres": "the real sentences nearest to k-means centres",
+    "telling": "the real sentences whose words tell most of their class",
+    "words": "the words that tell most of their class",
+}
 
 
 def text_row(made: Distill) -> tuple[tuple[int, ...], str, bool]:
@@ -27,7 +40,8 @@ def text_name(method: Text | Project, learned: DDAL | Text) -> str:
     """Such as ``text (swaps)``, or ``SL + AL, nearest tokens (cosine)`` of what was ``learned`` as embeddings."""
     if isinstance(method, Text):
         labels = "" if method.labels == "hard" else f", {LABELS[method.labels]}"
-        return f"text ({_RELAXATIONS[method.relaxation.name]}){labels}"
+        fluent = ", fluent" if method.asks_language_model else ""
+        return f"text ({_RELAXATIONS[method.relaxation.name]}{fluent}){labels}"
     assert isinstance(learned, DDAL)
     return f"{LABELS[learned.labels]}{ATTENTION[learned.attention_labels]}, nearest tokens ({method.measure})"
 

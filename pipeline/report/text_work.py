@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config import Swaps, Text
+from pipeline.config import ADMM, Swaps, Text
 from pipeline.students import flops
 from pipeline.students.flops import Lengths, Sizes, Way
 
@@ -40,3 +40,15 @@ def of_text(
     share = min(recipe.batch_size, samples) / samples
     training = times * count * share * flops.training(sizes, lengths, fused=fused and not recipe.dropout)
     return {"outer": outer + trials + starts, "training": training}
+
+
+def asked(method: Text, classes: int, steps: int) -> int:
+    """Tokens that a language model reads where it is asked, about as many of its own as of the encoder.
+
+    Every proposal and the tokens of now; or, at every projection, what stands before each position.
+    """
+    samples, length, relaxation = classes * method.shots, method.sequence_length, method.relaxation
+    if isinstance(relaxation, ADMM):
+        return steps // relaxation.every * samples * length * (length - 1) // 2
+    assert isinstance(relaxation, Swaps)
+    return steps * (relaxation.tokens + relaxation.sentences + 1) * samples * length

@@ -212,6 +212,9 @@ def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
                  padded=way != "fused")  # fmt: skip
     times, fused = validations(method, steps, outer.epoch_steps(rows)), has_passes(folder)
     work = Work(**text_work.of_text(method, sizes_of(folder), way, read, steps, times, fused=fused))
+    if method.asks_language_model:
+        tokens = text_work.asked(method, _classes(folder, config), steps)
+        work += Work(scoring=tokens * language_work.products_per_token(language_work.written_for(config, folder)))
     if not times:
         return work
     seen = _part(folder, method.validation.split, method.validation.examples, config.seed, "validation rows")

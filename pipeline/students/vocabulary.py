@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import groupby
+from operator import itemgetter
 from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from pipeline.errors import InputError
 
 Measure = Literal["cosine", "l2"]
 
@@ -69,13 +73,51 @@ def nearest_tokens(
     return Nearest(ids.view(shape).cpu(), distances.view(shape).cpu())
 
 
+@torch.no_grad()
+def neighbours(
+    token_ids: Tensor,
+    matrix: Tensor,
+    count: int,
+    measure: Measure = "cosine",
+    *,
+    without: Collection[int] = (),
+    batch: int = 64,
+) -> Tensor:
+    """[..., K] every token itself, then the others that are nearest to it, the smaller id of equals first.
+
+    Args:
+        token_ids: [...].
+        matrix: [vocabulary, E] word embeddings.
+        count: tokens to find; K is less where there are fewer that are looked at.
+        measure: by which nearest is meant.
+        without: token ids that are not looked at; the token itself is always first.
+        batch: tokens that are compared with the vocabulary at once.
+
+    """
+    device, own = matrix.device, token_ids.reshape(-1, 1).to(matrix.device)
+    barred = torch.zeros(len(matrix), dtype=torch.bool, device=device)
+    barred[sorted(without)] = True
+    (looked_at,) = (~barred).nonzero(as_tuple=True)
+    rows = matrix.detach()[looked_at].double()
+    lengths, others = rows.norm(dim=1), min(count, len(looked_at)) - 1
+    found = []
+    for chunk in own.split(batch):
+        scores = _scores(matrix.detach()[chunk[:, 0]].double(), rows, lengths, measure)
+        order = scores.masked_fill_(looked_at == chunk, torch.inf).argsort(dim=1, stable=True)
+        found.append(looked_at[order[:, :others]])
+    return torch.cat([own, torch.cat(found)], dim=1).view(*token_ids.shape, 1 + others).cpu()
+
+
 def _nearest(chunk: Tensor, table: Tensor, lengths: Tensor, measure: Measure, barred: Tensor) -> Tensor:
     """[n] row of the table; argmin gives the first of equals."""
-    products = chunk @ table.T
-    # the vector's own length changes neither order
-    scores = lengths.square() - 2 * products if measure == "l2" else -products / lengths.clamp_min(1e-12)
-    found: Tensor = scores.masked_fill_(barred, torch.inf).argmin(dim=1)
+    found: Tensor = _scores(chunk, table, lengths, measure).masked_fill_(barred, torch.inf).argmin(dim=1)
     return found
+
+
+def _scores(chunk: Tensor, table: Tensor, lengths: Tensor, measure: Measure) -> Tensor:
+    """[n, rows] in the order of the distances; the vector's own length changes neither order."""
+    products = chunk @ table.T
+    return lengths.square() - 2 * products if measure == "l2" else -products / lengths.clamp_min(1e-12)
 
 
 def _distances(vectors: Tensor, found: Tensor, measure: Measure) -> Tensor:
@@ -90,12 +132,26 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted(set(tokenizer.all_special_ids))
 
 
-def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a text."""
-    found = tokenizer("a", return_special_tokens_mask=True)
-    ids, added = found["input_ids"], found["special_tokens_mask"]
-    text = added.index(0)
-    return ids[:text], ids[len(ids) - added[::-1].index(0) :]
+def frame(tokenizer: PreTrainedTokenizerBase, texts: int = 1) -> list[list[int]]:
+    """The special tokens that the tokenizer puts before a text, between the two of a pair, and after it.
+
+    Raises:
+        InputError: it puts nothing between the texts of a pair.
+
+    """
+    found = tokenizer(*["a"] * texts, return_special_tokens_mask=True)
+    marks: list[list[int]] = [[]]
+    for added, run in groupby(zip(found["input_ids"], found["special_tokens_mask"], strict=True), itemgetter(1)):
+        if added:
+            marks[-1] += [token for token, _ in run]
+        else:
+            marks.append([])
+    if len(marks) != 1 + texts:
+        raise InputError(
+            "this encoder's tokenizer puts nothing between the two texts of a pair, so they cannot be told apart; "
+            "give an encoder such as BERT"
+        )
+    return marks
 
 
 def unwritable_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int, *, whole_words: bool) -> list[int]:

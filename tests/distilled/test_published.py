@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
@@ -44,8 +45,8 @@ def ddal_folder(folder: Path, label_type: str = "unrestricted", width: int = 32,
         "train_config": {"train_step": 3, "batch_size_per_label": 1},
         **{"num_labels": 2, "hidden_size": width, "num_layers": 2, "num_heads": 4},
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    torch.save(data, folder / "data_dict")
+    (folder / "config.json").write_text(json.dumps(config, indent=4))
+    torch.save({name: value for name, value in data.items() if value is not None}, folder / "data_dict")
     return data
 
 
@@ -75,6 +76,22 @@ def test_one_step_size_may_decay_and_labels_may_be_logits(tmp_path: Path) -> Non
     assert found.labels[0].tolist() == pytest.approx([0.731059, 0.268941], abs=1e-6)
     assert found.recipe.order == "random"
     assert found.attention_labels is None
+
+
+def test_drawn_batches_need_not_divide_the_samples(tmp_path: Path) -> None:
+    """DDAL permutes the rows and takes the first ones; in a fixed order it asserts that blocks fill the set."""
+    data = {"inputs_embeds": torch.zeros(6, 6, 32), "labels": torch.eye(2).repeat(3, 1), "attention_labels": None}
+    config = {"train_step": 3, "batch_size_per_label": 2}
+    ddal_folder(tmp_path, data=data, fix_order=False)
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | {"train_config": config}))
+    steps = [batch.inputs.shape[0] for batch in ddal_set(tmp_path).inner_batches(seed=1)]
+    assert steps == [4, 4, 4]
+    (tmp_path / "config.json").write_text(
+        json.dumps(written | {"train_config": config, "config": written["config"] | {"fix_order": True}})
+    )
+    with pytest.raises(InputError, match="do not fit 2 classes, 3 steps and batches of 4"):
+        ddal_set(tmp_path)
 
 
 def test_a_file_that_could_run_code_is_not_read(tmp_path: Path) -> None:
@@ -123,6 +140,20 @@ def test_dilm(tmp_path: Path, prepared: Callable[..., Prepared]) -> None:
     assert found.token_ids[0].tolist() == [*expected, *[-1] * (8 - len(expected))]
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_dilm_as_the_library_writes_it(tmp_path: Path, prepared: Callable[..., Prepared], pairs: bool) -> None:
+    """``Dataset.to_json`` of GLUE's columns: a coreset keeps ``idx``, and texts any character."""
+    here, file = prepared(), tmp_path / "coreset_dcp_1_version_0.json"
+    names = ["premise", "hypothesis"] if pairs else ["sentence"]
+    texts = {name: ["weak word1\u2028word2 ", 'good \x85 é "word2"'] for name in names}
+    Dataset.from_dict(texts | {"labels": [0, 1], "idx": [71, 4]}).to_json(file)
+    found = dilm_set(file, here)
+    assert found.label_ids.tolist() == [0, 1]
+    expected = here.tokenizer(*([text.strip() for text in texts[name]] for name in names))
+    assert found.token_ids is not None
+    assert [[token for token in row if token >= 0] for row in found.token_ids.tolist()] == expected["input_ids"]
+
+
 def test_dilm_pairs_and_refusals(tmp_path: Path, prepared: Callable[..., Prepared]) -> None:
     here, file = prepared(), tmp_path / "pairs.json"
     file.write_text('{"premise": "good", "hypothesis": "bad", "labels": 0}\n')
@@ -157,6 +188,18 @@ def test_vectors(tmp_path: Path, label: Any, ids: list[int], labels: list[list[i
     assert found.label_ids.tolist() == ids
     assert found.labels.tolist() == (label.tolist() if labels is None else labels)
     assert found.recipe.name == "vectors"
+
+
+def test_the_last_file_of_a_run_has_gradients_and_no_labels(tmp_path: Path) -> None:
+    """RaT-BPTT and NYU write their file anew at the end: ``grad`` of every step, and the samples in class blocks."""
+    data = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    with h5py.File(tmp_path / "IPC_3_2_curr_unroll_20.h5", "w") as file:
+        file.create_dataset("grad", data=np.zeros(50))
+        file.create_dataset("data", data=data)
+    found = vector_set(tmp_path / "IPC_3_2_curr_unroll_20.h5", 2)
+    assert found.vectors is not None
+    np.testing.assert_array_equal(found.vectors, data)
+    assert found.label_ids.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("data", [np.zeros((3, 32)), np.zeros((4, 3, 8, 8)), np.zeros(4)])

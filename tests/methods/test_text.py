@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.bilevel import adjoint
-from pipeline.config import Distill, Text
+from pipeline.config import Text
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load
@@ -45,6 +45,8 @@ RELAXATIONS: list[dict[str, Any]] = [
     {"name": "swaps", "tokens": 0, "sentences": 2},
     {"name": "straight_through"},
     {"name": "projected", "every": 2, "penalty": 0.1, "measure": "cosine"},
+    {"name": "mixture", "candidates": 8, "share": 0.3, "gumbel": True},
+    {"name": "admm", "every": 2, "rho": 0.01},
 ]
 SPECIAL = {VOCABULARY.index(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
 
@@ -136,7 +138,8 @@ def test_it_is_text_after_every_step(begun: Begun, relaxation: dict[str, Any]) -
         assert not SPECIAL & set(ids[~framed].tolist())
         seen = run.learned.view().inputs_embeds
         assert seen is not None
-        if relaxation["name"] != "projected" or run.step % 2 == 0:
+        free = relaxation["name"] in ("mixture", "admm")
+        if not free and (relaxation["name"] != "projected" or run.step % 2 == 0):
             torch.testing.assert_close(seen, matrix[ids], rtol=0, atol=1e-6)
     assert not torch.equal(ids, first)
 
@@ -180,6 +183,23 @@ def test_a_proposal_is_kept_where_it_lowers_the_loss(begun: Begun) -> None:
         assert run.most == (most if moved else max(1, most // 2)) or run.most == min(2 * most, 4)
         changed += moved
     assert changed > 0
+
+
+@pytest.mark.parametrize("of_now", [0.0, 1000.0])
+def test_fluency_is_a_part_of_what_proposals_cost(begun: Begun, of_now: float) -> None:
+    """A language model that likes only what there is, or everything else."""
+    relaxation = {"name": "swaps", "tokens": 0, "sentences": 3}
+    run = begun(relaxation=relaxation)
+    before = run.learned.token_ids.clone()
+
+    class Fluency:
+        def loss(self, token_ids: torch.Tensor) -> float:
+            return of_now if torch.equal(token_ids, before) else 1000.0 - of_now
+
+    run.method = run.method.model_copy(update={"relaxation": run.method.relaxation.model_copy(update={"fluency": 1.0})})
+    run._fluency = Fluency()  # type: ignore[assignment]
+    run.advance()
+    assert torch.equal(run.learned.token_ids, before) == (of_now == 0.0)
 
 
 def test_sentences_replace_the_most_harmful_samples(begun: Begun) -> None:
@@ -286,12 +306,6 @@ def test_killed_and_started_again_it_ends_bit_equal(
 def test_refused_configs(path: Callable[..., Path], method: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_experiment(path(**method))
-
-
-def test_pairs_are_refused() -> None:
-    task = {"name": "pairs", "source": {"kind": "files", "train": "x.csv"}, "text": ["a", "b"]}
-    with pytest.raises(ValueError, match="learns single texts, and this task has pairs"):
-        Distill.model_validate({"source": {"task": task, "model": "m"}, "method": {"name": "text"}})
 
 
 def test_sentences_have_to_be_long_enough(path: Callable[..., Path], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import Evaluate, Text
 from pipeline.report.layout import layout, row_of
-from pipeline.report.text_work import of_text
+from pipeline.report.text_work import asked, of_text
 from pipeline.report.words import recipe, selection
 from pipeline.students import flops
 from pipeline.students.flops import Sizes
@@ -27,6 +27,8 @@ def cell(method: dict[str, Any], parent: dict[str, Any] | None = None) -> Evalua
 CELLS = [
     cell({"name": "text", "shots": 5}),
     cell({"name": "text", "shots": 5, "labels": "unrestricted", "relaxation": {"name": "straight_through"}}),
+    cell({"name": "text", "shots": 5, "relaxation": {"name": "mixture"}}),
+    cell({"name": "text", "shots": 5, "relaxation": {"name": "admm"}}),
     cell({"name": "project"}, DDAL),
     cell({"name": "project", "measure": "l2"}, DDAL),
     cell({"name": "imported", "file": "a/dataset_0.json", "kind": "text", "shots": 5}),
@@ -41,16 +43,18 @@ def test_names_and_order() -> None:
         "SL + AL, nearest tokens (l2)",
         "text (swaps)",
         "text (straight-through), SL",
+        "text (mixtures of tokens)",
+        "text (ADMM)",
         "imported dataset_0.json",
     ]
 
 
 def test_what_selected_them() -> None:
-    assert [selection(each) for each in CELLS[:3]] == ["dev loss", "dev loss", "dev accuracy"]
+    assert [selection(each) for each in (*CELLS[:2], CELLS[4])] == ["dev loss", "dev loss", "dev accuracy"]
     published = cell({"name": "project"}, DDAL | {"validation": {"split": "test"}})
     assert selection(published) == "TEST loss (as published)"
     assert row_of(published).on_test
-    assert recipe(CELLS[4]).startswith("finetune (revision 2: AdamW")
+    assert recipe(CELLS[6]).startswith("finetune (revision 2: AdamW")
 
 
 @pytest.mark.parametrize(("relaxation", "tried"), [({"name": "straight_through"}, 0), ({"name": "swaps"}, 6)])
@@ -64,3 +68,16 @@ def test_cost_by_hand(relaxation: dict[str, Any], tried: int) -> None:
     proposals = tried * (3 * 2 * train + flops.forward(sizes, read, fused=True))
     assert found["outer"] == pytest.approx(2 * (hyper + proposals))
     assert found["training"] == pytest.approx(2 * 200 * train)
+
+
+@pytest.mark.parametrize(
+    ("relaxation", "tokens"),
+    [
+        ({"name": "swaps", "tokens": 2, "sentences": 3, "fluency": 1.0}, 40 * (2 + 3 + 1) * 4 * 8),
+        ({"name": "admm", "top_k": 9, "every": 15}, 2 * 4 * (1 + 2 + 3 + 4 + 5 + 6 + 7)),
+    ],
+)
+def test_what_a_language_model_reads_by_hand(relaxation: dict[str, Any], tokens: int) -> None:
+    """Two samples for each of two classes, eight tokens, forty steps."""
+    method = Text.model_validate({"name": "text", "relaxation": relaxation, "shots": 2, "sequence_length": 8})
+    assert asked(method, 2, 40) == tokens

@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.distance import cdist
 from transformers import BertTokenizerFast
 
-from pipeline.students.vocabulary import Measure, nearest_tokens, surviving, unwritable_ids
+from pipeline.students.vocabulary import Measure, nearest_tokens, neighbours, surviving, unwritable_ids
 
 MEASURES: list[Measure] = ["cosine", "l2"]
 
@@ -114,3 +114,22 @@ def test_which_tokens_can_be_written(pieces: BertTokenizerFast) -> None:
 )
 def test_what_comes_back_from_text(pieces: BertTokenizerFast, tokens: list[str], found: tuple[int, int, bool]) -> None:
     assert surviving(pieces, [PIECES.index(token) for token in tokens]) == found
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_neighbours_in_the_order_of_their_distance(measure: Measure) -> None:
+    """Beside SciPy's distances: the token itself, allowed or not, then the allowed others; all where count is large."""
+    matrix, without = words(40), [3, 7]
+    every = cdist(matrix.double(), matrix.double(), "cosine" if measure == "cosine" else "euclidean")
+    tokens = torch.tensor([[0, 3], [12, 39]])
+    found = neighbours(tokens, matrix, 5, measure, without=without, batch=3)
+    assert found.shape == (2, 2, 5)
+    for token, own in zip(tokens.flatten().tolist(), found.view(4, 5).tolist(), strict=True):
+        others = [other for other in every[token].argsort().tolist() if other != token and other not in without]
+        assert own == [token, *others[:4]]
+    assert neighbours(tokens, matrix, 1000, measure, without=without).shape == (2, 2, 38)
+
+
+def test_neighbours_that_are_equally_near() -> None:
+    matrix = torch.tensor([[0.0], [1.0], [-1.0], [1.0]])
+    assert neighbours(torch.tensor([0, 3]), matrix, 4, "l2").tolist() == [[0, 1, 2, 3], [3, 1, 0, 2]]

@@ -25,6 +25,7 @@ from pipeline.report.card.facts import Facts
 from pipeline.report.card.front import metadata, scores_table, title
 from pipeline.report.composed_words import composition, published_split
 from pipeline.report.language_words import writer
+from pipeline.report.text_words import STARTS
 from pipeline.report.vector_words import bptt_name
 from pipeline.report.words import LABELS, rule
 
@@ -256,7 +257,7 @@ def _started(parent: Distill) -> str:
 
 
 def _text(method: Text) -> str:
-    outer, start = method.outer, "random real sentences" if method.initialise == "real" else "k-means centres"
+    outer, start = method.outer, STARTS[method.initialise]
     return (
         f"Text learned through the training of students, by {method.relaxation.name.replace('_', '-')}, from {start}: "
         f"{outer.steps or f'{outer.epochs} epochs of'} outer steps on real batches of {outer.batch_size}, each through "
