@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -29,9 +26,11 @@ from pipeline.parallel import Place, Ranks, first_host
 from pipeline.store import Store, attempts_of
 from pipeline.store.aides import aides_of
 from pipeline.students.encoder import Student
+from tests.conftest import table
+from tests.forked import Forked, completed, module
+from tests.methods.disturbance import Disturbance, disturbed
 
 Write = Callable[..., Path]
-ROOT = Path(__file__).resolve().parents[1]
 ODD = {"labels": "soft", "attention_labels": "cls", "steps": 2, "outer": {"steps": 5, "batch_size": 7}}
 ODD |= {"validation": {"every": 2, "initialisations": 3}}
 
@@ -134,8 +133,7 @@ def test_a_stopped_run_goes_on_with_the_tasks_of_a_slurm_step(
     store = Store(tmp_path / "two")
     cell = store.cell(config)
     assert "step 3" in str(run_stage([cell], "distill", store).failed)
-    tasks = slurm_step("-m", "pipeline.stage2_distill", path, "--root", tmp_path / "two")
-    statuses, said = ended(tasks)
+    statuses, said = ended(slurm_step([module("pipeline.stage2_distill")] * 2, path, "--root", tmp_path / "two"))
     assert statuses == [0, 0], said
     assert "resumed with ranks 2 instead of 1: not bit-equal" in said[0]
     assert said[1] == ""
@@ -193,24 +191,6 @@ def test_a_rank_that_fails_ends_all(experiment: Write, tmp_path: Path, how: str,
         assert "distill: 0 done now, 0 done before, 1 failed" in done.stderr
 
 
-STOPPING = """
-import importlib, json, os, signal, sys
-for rank, where, count, name in json.loads(sys.argv.pop(1)):
-    if str(rank) == os.environ["SLURM_PROCID"]:
-        module, _, path = where.partition(":")
-        *holders, function = path.split(".")
-        owner = importlib.import_module(module)
-        for holder in holders:
-            owner = getattr(owner, holder)
-        def disturbed(*args, true=getattr(owner, function), calls=[], count=count, name=name, **kwargs):
-            calls.append(1)
-            if len(calls) == count:
-                os.kill(os.getpid(), getattr(signal, name))
-            return true(*args, **kwargs)
-        setattr(owner, function, disturbed)
-from pipeline.launch import stage_command
-stage_command("distill")
-"""
 STEP, SCORE, LOAD = (
     "pipeline.methods.outer:hypergradient",
     "pipeline.methods.ddal:score",
@@ -221,12 +201,13 @@ STEP, SCORE, LOAD = (
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(experiment: Write, tmp_path: Path) -> None:
     """And what goes on from there ends bit-equal to two processes that nobody disturbed."""
     path = experiment(method=ODD)
-    script = tmp_path / "stopping.py"
-    script.write_text(STOPPING)
 
     def run(root: Path, *signals: tuple[int, str, int, str]) -> tuple[list[int], list[str]]:
-        tasks = slurm_step(script, json.dumps(signals), path, "--root", root)
-        return ended(tasks)
+        calls = [
+            partial(disturbed, "distill", [Disturbance(*signal) for rank, *signal in signals if rank == own])
+            for own in range(2)
+        ]
+        return ended(slurm_step(calls, path, "--root", root))
 
     for root in ("whole", "stopped"):
         config, _ = _prepared(path, tmp_path / root)
@@ -254,11 +235,9 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(experiment: Write, tmp_
 
 
 def test_ranks_that_wait_go_home_when_the_first_one_stops(experiment: Write, tmp_path: Path) -> None:
-    script = tmp_path / "stopping.py"
-    script.write_text(STOPPING.replace('"distill"', '"prepare"'))
-    signals = json.dumps([(0, "pipeline.stage1_prepare:load_splits", 1, "SIGTERM")])
-    tasks = slurm_step(script, signals, experiment(), "--root", tmp_path / "ck")
-    statuses, said = ended(tasks)
+    signal = Disturbance("pipeline.stage1_prepare:load_splits", 1, "SIGTERM")
+    calls = [partial(disturbed, "prepare", signals) for signals in ([signal], [])]
+    statuses, said = ended(slurm_step(calls, experiment(), "--root", tmp_path / "ck"))
     assert statuses == [143, 0], said
 
 
@@ -308,42 +287,26 @@ def test_the_first_host(nodes: str, host: str) -> None:
 
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        timeout=120,
-        env=_environment(),
-    )
+    """Two processes of real interpreters."""
+    return completed("torch.distributed.run", "--standalone", "--nproc-per-node", 2, *arguments, timeout=120)
 
 
-def slurm_step(*arguments: object) -> list[subprocess.Popen[str]]:
+def slurm_step(calls: Sequence[Callable[[], object]], *words: object) -> list[Forked]:
     """The two tasks of a SLURM step."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": port}
-    command = [sys.executable, *map(str, arguments)]
-    return [
-        subprocess.Popen(command, env=_environment(**step, SLURM_PROCID=str(rank)), stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
+    return [Forked(call, *words, environment=step | {"SLURM_PROCID": str(rank)}) for rank, call in enumerate(calls)]
 
 
-def ended(tasks: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+def ended(tasks: list[Forked]) -> tuple[list[int], list[str]]:
     """Exit status and standard error of every task; none of them is left behind."""
     try:
         said = [task.communicate(timeout=100)[1] for task in tasks]
     finally:
         for task in tasks:
             task.kill()
-    return [task.returncode for task in tasks], said
-
-
-def _environment(**more: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+    return [task.wait() for task in tasks], said
 
 
 def _prepared(path: Path, root: Path, index: int = 0) -> tuple[Distill, Prepared]:
@@ -369,5 +332,4 @@ def differences(one: DistilledSet, other: DistilledSet) -> float:
 
 
 def column(folder: Path, name: str) -> list[float]:
-    with open(folder / "log.csv", newline="") as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+    return [float(row[name]) for row in table(folder / "log.csv") if row[name]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ from pipeline.config import load as load_experiment
 from pipeline.distilled import load
 from pipeline.launch import run_stage, stage_cells
 from pipeline.store import Cell, Store
+from tests.conftest import table
 from tests.methods.disturbance import ROOT, Disturbance, launch
 
 Write = Callable[..., Path]
@@ -64,8 +64,7 @@ def saved_step(cell: Cell) -> int:
 
 
 def logged(cell: Cell) -> list[dict[str, str]]:
-    with open(cell.folder / "log.csv", newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in table(cell.folder / "log.csv")]
 
 
 def assert_equal(one: Cell, other: Cell) -> None:
