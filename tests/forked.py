@@ -49,10 +49,10 @@ class Forked:
         own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         with mock.patch.dict(os.environ, own):
             forkserver.ensure_running()
-        self._said = tempfile.TemporaryDirectory()
-        files = [str(Path(self._said.name, name)) for name in ("out", "err")]
+        self._folder = tempfile.TemporaryDirectory()
+        self._files = [str(Path(self._folder.name, name)) for name in ("out", "err")]
         whole = {**os.environ, **own, **(environment or {})}
-        self._process = _FORKS.Process(target=_run, args=(call, [str(word) for word in words], whole, files))
+        self._process = _FORKS.Process(target=_run, args=(call, [str(word) for word in words], whole, self._files))
         self._process.start()
 
     @property
@@ -65,9 +65,10 @@ class Forked:
         return self.returncode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        """Sends it a signal, unless it is over."""
+        if self.poll() is None:
+            assert self._process.pid is not None
+            os.kill(self._process.pid, number)
 
     def terminate(self) -> None:
         """Asks it to end."""
@@ -87,7 +88,11 @@ class Forked:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it said, standard output and error, when it is over."""
         self.wait(timeout)
-        out, err = (Path(self._said.name, name).read_text() for name in ("out", "err"))
+        return self.said()
+
+    def said(self) -> tuple[str, str]:
+        """What it has said so far, standard output and error."""
+        out, err = (path.read_text() if path.exists() else "" for path in map(Path, self._files))
         return out, err
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from pipeline import __main__
 from pipeline.config import DDAL, Distill, load
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
@@ -99,7 +102,8 @@ def test_two_processes_make_what_one_makes(experiment: Write, tmp_path: Path) ->
     ]
     path = experiment(method=ODD, grids=grids)
     places = ["--root", tmp_path / "two", "--out", tmp_path / "results"]
-    done = torchrun("-m", "pipeline", "run", path, *places)
+    two = ("--standalone", "--nproc-per-node", 2)  # interpreters
+    done = completed("torch.distributed.run", *two, "-m", "pipeline", "run", path, *places, timeout=120)
     assert done.returncode != 0  # of the cell that cannot be
     assert "distill: 2 done now, 0 done before, 1 failed" in done.stderr
     assert "evaluate: 2 done now, 0 done before, 1 failed" in done.stderr, "they went on together"
@@ -148,37 +152,34 @@ def test_a_stopped_run_goes_on_with_the_tasks_of_a_slurm_step(
     assert cost.cpu_seconds == pytest.approx(sum(own) + aide.cpu_seconds), "of all ranks of all attempts"
 
 
-BREAKING = """
-import os, signal, sys
-from pipeline import __main__
-from pipeline.methods import outer
-true, calls = outer.hypergradient, []
-def broken(*args, **kwargs):
-    calls.append(1)
-    if os.environ["RANK"] == "1" and len(calls) == 3:
-        {how}
-    return true(*args, **kwargs)
-outer.hypergradient = broken
-__main__.main()
-"""
+def breaking(how: str) -> None:
+    """The command line; rank 1 breaks in its third outer step."""
+    true, calls = outer.hypergradient, []
+
+    def hypergradient(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(1)
+        if os.environ["RANK"] == "1" and len(calls) == 3:
+            if how == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("boom")
+        return true(*args, **kwargs)
+
+    outer.hypergradient = hypergradient
+    __main__.main()
 
 
-@pytest.mark.parametrize(
-    ("how", "reason"),
-    [
-        ("raise ValueError('boom')", "rank 1: ValueError('boom')"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", ""),
-    ],
-    ids=["raises", "dies"],
-)
+def launched(how: str) -> None:
+    """What ``torchrun --standalone --nproc-per-node 2`` does, with forks in place of interpreters."""
+    alone = {"min_nodes": 1, "max_nodes": 1, "max_restarts": 0, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    elastic_launch(LaunchConfig(nproc_per_node=2, start_method="fork", **alone), breaking)(how)
+
+
+@pytest.mark.parametrize(("how", "reason"), [("raises", "rank 1: ValueError('boom')"), ("dies", "")])
 def test_a_rank_that_fails_ends_all(experiment: Write, tmp_path: Path, how: str, reason: str) -> None:
     path = experiment(method=ODD, distill={"runtime": {"threads": 1, "save_seconds": 0}})
-    script = tmp_path / "breaking.py"
-    script.write_text(BREAKING.format(how=how))
-    began = time.monotonic()
-    done = torchrun(script, "run", path, "--root", tmp_path / "ck", "--out", tmp_path / "results", "--no-check")
-    assert done.returncode != 0
-    assert time.monotonic() - began < 60
+    places = ["--root", tmp_path / "ck", "--out", tmp_path / "results"]
+    (status,), (said,) = ended([Forked(partial(launched, how), "run", path, *places, "--no-check")], timeout=60)
+    assert status != 0
     (folder,) = (tmp_path / "ck" / "distill").iterdir()
     left = {file.name for file in folder.iterdir()}
     assert {"distilled.h5", "done.json"} & left == set()
@@ -187,8 +188,8 @@ def test_a_rank_that_fails_ends_all(experiment: Write, tmp_path: Path, how: str,
     if reason:
         (attempt,) = attempts_of(folder)
         assert (attempt.outcome, attempt.reason) == ("failed", reason)
-        assert f"failed: {reason}" in done.stderr
-        assert "distill: 0 done now, 0 done before, 1 failed" in done.stderr
+        assert f"failed: {reason}" in said
+        assert "distill: 0 done now, 0 done before, 1 failed" in said
 
 
 STEP, SCORE, LOAD = (
@@ -286,11 +287,6 @@ def test_the_first_host(nodes: str, host: str) -> None:
 # --- helpers -------------------------------------------------------------------------------------------------------
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Two processes of real interpreters."""
-    return completed("torch.distributed.run", "--standalone", "--nproc-per-node", 2, *arguments, timeout=120)
-
-
 def slurm_step(calls: Sequence[Callable[[], object]], *words: object) -> list[Forked]:
     """The two tasks of a SLURM step."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -299,10 +295,10 @@ def slurm_step(calls: Sequence[Callable[[], object]], *words: object) -> list[Fo
     return [Forked(call, *words, environment=step | {"SLURM_PROCID": str(rank)}) for rank, call in enumerate(calls)]
 
 
-def ended(tasks: list[Forked]) -> tuple[list[int], list[str]]:
+def ended(tasks: list[Forked], timeout: float = 100) -> tuple[list[int], list[str]]:
     """Exit status and standard error of every task; none of them is left behind."""
     try:
-        said = [task.communicate(timeout=100)[1] for task in tasks]
+        said = [task.communicate(timeout)[1] for task in tasks]
     finally:
         for task in tasks:
             task.kill()

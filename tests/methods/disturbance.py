@@ -16,9 +16,7 @@ import torch
 
 from pipeline import __main__ as command
 from pipeline.launch import stage_command
-from tests.forked import ROOT, Forked
-
-__all__ = ["ROOT", "Disturbance", "Ended", "disturbed", "launch"]
+from tests.forked import Forked
 
 
 @dataclass(frozen=True)
