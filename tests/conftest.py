@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -35,9 +36,15 @@ from transformers import (
     XLNetConfig,
     XLNetForSequenceClassification,
 )
+from typer.testing import CliRunner
 
 from pipeline import stopping
+from pipeline.__main__ import app
+from pipeline.config import Experiment, load
+from pipeline.launch import StageName, estimate, local, run_stage, stage_cells
 from pipeline.randomness import seeded
+from pipeline.store import Store
+from tests.forked import SUBPROCESS
 
 FILLERS = [f"word{number}" for number in range(30)]
 KEYWORDS = {0: ["bad", "dull", "weak"], 1: ["good", "bright", "strong"]}
@@ -209,6 +216,36 @@ def experiment(tmp_path: Path, encoder_folder: Callable[[str], Path], corpus_fil
         return path
 
     return write
+
+
+def carried_out(path: Path, root: Path, last: StageName = "evaluate") -> tuple[Experiment, Store]:
+    """All cells of an experiment through its stages up to ``last``, in this process; the experiment and its store."""
+    experiment, store = load(path), Store(root)
+    stages: list[StageName] = ["prepare", "distill", "evaluate"]
+    for stage in stages[: 1 + stages.index(last)]:
+        outcome = run_stage(stage_cells(experiment, store, stage), stage, store)
+        assert not outcome.failed, outcome.failed
+    return experiment, store
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def typed(*words: object) -> str:
+    """What ``python -m pipeline WORDS`` prints; in this process."""
+    done = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``estimate`` and ``--cluster local`` start in this process as processes of their own are forks."""
+    for user in (estimate, local):
+        monkeypatch.setattr(user, "subprocess", SUBPROCESS)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +20,9 @@ from pipeline.launch.estimate import estimate
 from pipeline.report.card.gather import gather
 from pipeline.report.card.text import card_text
 from pipeline.store import Store
-from tests.conftest import FILLERS, KEYWORDS, encoder
+from tests.conftest import FILLERS, KEYWORDS, encoder, typed
 
 Write = Callable[..., Path]
-ROOT = Path(__file__).resolve().parents[1]
 STILL = {"outer": {"steps": 1, "batch_size": 8, "lr": 1e-12}, "validation": {"split": "none"}}
 
 
@@ -57,22 +55,15 @@ def chain(experiment: Write, other: Path) -> Path:
     return experiment(method=STILL, distill=distill, grids=[{"distill.seed": [1, 2]}, real])
 
 
-def run(*arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
 def numbers(root: Path) -> dict[str, list[list[Any]]]:
     """Of every evaluation, without its seconds."""
     frames = {path.parent.name: pd.read_csv(path) for path in root.glob("evaluate/*/results.csv")}
     return {name: frame.drop(columns="seconds").to_numpy().tolist() for name, frame in frames.items()}
 
 
+@pytest.mark.usefixtures("forks")
 def test_in_this_process_and_in_several(chain: Path, tmp_path: Path) -> None:
-    said = run("run", chain, "--root", tmp_path / "a", "--out", tmp_path / "results", "--no-check")
+    said = typed("run", chain, "--root", tmp_path / "a", "--out", tmp_path / "results", "--no-check")
     assert "prepare: 3 done now" in said
     assert "distill: 7 done now" in said
     assert "evaluate: 6 done now" in said
@@ -105,9 +96,9 @@ def test_in_this_process_and_in_several(chain: Path, tmp_path: Path) -> None:
     paid = ledger[ledger["cell"].str.contains("ddal") & (ledger["stage"] == "distill")]["cpu_seconds"].sum()
     assert found.loc[("HL", "bert"), "distill_cpu_seconds"] == pytest.approx(paid / 2)
 
-    run("run", chain, "--root", tmp_path / "b", "--out", tmp_path / "others", "--no-check", "--cluster", "local")
+    typed("run", chain, "--root", tmp_path / "b", "--out", tmp_path / "others", "--no-check", "--cluster", "local")
     assert numbers(tmp_path / "b") == numbers(tmp_path / "a")
-    rows = json.loads(run("status", chain, "--root", tmp_path / "b", "--json"))["cells"]
+    rows = json.loads(typed("status", chain, "--root", tmp_path / "b", "--json"))["cells"]
     assert {row["state"] for row in rows} == {"done"}
 
 
@@ -131,6 +122,7 @@ def test_a_position_of_stage_2_is_a_set_with_its_parents(
     assert "(ddal-hard-none.1shot.1step, seed 7); its config is in that of the set." in text
 
 
+@pytest.mark.usefixtures("forks")
 def test_chains_and_transfers_are_estimated(chain: Path, tmp_path: Path) -> None:
     """One slice for sets that are learned alike, wherever they start; one more for the other encoder's students."""
     lines = estimate(load_experiment(chain), Store(tmp_path / "ck"), lambda _: None)

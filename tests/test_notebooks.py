@@ -16,9 +16,7 @@ from matplotlib.image import imread
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from pipeline.config import load
-from pipeline.launch import run_stage, stage_cells
-from pipeline.store import Store
+from tests.conftest import carried_out
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("table2", "table3", "figures", "vectors")
@@ -141,10 +139,7 @@ def really_run(home: Path, name: str, experiment: dict[str, Any]) -> None:
     """All cells of an experiment, through all stages."""
     path = home / "configs" / f"{name}.yaml"
     path.write_text(yaml.safe_dump(experiment))
-    found, store = load(path), Store(home / "checkpoints")
-    for stage in ("prepare", "distill", "evaluate"):
-        outcome = run_stage(stage_cells(found, store, stage), stage, store)  # type: ignore[arg-type]
-        assert not outcome.failed, outcome.failed
+    carried_out(path, home / "checkpoints")
 
 
 @pytest.fixture

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
+import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from pipeline import __main__
 from pipeline.config import DDAL, Distill, load
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
@@ -29,9 +29,11 @@ from pipeline.parallel import Place, Ranks, first_host
 from pipeline.store import Store, attempts_of
 from pipeline.store.aides import aides_of
 from pipeline.students.encoder import Student
+from tests.conftest import table
+from tests.forked import Forked, completed, module
+from tests.methods.disturbance import Disturbance, disturbed
 
 Write = Callable[..., Path]
-ROOT = Path(__file__).resolve().parents[1]
 ODD = {"labels": "soft", "attention_labels": "cls", "steps": 2, "outer": {"steps": 5, "batch_size": 7}}
 ODD |= {"validation": {"every": 2, "initialisations": 3}}
 
@@ -100,7 +102,8 @@ def test_two_processes_make_what_one_makes(experiment: Write, tmp_path: Path) ->
     ]
     path = experiment(method=ODD, grids=grids)
     places = ["--root", tmp_path / "two", "--out", tmp_path / "results"]
-    done = torchrun("-m", "pipeline", "run", path, *places)
+    two = ("--standalone", "--nproc-per-node", 2)  # interpreters
+    done = completed("torch.distributed.run", *two, "-m", "pipeline", "run", path, *places, timeout=120)
     assert done.returncode != 0  # of the cell that cannot be
     assert "distill: 2 done now, 0 done before, 1 failed" in done.stderr
     assert "evaluate: 2 done now, 0 done before, 1 failed" in done.stderr, "they went on together"
@@ -134,8 +137,7 @@ def test_a_stopped_run_goes_on_with_the_tasks_of_a_slurm_step(
     store = Store(tmp_path / "two")
     cell = store.cell(config)
     assert "step 3" in str(run_stage([cell], "distill", store).failed)
-    tasks = slurm_step("-m", "pipeline.stage2_distill", path, "--root", tmp_path / "two")
-    statuses, said = ended(tasks)
+    statuses, said = ended(slurm_step([module("pipeline.stage2_distill")] * 2, path, "--root", tmp_path / "two"))
     assert statuses == [0, 0], said
     assert "resumed with ranks 2 instead of 1: not bit-equal" in said[0]
     assert said[1] == ""
@@ -150,37 +152,34 @@ def test_a_stopped_run_goes_on_with_the_tasks_of_a_slurm_step(
     assert cost.cpu_seconds == pytest.approx(sum(own) + aide.cpu_seconds), "of all ranks of all attempts"
 
 
-BREAKING = """
-import os, signal, sys
-from pipeline import __main__
-from pipeline.methods import outer
-true, calls = outer.hypergradient, []
-def broken(*args, **kwargs):
-    calls.append(1)
-    if os.environ["RANK"] == "1" and len(calls) == 3:
-        {how}
-    return true(*args, **kwargs)
-outer.hypergradient = broken
-__main__.main()
-"""
+def breaking(how: str) -> None:
+    """The command line; rank 1 breaks in its third outer step."""
+    true, calls = outer.hypergradient, []
+
+    def hypergradient(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(1)
+        if os.environ["RANK"] == "1" and len(calls) == 3:
+            if how == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("boom")
+        return true(*args, **kwargs)
+
+    outer.hypergradient = hypergradient
+    __main__.main()
 
 
-@pytest.mark.parametrize(
-    ("how", "reason"),
-    [
-        ("raise ValueError('boom')", "rank 1: ValueError('boom')"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", ""),
-    ],
-    ids=["raises", "dies"],
-)
+def launched(how: str) -> None:
+    """What ``torchrun --standalone --nproc-per-node 2`` does, with forks in place of interpreters."""
+    alone = {"min_nodes": 1, "max_nodes": 1, "max_restarts": 0, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    elastic_launch(LaunchConfig(nproc_per_node=2, start_method="fork", **alone), breaking)(how)
+
+
+@pytest.mark.parametrize(("how", "reason"), [("raises", "rank 1: ValueError('boom')"), ("dies", "")])
 def test_a_rank_that_fails_ends_all(experiment: Write, tmp_path: Path, how: str, reason: str) -> None:
     path = experiment(method=ODD, distill={"runtime": {"threads": 1, "save_seconds": 0}})
-    script = tmp_path / "breaking.py"
-    script.write_text(BREAKING.format(how=how))
-    began = time.monotonic()
-    done = torchrun(script, "run", path, "--root", tmp_path / "ck", "--out", tmp_path / "results", "--no-check")
-    assert done.returncode != 0
-    assert time.monotonic() - began < 60
+    places = ["--root", tmp_path / "ck", "--out", tmp_path / "results"]
+    (status,), (said,) = ended([Forked(partial(launched, how), "run", path, *places, "--no-check")], timeout=60)
+    assert status != 0
     (folder,) = (tmp_path / "ck" / "distill").iterdir()
     left = {file.name for file in folder.iterdir()}
     assert {"distilled.h5", "done.json"} & left == set()
@@ -189,28 +188,10 @@ def test_a_rank_that_fails_ends_all(experiment: Write, tmp_path: Path, how: str,
     if reason:
         (attempt,) = attempts_of(folder)
         assert (attempt.outcome, attempt.reason) == ("failed", reason)
-        assert f"failed: {reason}" in done.stderr
-        assert "distill: 0 done now, 0 done before, 1 failed" in done.stderr
+        assert f"failed: {reason}" in said
+        assert "distill: 0 done now, 0 done before, 1 failed" in said
 
 
-STOPPING = """
-import importlib, json, os, signal, sys
-for rank, where, count, name in json.loads(sys.argv.pop(1)):
-    if str(rank) == os.environ["SLURM_PROCID"]:
-        module, _, path = where.partition(":")
-        *holders, function = path.split(".")
-        owner = importlib.import_module(module)
-        for holder in holders:
-            owner = getattr(owner, holder)
-        def disturbed(*args, true=getattr(owner, function), calls=[], count=count, name=name, **kwargs):
-            calls.append(1)
-            if len(calls) == count:
-                os.kill(os.getpid(), getattr(signal, name))
-            return true(*args, **kwargs)
-        setattr(owner, function, disturbed)
-from pipeline.launch import stage_command
-stage_command("distill")
-"""
 STEP, SCORE, LOAD = (
     "pipeline.methods.outer:hypergradient",
     "pipeline.methods.ddal:score",
@@ -221,12 +202,13 @@ STEP, SCORE, LOAD = (
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(experiment: Write, tmp_path: Path) -> None:
     """And what goes on from there ends bit-equal to two processes that nobody disturbed."""
     path = experiment(method=ODD)
-    script = tmp_path / "stopping.py"
-    script.write_text(STOPPING)
 
     def run(root: Path, *signals: tuple[int, str, int, str]) -> tuple[list[int], list[str]]:
-        tasks = slurm_step(script, json.dumps(signals), path, "--root", root)
-        return ended(tasks)
+        calls = [
+            partial(disturbed, "distill", [Disturbance(*signal) for rank, *signal in signals if rank == own])
+            for own in range(2)
+        ]
+        return ended(slurm_step(calls, path, "--root", root))
 
     for root in ("whole", "stopped"):
         config, _ = _prepared(path, tmp_path / root)
@@ -254,11 +236,9 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(experiment: Write, tmp_
 
 
 def test_ranks_that_wait_go_home_when_the_first_one_stops(experiment: Write, tmp_path: Path) -> None:
-    script = tmp_path / "stopping.py"
-    script.write_text(STOPPING.replace('"distill"', '"prepare"'))
-    signals = json.dumps([(0, "pipeline.stage1_prepare:load_splits", 1, "SIGTERM")])
-    tasks = slurm_step(script, signals, experiment(), "--root", tmp_path / "ck")
-    statuses, said = ended(tasks)
+    signal = Disturbance("pipeline.stage1_prepare:load_splits", 1, "SIGTERM")
+    calls = [partial(disturbed, "prepare", signals) for signals in ([signal], [])]
+    statuses, said = ended(slurm_step(calls, experiment(), "--root", tmp_path / "ck"))
     assert statuses == [143, 0], said
 
 
@@ -307,43 +287,22 @@ def test_the_first_host(nodes: str, host: str) -> None:
 # --- helpers -------------------------------------------------------------------------------------------------------
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        timeout=120,
-        env=_environment(),
-    )
-
-
-def slurm_step(*arguments: object) -> list[subprocess.Popen[str]]:
+def slurm_step(calls: Sequence[Callable[[], object]], *words: object) -> list[Forked]:
     """The two tasks of a SLURM step."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": port}
-    command = [sys.executable, *map(str, arguments)]
-    return [
-        subprocess.Popen(command, env=_environment(**step, SLURM_PROCID=str(rank)), stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
+    return [Forked(call, *words, environment=step | {"SLURM_PROCID": str(rank)}) for rank, call in enumerate(calls)]
 
 
-def ended(tasks: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+def ended(tasks: list[Forked], timeout: float = 100) -> tuple[list[int], list[str]]:
     """Exit status and standard error of every task; none of them is left behind."""
     try:
-        said = [task.communicate(timeout=100)[1] for task in tasks]
+        said = [task.communicate(timeout)[1] for task in tasks]
     finally:
         for task in tasks:
             task.kill()
-    return [task.returncode for task in tasks], said
-
-
-def _environment(**more: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+    return [task.wait() for task in tasks], said
 
 
 def _prepared(path: Path, root: Path, index: int = 0) -> tuple[Distill, Prepared]:
@@ -369,5 +328,4 @@ def differences(one: DistilledSet, other: DistilledSet) -> float:
 
 
 def column(folder: Path, name: str) -> list[float]:
-    with open(folder / "log.csv", newline="") as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+    return [float(row[name]) for row in table(folder / "log.csv") if row[name]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from pipeline.config import load as load_experiment
 from pipeline.distilled import load
 from pipeline.launch import run_stage, stage_cells
 from pipeline.store import Store
+from tests.conftest import table
+from tests.forked import completed as run
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +36,8 @@ GRID = [
 ]
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def interpreted(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """By an interpreter that has imported nothing; ``run`` does the same, and sooner."""
     command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
@@ -43,7 +45,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_one_command_runs_all_and_a_second_time_nothing(experiment: Write, tmp_path: Path) -> None:
     path = experiment(grids=GRID, report={"paper": False, "compare": [["SL + AL", "random real"]]})
     places = ["--root", tmp_path / "ck", "--out", tmp_path / "results"]
-    first = run("pipeline", "run", path, *places)
+    first = interpreted("pipeline", "run", path, *places)
     assert first.returncode == 0, first.stderr
     for row in ("majority", "random real", "HL", "SL + AL"):
         assert f"| {row} |" in first.stdout
@@ -72,7 +74,7 @@ def test_numbered_stages_alone_equal_the_one_command(experiment: Write, tmp_path
     path = experiment(grids=GRID)
     assert run("pipeline", "run", path, "--root", tmp_path / "a", "--out", tmp_path / "ra").returncode == 0
     for stage, index in (("stage1_prepare", 0), ("stage2_distill", 4), ("stage3_evaluate", 4)):
-        done = run(f"pipeline.{stage}", path, "--index", index, "--root", tmp_path / "b")
+        done = interpreted(f"pipeline.{stage}", path, "--index", index, "--root", tmp_path / "b")
         assert done.returncode == 0, done.stderr
         assert "1 done now, 0 done before" in done.stderr
     for stage in ("stage2_distill", "stage3_evaluate"):
@@ -132,8 +134,7 @@ def test_the_quickstarts_expected_loss(first_steps: Path) -> None:
     The losses of ten steps are still near ln 2; the norms of the hypergradient tell more.
     """
     (log,) = (first_steps / "distill").glob("*/log.csv")
-    with open(log, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = table(log)
     assert [float(row["loss"]) for row in rows] == pytest.approx(LOSSES, abs=5e-4)
     assert [float(row["gradient_norm"]) for row in rows] == pytest.approx(GRADIENT_NORMS, rel=0.02)
 

@@ -12,28 +12,16 @@ from datasets import load_from_disk
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.config import load as load_experiment
 from pipeline.distilled import load
-from pipeline.launch import run_stage, stage_cells
-from pipeline.store import Store
+from tests.conftest import carried_out, typed
 from tests.distilled.test_published import ddal_folder
 
 Write = Callable[..., Path]
 
 
-def typed(*words: object) -> str:
-    """What the command prints."""
-    found = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
-    assert found.exit_code == 0, found.output
-    return found.output
-
-
 def made(path: Path, root: Path) -> Path:
     """The set of the only cell."""
-    plan, store = load_experiment(path), Store(root)
-    for stage in ("prepare", "distill"):
-        outcome = run_stage(stage_cells(plan, store, stage), stage, store)
-        assert not outcome.failed, outcome.failed
+    plan, store = carried_out(path, root, "distill")
     return store.cell(plan.cells[0].source).folder / "distilled.h5"
 
 

@@ -15,11 +15,10 @@ import pytest
 from pipeline import tracking
 from pipeline.config import Evaluate
 from pipeline.config import load as load_experiment
-from pipeline.launch import run_stage, stage_cells
 from pipeline.parallel import Ranks
 from pipeline.stopping import Stopped
-from pipeline.store import Store
 from pipeline.tracking import tracked
+from tests.conftest import carried_out, table
 
 Write = Callable[..., Path]
 
@@ -66,10 +65,7 @@ def append(out: Path, steps: range) -> None:
 
 
 def test_stages_mirror_what_their_files_say(experiment: Write, tmp_path: Path, client: Any) -> None:
-    path, store = experiment(), Store(tmp_path / "ck")
-    loaded = load_experiment(path)
-    for stage in ("prepare", "distill", "evaluate"):
-        assert not run_stage(stage_cells(loaded, store, stage), stage, store).failed
+    loaded, store = carried_out(experiment(), tmp_path / "ck")
     name = "test_stages_mirror_what_their_files_say"
     distill, evaluate = runs(client, name)
     folder = store.cell(loaded.cells[0].source).folder
@@ -82,16 +78,13 @@ def test_stages_mirror_what_their_files_say(experiment: Write, tmp_path: Path, c
     assert evaluate.data.params["prepare.dev"] == "40.0"
     assert distill.data.tags["textdd.folder"] == str(folder.resolve())
     assert "distilled.h5" in distill.data.tags["textdd.files"]
-    with open(folder / "log.csv", newline="") as file:
-        log = list(csv.DictReader(file))
+    log = table(folder / "log.csv")
     for key in ("loss", "gradient_norm", "validation_accuracy"):
         expected = [(int(row["step"]), float(row[key])) for row in log if row[key]]
         assert history(client, distill, key) == expected
         assert expected
-    with open(store.cell(loaded.cells[0]).folder / "results.csv", newline="") as file:
-        scores = [
-            float(row["value"]) for row in csv.DictReader(file) if (row["split"], row["metric"]) == ("test", "loss")
-        ]
+    results = table(store.cell(loaded.cells[0]).folder / "results.csv")
+    scores = [float(row["value"]) for row in results if (row["split"], row["metric"]) == ("test", "loss")]
     assert history(client, evaluate, "test/loss") == list(enumerate(scores))
     assert evaluate.data.metrics["mean/test/loss"] == pytest.approx(sum(scores) / 2)
     assert evaluate.data.metrics["std/test/loss"] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
@@ -199,9 +192,7 @@ def test_what_goes_wrong_with_tracking_is_one_line(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     if asked == "absent":
         monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
-    loaded, store = load_experiment(experiment()), Store(tmp_path / "ck")
-    for stage in ("prepare", "distill"):
-        assert not run_stage(stage_cells(loaded, store, stage), stage, store).failed
+    loaded, store = carried_out(experiment(), tmp_path / "ck", "distill")
     assert store.cell(loaded.cells[0].source).state == "done"
     lines = [line for line in capsys.readouterr().err.splitlines() if "not tracked" in line]
     assert len(lines) == 1

@@ -12,31 +12,21 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
-from pipeline.__main__ import app
 from pipeline.config import Evaluate, Experiment
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
 from pipeline.evaluation.predictions import read
-from pipeline.launch import run_stage, stage_cells
 from pipeline.launch.estimate import class_of
 from pipeline.probe import probe_distill, probe_evaluate
 from pipeline.report.card.gather import gather
 from pipeline.report.card.text import card_text
 from pipeline.report.work import of_evaluate
 from pipeline.store import Store
-from tests.conftest import FILLERS, corpus
+from tests.conftest import FILLERS, carried_out, corpus, typed
 
 Folder = Callable[..., Path]
-
-
-def typed(*words: object) -> str:
-    """What the command prints."""
-    found = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
-    assert found.exit_code == 0, found.output
-    return found.output
 
 
 def shapes(rows: int, seed: int) -> list[dict[str, Any]]:
@@ -157,8 +147,7 @@ def test_merged_and_replayed(experiment: Path, tmp_path: Path) -> None:
 
 def test_joined_splits_are_those_of_each_task(experiment: Path, tmp_path: Path) -> None:
     """No row that a part was distilled from is a dev or test row of the joined task, or the other way round."""
-    plan, store = load_experiment(experiment), Store(tmp_path / "ck")
-    assert not run_stage(stage_cells(plan, store, "prepare"), "prepare", store).failed
+    plan, store = carried_out(experiment, tmp_path / "ck", "prepare")
     joined = Prepared(store.cell(plan.cells[2].source.source).folder)
     alone = [Prepared(store.cell(cell.source.source).folder) for cell in plan.cells[:2]]
     assert joined.classes == ["keywords: 0", "keywords: 1", "shapes: 0", "shapes: 1", "shapes: 2"]
@@ -189,8 +178,7 @@ def test_a_slice_of_a_composed_set(tasks: dict[str, Any], encoder_folder: Folder
     }
     path = tmp_path / "sliced.yaml"
     path.write_text(yaml.safe_dump({"base": base}, sort_keys=False))
-    plan, store = load_experiment(path), Store(tmp_path / "ck")
-    assert not run_stage(stage_cells(plan, store, "prepare"), "prepare", store).failed
+    plan, store = carried_out(path, tmp_path / "ck", "prepare")
     whole = class_of(plan.cells[0])
     assert isinstance(whole, Evaluate)
     folders = []

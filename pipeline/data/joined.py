@@ -36,7 +36,7 @@ def load_splits(config: Prepare) -> tuple[dict[str, Dataset], list[str], list[di
         raw = load_raw(one)
         splits = carve(raw, config.model_copy(update={"task": one}))
         for name, rows in splits.items():
-            labels = [label + len(classes) for label in rows["label"]]
+            labels = [label + len(classes) for label in rows["label"][:]]
             texts = {ours: rows[theirs][:] for ours, theirs in zip(task.text, one.text, strict=True)}
             found.setdefault(name, []).append(Dataset.from_dict({**texts, "label": labels}))
         sizes = {name: len(rows) for name, rows in splits.items()}

@@ -209,5 +209,7 @@ def _coded(task: Task, split: str, rows: Dataset, codes: dict[Any, int]) -> Data
             f"task {task.name}: {split} row {row} has the unknown label {cells[row]!r}; "
             f"allowed: {', '.join(map(repr, codes))}"
         )
-    texts = {column: [str(text if text is not None else "").strip() for text in rows[column]] for column in task.text}
+    texts = {
+        column: [str(text if text is not None else "").strip() for text in rows[column][:]] for column in task.text
+    }
     return Dataset.from_dict({**texts, "label": labels})

@@ -67,8 +67,9 @@ def shortened(fields: Sequence[list[int]], most: int) -> list[list[int]]:
 def content_hash(rows: Dataset) -> str:
     """SHA-256 of a split's token ids and labels, in order."""
     digest = hashlib.sha256()
-    for ids, label in zip(rows["input_ids"], rows["label"], strict=True):
-        digest.update(np.asarray([label, *ids], dtype="<i4").tobytes())
+    for part in rows.iter(1000):
+        for ids, label in zip(part["input_ids"], part["label"], strict=True):
+            digest.update(np.asarray([label, *ids], dtype="<i4").tobytes())
     return digest.hexdigest()
 
 
@@ -90,12 +91,16 @@ class Split:
     @property
     def labels(self) -> Tensor:
         """[rows] class of every row."""
-        return torch.tensor(np.asarray(self.rows.with_format("numpy")["label"]), dtype=torch.long)
+        return torch.tensor(self._column("label"), dtype=torch.long)
 
     @property
     def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """[rows] tokens of every row."""
-        return np.asarray(self.rows.with_format("numpy")["length"], dtype=np.int64)
+        return self._column("length")
+
+    def _column(self, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        # [:] reads the column at once; iterating over it, as numpy would, reads row by row
+        return np.asarray(self.rows.with_format("numpy")[name][:], dtype=np.int64)
 
     def fields(self) -> Iterator[tuple[list[int], ...]]:
         """The token ids of every row's text, or of both texts of a pair, of a split prepared for a language model."""

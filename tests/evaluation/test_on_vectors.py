@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +21,12 @@ from pipeline.evaluation.metrics import measure
 from pipeline.evaluation.on_vectors import evaluate_on_vectors, samples_of
 from pipeline.evaluation.predictions import read
 from pipeline.evaluation.variants_on_vectors import vary_on_vectors
-from pipeline.launch import run_stage, stage_cells
+from pipeline.launch import run_stage
 from pipeline.randomness import derive
 from pipeline.store import Store
 from pipeline.students.vector_training import Samples, learn, score
 from pipeline.students.vectors import VectorStudent
+from tests.conftest import carried_out, table
 
 Write = Callable[..., Path]
 MLP = {"name": "mlp", "width": 8}
@@ -43,10 +43,7 @@ def ready(experiment: Write, encoder_folder: Callable[..., Path], tmp_path: Path
             grids=[{"distill.method": [method], "evaluate.protocol": [protocol]}],
             evaluate=evaluate,
         )
-        plan, store = load_experiment(path), Store(tmp_path / "ck")
-        for stage in ("prepare", "distill"):
-            outcome = run_stage(stage_cells(plan, store, stage), stage, store)
-            assert not outcome.failed, outcome.failed
+        plan, store = carried_out(path, tmp_path / "ck", "distill")
         cell = plan.cells[0]
         prepared = Prepared(store.cell(cell.source.source).folder)
         return cell, prepared, load(store.cell(cell.source).folder / "distilled.h5"), store.cell(cell).folder
@@ -55,8 +52,7 @@ def ready(experiment: Write, encoder_folder: Callable[..., Path], tmp_path: Path
 
 
 def rows(folder: Path, name: str = "results.csv") -> list[dict[str, str]]:
-    with open(folder / name, newline="") as file:
-        return list(csv.DictReader(file))
+    return table(folder / name)
 
 
 def values(found: list[dict[str, str]]) -> dict[tuple[str, ...], float]:

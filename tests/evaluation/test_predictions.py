@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from pipeline.evaluation.predictions import Predicted, Predictions, read
 from pipeline.evaluation.results import Results
 from pipeline.launch import run_stage, stage_cells
 from pipeline.store import Store
+from tests.conftest import carried_out, table
 from tests.methods.disturbance import Disturbance, launch
 
 Write = Callable[..., Path]
@@ -132,15 +132,11 @@ def test_kept_are_those_that_are_in_both(tmp_path: Path) -> None:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "results.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return table(folder / "results.csv")
 
 
 def prepared_store(path: Path, root: Path) -> Store:
-    store = Store(root)
-    for stage in ("prepare", "distill"):
-        run_stage(stage_cells(load_experiment(path), store, stage), stage, store)
-    return store
+    return carried_out(path, root, "distill")[1]
 
 
 def evaluated(path: Path, store: Store) -> Path:

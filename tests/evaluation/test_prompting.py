@@ -23,7 +23,7 @@ from pipeline.evaluation.prompting import calibrated, order_of
 from pipeline.launch import run_stage, stage_cells
 from pipeline.randomness import derive
 from pipeline.store import Store
-from tests.conftest import corpus
+from tests.conftest import carried_out, corpus
 from tests.evaluation.test_protocols import rows, values
 from tests.language_stand_in import byte_folder
 
@@ -51,10 +51,7 @@ def prompting(experiment: Write, language_model: Path) -> Write:
 
 
 def evaluated(path: Path, root: Path) -> tuple[Evaluate, Path]:
-    plan, store = load_experiment(path), Store(root)
-    for stage in ("prepare", "distill", "evaluate"):
-        outcome = run_stage(stage_cells(plan, store, stage), stage, store)
-        assert not outcome.failed, outcome.failed
+    plan, store = carried_out(path, root)
     return plan.cells[0], store.cell(plan.cells[0]).folder
 
 

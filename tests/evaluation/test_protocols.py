@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,28 +15,25 @@ from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
 from pipeline.evaluation.results import Results
-from pipeline.launch import run_stage, stage_cells
 from pipeline.randomness import derive
 from pipeline.store import Store
 from pipeline.students.encoder import Student
 from pipeline.students.scoring import score
+from tests.conftest import carried_out, table
+from tests.forked import Forked, module
 from tests.methods.disturbance import Disturbance, launch
 
 Write = Callable[..., Path]
 
 
 def evaluated(path: Path, root: Path) -> tuple[list[dict[str, str]], Path]:
-    experiment, store = load_experiment(path), Store(root)
-    for stage in ("prepare", "distill", "evaluate"):
-        outcome = run_stage(stage_cells(experiment, store, stage), stage, store)
-        assert not outcome.failed, outcome.failed
+    experiment, store = carried_out(path, root)
     folder = store.cell(experiment.cells[0]).folder
     return rows(folder), folder
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "results.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return table(folder / "results.csv")
 
 
 def values(found: list[dict[str, str]]) -> dict[tuple[int, str, str], str]:
@@ -93,22 +87,20 @@ def test_scoring_in_bfloat16_is_near(experiment: Write, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", ["ddal", "finetune"])
 def test_killed_and_started_again_it_ends_with_the_same_rows(experiment: Write, tmp_path: Path, recipe: str) -> None:
     protocol = {"name": recipe} | ({"steps": 3} if recipe == "finetune" else {})
-    path = experiment(evaluate={"protocol": protocol, "initialisations": 60, "runtime": {"threads": 1}})
+    path = experiment(evaluate={"protocol": protocol, "initialisations": 30, "runtime": {"threads": 1}})
     undisturbed, folder = evaluated(path, tmp_path / "a")
-    store = Store(tmp_path / "b")
-    for stage in ("prepare", "distill"):
-        run_stage(stage_cells(load_experiment(path), store, stage), stage, store)
-    command = [sys.executable, "-m", "pipeline.stage3_evaluate", str(path), "--root", str(tmp_path / "b")]
+    carried_out(path, tmp_path / "b", "distill")
+    command = module("pipeline.stage3_evaluate"), path, "--root", tmp_path / "b"
     target = tmp_path / "b" / "evaluate" / folder.name
-    process = subprocess.Popen(command)
+    process = Forked(*command)
     while process.poll() is None and not _has(target, 30):
         time.sleep(0.01)
     assert process.poll() is None, "it was over before it could be killed; give it more initialisations"
     process.send_signal(signal.SIGKILL)
     process.wait()
     with open(target / "results.csv", "a") as file:
-        file.write("59,dev,accuracy,0.5,0.1\n59,dev,ma")  # a torn line, as a crash would leave it
-    subprocess.run(command, check=True)
+        file.write("29,dev,accuracy,0.5,0.1\n29,dev,ma")  # a torn line, as a crash would leave it
+    assert Forked(*command).wait() == 0
     assert values(rows(target)) == values(undisturbed)
     assert len(rows(target)) == len(undisturbed)
 
@@ -137,13 +129,11 @@ def test_disturbed_at_any_moment_it_ends_with_the_same_rows(
     protocol = {"name": recipe} | ({"steps": 3} if recipe == "finetune" else {})
     path = experiment(evaluate={"protocol": protocol, "initialisations": 6, "runtime": {"threads": 1}})
     undisturbed, _ = evaluated(path, tmp_path / "a")
-    store = Store(tmp_path / "b")
-    for stage in ("prepare", "distill"):
-        run_stage(stage_cells(load_experiment(path), store, stage), stage, store)
+    plan, store = carried_out(path, tmp_path / "b", "distill")
     disturbances = [Disturbance(*MOMENTS[moment], name) for moment in ("load", recipe, "score", "write")]
     ended, said = launch("evaluate", path, store.root, [*disturbances, None])
     assert [end.status for end in ended] == [status] * 4 + [0], said
-    cell = store.cell(load_experiment(path).cells[0])
+    cell = store.cell(plan.cells[0])
     found = cell.attempts()
     rows_per_draw = len(undisturbed) / 6
     assert [attempt.rows / rows_per_draw for attempt in found[1:]] == draws

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,11 +19,12 @@ from pipeline.distilled import DistilledSet, load
 from pipeline.errors import InputError
 from pipeline.evaluation import robustness
 from pipeline.evaluation.predictions import read
-from pipeline.launch import run_stage, stage_cells
+from pipeline.launch import run_stage
 from pipeline.randomness import derive
 from pipeline.store import Store
 from pipeline.students.encoder import Student
 from pipeline.students.scoring import score
+from tests.conftest import carried_out, table
 
 Write = Callable[..., Path]
 METHOD = {"shots": 2, "steps": 2, "initialise": "real", "attention_labels": "cls", "labels": "unrestricted"}
@@ -33,16 +33,12 @@ Key = tuple[str, int, str, str]
 
 
 def evaluated(path: Path, root: Path) -> tuple[Path, Evaluate]:
-    experiment, store = load_experiment(path), Store(root)
-    for stage in ("prepare", "distill", "evaluate"):
-        outcome = run_stage(stage_cells(experiment, store, stage), stage, store)
-        assert not outcome.failed, outcome.failed
+    experiment, store = carried_out(path, root)
     return store.cell(experiment.cells[0]).folder, experiment.cells[0]
 
 
 def rows(folder: Path, name: str = "robustness.csv") -> dict[Key, str]:
-    with open(folder / name, newline="") as file:
-        found = list(csv.DictReader(file))
+    found = table(folder / name)
     keys = [(row.get("variant", "own"), int(row["initialisation"]), row["split"], row["metric"]) for row in found]
     assert len(set(keys)) == len(keys)
     return dict(zip(keys, [row["value"] for row in found], strict=True))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
 from pipeline.evaluation.results import Epochs
-from pipeline.launch import run_stage, stage_cells
-from pipeline.store import Store
+from tests.conftest import carried_out, table
 
 Write = Callable[..., Path]
 RECIPE = {"name": "finetune", "batch_size": 16, "lr": 3e-3, "warmup_ratio": 0.1}
@@ -30,10 +27,7 @@ def evaluated(experiment: Write, encoder_folder: Callable[..., Path], tmp_path: 
             evaluate={"protocol": RECIPE | recipe, "initialisations": n, "splits": list(splits)},
             grids=[{"distill.method": [{"name": "full"}]}],
         )
-        plan, store = load_experiment(path), Store(tmp_path / root)
-        for stage in ("prepare", "distill", "evaluate"):
-            outcome = run_stage(stage_cells(plan, store, stage), stage, store)
-            assert not outcome.failed, outcome.failed
+        plan, store = carried_out(path, tmp_path / root)
         folder = store.cell(plan.cells[0]).folder
         return folder, read(folder / "results.csv"), read(folder / "epochs.csv")
 
@@ -41,10 +35,7 @@ def evaluated(experiment: Write, encoder_folder: Callable[..., Path], tmp_path: 
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    return table(path) if path.exists() else []
 
 
 def value(rows: list[dict[str, str]], split: str, metric: str, initialisation: int = 0) -> float:

@@ -146,11 +146,11 @@ def test_a_cell_is_its_start_and_its_work_at_the_measured_rates(
 @pytest.fixture
 def grid(experiment: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("TEXTDD_ROOT", str(tmp_path / "root"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     full = {"distill.method": [{"name": "full"}], "evaluate.protocol": [{"name": "finetune", "epochs": 2}]}
     return experiment(grids=[{"distill.method.labels": ["hard", "unrestricted"]}, full])
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_grid_before_and_after_it_ran(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner().invoke
     before = run(app, ["estimate", str(grid)])
@@ -174,6 +174,7 @@ def test_a_grid_before_and_after_it_ran(grid: Path, tmp_path: Path, monkeypatch:
     assert all(one.cpu_seconds > 0 and one.peak_mb > 100 for one in said)
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_slice_that_fails_is_said(experiment: Callable[..., Path], tmp_path: Path) -> None:
     path = experiment(distill={"runtime": {"device": "cuda:99"}})
     lines = estimate(load(path, ()), Store(tmp_path / "root"), lambda text: None)

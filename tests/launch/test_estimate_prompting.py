@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from pipeline import stage4_aggregate
 from pipeline.config import load
@@ -15,6 +16,7 @@ from pipeline.store import Store
 from tests.language_stand_in import byte_folder
 
 
+@pytest.mark.usefixtures("forks")
 def test_from_the_estimate_to_the_table(experiment: Callable[..., Path], tmp_path: Path) -> None:
     data = {"model": {"name": str(byte_folder(tmp_path / "model", positions=600)), "head": "language"}}
     protocol = {"name": "prompting", "labels": ["bad", "good"], "examples": 8}

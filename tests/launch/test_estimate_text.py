@@ -16,6 +16,7 @@ Write = Callable[..., Path]
 PARENT = {"name": "ddal", "sequence_length": 8, "outer": {"steps": 2, "batch_size": 4}, "validation": {"every": 2}}
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize(
     "distill",
     [

@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import importlib
 import os
-import subprocess
-import sys
+import signal
+import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-# Torch is imported once; every launch is a fork of a process that has computed nothing.
-SCRIPT = """
-import importlib, json, os, pathlib, signal, sys, time
-import datasets, torch, torch._dynamo, transformers, typer.main
-import pipeline.stage1_prepare, pipeline.stage2_distill, pipeline.stage3_evaluate, pipeline.methods.ddal
-from pipeline import __main__, launch, parallel
+import torch
 
-def disturb(where, count, name, pause, again):
-    module, _, path = where.partition(":")
-    owner = importlib.import_module(module)
-    *holders, function = path.split(".")
-    for holder in holders:
-        owner = getattr(owner, holder)
-    true, calls = getattr(owner, function), []
-    def disturbed(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == count:
-            os.kill(os.getpid(), getattr(signal, name))
-            time.sleep(pause)
-            if again:
-                os.kill(os.getpid(), getattr(signal, name))
-        return true(*args, **kwargs)
-    setattr(owner, function, disturbed)
-
-def launched(stage, disturbance):
-    pid = os.fork()
-    if pid == 0:
-        if disturbance:
-            disturb(*disturbance)
-        launch.stage_command(stage) if stage != "run" else __main__.main()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-def saved_step():
-    (found,) = list(pathlib.Path(sys.argv[-1]).glob("distill/*/progress.pt")) or [None]
-    return found and torch.load(found, weights_only=True)["step"]
-
-stage, disturbances = sys.argv[1], json.loads(sys.argv[2])
-sys.argv[1:] = ["run"] * (stage == "run") + sys.argv[3:]
-for disturbance in disturbances:
-    began = time.monotonic()
-    status, seconds = launched(stage, disturbance), time.monotonic() - began
-    print(json.dumps([status, seconds, saved_step()]), flush=True)
-"""
+from pipeline import __main__ as command
+from pipeline.launch import stage_command
+from tests.forked import Forked
 
 
 @dataclass(frozen=True)
@@ -75,6 +38,26 @@ class Disturbance:
     pause: float = 0.0
     again: bool = False
 
+    def begin(self) -> None:
+        """From now on the calls are counted."""
+        module, _, path = self.where.partition(":")
+        owner = importlib.import_module(module)
+        *holders, function = path.split(".")
+        for holder in holders:
+            owner = getattr(owner, holder)
+        true, calls = getattr(owner, function), []
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == self.count:
+                os.kill(os.getpid(), getattr(signal, self.name))
+                time.sleep(self.pause)
+                if self.again:
+                    os.kill(os.getpid(), getattr(signal, self.name))
+            return true(*args, **kwargs)
+
+        setattr(owner, function, counted)
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -92,6 +75,13 @@ class Ended:
     step: int | None
 
 
+def disturbed(stage: str, disturbances: Sequence[Disturbance]) -> None:
+    """A stage's command line (or that of all stages: ``run``) in this process, which the signals come to."""
+    for disturbance in disturbances:
+        disturbance.begin()
+    command.main() if stage == "run" else stage_command(stage)  # type: ignore[arg-type]
+
+
 def launch(
     stage: str, config: Path, root: Path, disturbances: Sequence[Disturbance | None], *more: object
 ) -> tuple[list[Ended], str]:
@@ -99,14 +89,13 @@ def launch(
 
     ``None`` leaves a launch alone.
     """
-    plain = [disturbance and astuple(disturbance) for disturbance in disturbances]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, stage, json.dumps(plain), str(config), *map(str, more), "--root", str(root)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
-    assert len(lines) == len(disturbances), done.stderr
-    return [Ended(*json.loads(line)) for line in lines], done.stderr
+    words = [*["run"] * (stage == "run"), config, *more, "--root", root]
+    ended, said = [], ""
+    for disturbance in disturbances:
+        began = time.monotonic()
+        process = Forked(partial(disturbed, stage, [disturbance] if disturbance else []), *words)
+        said += process.communicate()[1]
+        (saved,) = list(root.glob("distill/*/progress.pt")) or [None]
+        step = saved and torch.load(saved, weights_only=True)["step"]
+        ended.append(Ended(process.wait(), time.monotonic() - began, step))
+    return ended, said

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,23 +13,21 @@ from pipeline.config import load as load_experiment
 from pipeline.distilled import DistilledSet, load
 from pipeline.launch import run_stage, stage_cells
 from pipeline.store import Store
+from tests.conftest import carried_out, table
+from tests.forked import Forked, module
 
 Log = list[dict[str, str]]
 
 
 def distilled(path: Path, root: Path) -> tuple[DistilledSet, Path]:
     """Stages 1 and 2 in this process; the set and its folder."""
-    experiment, store = load_experiment(path), Store(root)
-    for stage in ("prepare", "distill"):
-        outcome = run_stage(stage_cells(experiment, store, stage), stage, store)
-        assert not outcome.failed, outcome.failed
+    experiment, store = carried_out(path, root, "distill")
     folder = store.cell(experiment.cells[0].source).folder
     return load(folder / "distilled.h5"), folder
 
 
 def rows(folder: Path) -> Log:
-    with open(folder / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return table(folder / "log.csv")
 
 
 def same(one: DistilledSet, other: DistilledSet) -> bool:
@@ -42,11 +37,11 @@ def same(one: DistilledSet, other: DistilledSet) -> bool:
 
 def killed_and_resumed(path: Path, root: Path, name: str, steps: Sequence[int]) -> tuple[DistilledSet, Path]:
     """The set of a cell whose process is killed as soon as its log has so many steps, each time; and its folder."""
-    command = [sys.executable, "-m", "pipeline.stage2_distill", str(path), "--root", str(root)]
+    command = module("pipeline.stage2_distill"), path, "--root", root
     run_stage(stage_cells(load_experiment(path), Store(root), "prepare"), "prepare", Store(root))
     target, kills = root / "distill" / name, 0
     for wanted in steps:
-        process = subprocess.Popen(command)
+        process = Forked(*command)
         while process.poll() is None and not _reached(target, wanted):
             time.sleep(0.005)
         if process.poll() is None:
@@ -54,7 +49,7 @@ def killed_and_resumed(path: Path, root: Path, name: str, steps: Sequence[int]) 
             kills += 1
         process.wait()
     assert kills == len(steps), "the run was over before it could be killed; give it more steps"
-    subprocess.run(command, check=True)
+    assert Forked(*command).wait() == 0
     return load(target / "distilled.h5"), target
 
 

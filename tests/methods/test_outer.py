@@ -20,6 +20,7 @@ from pipeline.launch import run_stage, stage_cells
 from pipeline.methods import ddal, outer
 from pipeline.methods.outer import Estimation
 from pipeline.store import Store
+from tests.conftest import carried_out
 
 Write = Callable[..., Path]
 
@@ -224,9 +225,7 @@ def test_the_set_remembers_its_optimiser(
 ) -> None:
     calls = Calls(monkeypatch)
     path = experiment(method=SHORT | {"inner_optimizer": given, "steps": 2, "window": 1})
-    config, store = load_experiment(path), Store(tmp_path / "ck")
-    for stage in ("prepare", "distill"):
-        assert not run_stage(stage_cells(config, store, stage), stage, store).failed
+    config, store = carried_out(path, tmp_path / "ck", "distill")
     found = load(store.cell(config.cells[0].source).folder / "distilled.h5")
     assert found.recipe.optimiser == rule
     assert {(made["optimiser"], made["window"]) for made in calls.made} == {(rule, 1)}

@@ -14,10 +14,8 @@ from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load
 from pipeline.errors import InputError
-from pipeline.launch import run_stage, stage_cells
 from pipeline.methods.projection import framed, projected
-from pipeline.store import Store
-from tests.conftest import VOCABULARY, build_tokenizer
+from tests.conftest import VOCABULARY, build_tokenizer, carried_out
 
 Write = Callable[..., Path]
 PAD, CLS, SEP = (VOCABULARY.index(token) for token in ("[PAD]", "[CLS]", "[SEP]"))
@@ -93,10 +91,7 @@ def chain(experiment: Write) -> Path:
 
 def made(path: Path, root: Path) -> tuple[DistilledSet, DistilledSet, Path]:
     """The projected set, its parent, and where the data are."""
-    plan, store = load_experiment(path), Store(root)
-    for stage in ("prepare", "distill", "evaluate"):
-        outcome = run_stage(stage_cells(plan, store, stage), stage, store)
-        assert not outcome.failed, outcome.failed
+    plan, store = carried_out(path, root)
     config = plan.cells[0].source
     assert config.parent is not None
     folders = [store.cell(each).folder for each in (config, config.parent, config.source)]

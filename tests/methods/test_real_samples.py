@@ -12,13 +12,12 @@ import pandas as pd
 import pytest
 
 from pipeline.config import Evaluate
-from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load
-from pipeline.launch import run_stage, stage_cells
+from pipeline.launch import run_stage
 from pipeline.randomness import numpy_generator
 from pipeline.store import Store
-from tests.conftest import corpus
+from tests.conftest import carried_out, corpus
 
 Write = Callable[..., Path]
 Made = Callable[..., list[tuple[Evaluate, DistilledSet]]]
@@ -55,10 +54,7 @@ def made(experiment: Write, skewed: str, tmp_path: Path) -> Made:
         path = experiment(
             prepare={"task": task}, evaluate={"protocol": {"name": "finetune", "steps": 2}} | evaluate, grids=grids
         )
-        plan, store = load_experiment(path), Store(tmp_path / root)
-        for stage in ("prepare", "distill"):
-            outcome = run_stage(stage_cells(plan, store, stage), stage, store)
-            assert not outcome.failed, outcome.failed
+        plan, store = carried_out(path, tmp_path / root, "distill")
         return [(cell, load(store.cell(cell.source).folder / "distilled.h5")) for cell in plan.cells]
 
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import signal
@@ -20,7 +19,9 @@ from pipeline.config import load as load_experiment
 from pipeline.distilled import load
 from pipeline.launch import run_stage, stage_cells
 from pipeline.store import Cell, Store
-from tests.methods.disturbance import ROOT, Disturbance, launch
+from tests.conftest import table
+from tests.forked import ROOT, Forked, module
+from tests.methods.disturbance import Disturbance, launch
 
 Write = Callable[..., Path]
 STEPS = 14
@@ -64,8 +65,7 @@ def saved_step(cell: Cell) -> int:
 
 
 def logged(cell: Cell) -> list[dict[str, str]]:
-    with open(cell.folder / "log.csv", newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in table(cell.folder / "log.csv")]
 
 
 def assert_equal(one: Cell, other: Cell) -> None:
@@ -159,18 +159,15 @@ def test_signals_from_outside_at_moments_that_nobody_chose(small: Write, tmp_pat
     """The command line itself, hit after a random time, again and again; mostly while it loads or computes."""
     path, root = small(0.2, outer={"steps": STEPS, "batch_size": 64}), tmp_path / "b"
     cell = cell_of(path, root)
+    for name, status in (("SIGINT", 130), ("SIGKILL", -9), ("SIGUSR1", 85)):
+        process = Forked(module("pipeline.stage2_distill"), path, "--root", root)
+        while process.poll() is None and "distill 1/1" not in process.said()[1]:  # until it is at the cell
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 2))
+        process.send_signal(getattr(signal, name))
+        assert process.wait() == status or cell.state == "done"
     command = [sys.executable, "-m", "pipeline.stage2_distill", str(path), "--root", str(root)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for name, status in (("SIGINT", 130), ("SIGKILL", -9), ("SIGUSR1", 85)):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if b"distill 1/1" in line:  # it is at the cell
-                break
-        time.sleep(random.uniform(0, 5))
-        process.send_signal(getattr(signal, name))
-        process.communicate()
-        assert process.returncode == status or cell.state == "done"
     assert subprocess.run(command, env=environment, check=False).returncode == 0
     assert_equal(undisturbed(path, tmp_path / "a"), cell)
 

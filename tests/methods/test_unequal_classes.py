@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from pipeline.methods.gradient_check import CANARY, check_gradient
 from pipeline.methods.imbalance import check_classes, measured, outer_loss
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
 from pipeline.store import Store
-from tests.conftest import corpus
+from tests.conftest import corpus, table
 
 Write = Callable[..., Path]
 Make = Callable[..., tuple[Distill, Prepared]]
@@ -238,8 +237,8 @@ def test_the_best_state_by_it_is_kept(prepared: Make, tmp_path: Path, by: str, s
         validation={"every": 3, "initialisations": 2, "by": by},
     )
     found = distilled(made, tmp_path / "a").about["selection"]
-    with open(tmp_path / "a" / "log.csv", newline="") as file:
-        scores = [float(row["validation_score"]) for row in csv.DictReader(file) if row["validation_score"]]
+    log = table(tmp_path / "a" / "log.csv")
+    scores = [float(row["validation_score"]) for row in log if row["validation_score"]]
     best = min(range(8), key=lambda number: sign * scores[number])
     assert len(set(scores)) > 1
     assert (found["by"], found["step"]) == (by, 3 * best + 3)

@@ -4,12 +4,20 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.report import figure, pareto
 from tests.report.report_fabric import Fabric
 
 
 @pytest.fixture
 def fabric(tmp_path: Path) -> Fabric:
     return Fabric(tmp_path)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stage 4 draws none, where a test asks for its tables alone."""
+    for module in (figure, pareto):
+        monkeypatch.setattr(module, "draw", lambda *_: [])
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def test_only_the_archive_is_read_never_the_tables(fabric: Fabric, tmp_path: Pat
     assert files(out) == first
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_number_that_is_changed_in_the_csv_shows(fabric: Fabric, tmp_path: Path):
     """The tables are made from the CSV: tampering with it is seen, in the entry and in the tests."""
     experiment, out = answered(fabric), tmp_path / "out"
@@ -74,6 +75,7 @@ def test_a_number_that_is_changed_in_the_csv_shows(fabric: Fabric, tmp_path: Pat
     assert "HL: predictions are not those of the results" in summary.markdown
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_later_work_continues_from_what_was_committed(fabric: Fabric, tmp_path: Path):
     """A second task in a fresh store: the first one's entries come from the archive, the second's are added to it."""
     tasks = [fabric.task("one"), fabric.task("two")]
@@ -92,6 +94,7 @@ def test_later_work_continues_from_what_was_committed(fabric: Fabric, tmp_path: 
     assert set(frame["task"]) == {"one", "two"}
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_store_is_preferred(fabric: Fabric, tmp_path: Path):
     experiment, out = fabric.experiment(), tmp_path / "out"
     fabric.answer(experiment.cells[0], [0.5, 0.6])
@@ -102,6 +105,7 @@ def test_the_store_is_preferred(fabric: Fabric, tmp_path: Path):
     assert pd.read_csv(out / "demo.csv")["n"].tolist()[0] == 3
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_other_data_is_another_cell(fabric: Fabric, tmp_path: Path):
     experiment, out = fabric.experiment(), tmp_path / "out"
     fabric.answer(experiment.cells[0], [0.5, 0.6])
@@ -111,6 +115,7 @@ def test_other_data_is_another_cell(fabric: Fabric, tmp_path: Path):
     assert [problem.state for problem in summary.problems] == ["missing"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_hub_revisions_that_are_not_resolved_here_do_not_matter(fabric: Fabric, tmp_path: Path):
     experiment, out = fabric.experiment(tasks=["sst2"]), tmp_path / "out"
     source = experiment.cells[0].source.source.task.source
@@ -123,6 +128,7 @@ def test_hub_revisions_that_are_not_resolved_here_do_not_matter(fabric: Fabric, 
     assert len(run(experiment, other, out).problems) == 1, "another commit of the data"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_changed_default_is_refused(fabric: Fabric, tmp_path: Path):
     experiment, out = fabric.experiment(), tmp_path / "out"
     fabric.answer(experiment.cells[0], [0.5, 0.6])
@@ -134,6 +140,7 @@ def test_a_changed_default_is_refused(fabric: Fabric, tmp_path: Path):
         archive.find(experiment.cells[0])
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_another_setting_is_not_found(fabric: Fabric, tmp_path: Path):
     experiment, out = fabric.experiment(), tmp_path / "out"
     fabric.answer(experiment.cells[0], [0.5, 0.6])
@@ -143,6 +150,7 @@ def test_another_setting_is_not_found(fabric: Fabric, tmp_path: Path):
     assert archive.find(experiment.cells[0].model_copy(update={"initialisations": 4})) is None
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("gone", ["demo.runs.csv", "demo.h5"])
 def test_one_file_without_the_other_is_refused(fabric: Fabric, tmp_path: Path, gone: str):
     experiment, out = fabric.experiment(), tmp_path / "out"
@@ -152,6 +160,7 @@ def test_one_file_without_the_other_is_refused(fabric: Fabric, tmp_path: Path, g
         run(experiment, fabric.store, out)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_torn_file_is_named(fabric: Fabric, tmp_path: Path):
     experiment, out = answered(fabric), tmp_path / "out"
     run(experiment, fabric.store, out)
@@ -161,6 +170,7 @@ def test_a_torn_file_is_named(fabric: Fabric, tmp_path: Path):
         run(experiment, fabric.store, out)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_is_not_a_number_stays_so(fabric: Fabric, tmp_path: Path):
     """A metric that diverged is not one that was not measured."""
     experiment, out = fabric.experiment(), tmp_path / "out"
@@ -174,6 +184,7 @@ def test_what_is_not_a_number_stays_so(fabric: Fabric, tmp_path: Path):
     assert (out / "demo.csv").read_bytes() == first
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_it_stays_small(fabric: Fabric, tmp_path: Path):
     """Five sets of 20 initialisations on 1,234 rows: little more than the entropy of answers that are nearly noise."""
     experiment = fabric.experiment({"distill.seed": [0, 1, 2, 3, 4]}, splits=["test"], initialisations=20)

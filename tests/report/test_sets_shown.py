@@ -11,13 +11,12 @@ from scipy.special import softmax
 from transformers import AutoModel
 
 from pipeline import distilled
-from pipeline.config import load
 from pipeline.errors import InputError
-from pipeline.launch import run_stage, stage_cells
 from pipeline.report import set_figures
 from pipeline.report.collect import collect
 from pipeline.report.shown_sets import Shown, Words, shown_sets
 from pipeline.store import Store
+from tests.conftest import carried_out
 
 GRID = [{"distill.method": [{"labels": "unrestricted", "attention_labels": kind} for kind in ("none", "cls")]}]
 
@@ -25,9 +24,7 @@ GRID = [{"distill.method": [{"labels": "unrestricted", "attention_labels": kind}
 @pytest.fixture
 def run(experiment: Callable[..., Path], tmp_path: Path):
     """Collected results and the store of an experiment that was really run."""
-    found, store = load(experiment(grids=GRID)), Store(tmp_path / "ck")
-    for stage in ("prepare", "distill", "evaluate"):
-        assert not run_stage(stage_cells(found, store, stage), stage, store).failed
+    found, store = carried_out(experiment(grids=GRID), tmp_path / "ck")
     return collect(found, store), store
 
 

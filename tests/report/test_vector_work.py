@@ -50,6 +50,7 @@ def test_real_rows(experiment: Callable[..., Path], tmp_path: Path, method: dict
 
 
 def test_an_estimate_of_such_a_grid(experiment: Callable[..., Path], tmp_path: Path) -> None:
+    """Its slices by interpreters that start anew, as for a user."""
     config, store = cell(experiment, BPTT | {"shots": 3, "boost": {"stages": [1, 3]}}), Store(tmp_path / "root")
     lines = estimate(config, store, lambda text: None)
     assert [line.trouble for line in lines] == ["", ""]

@@ -10,20 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from pipeline.__main__ import app
-from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, Recipe, load
-from pipeline.launch import run_stage, stage_cells
 from pipeline.report.card.facts import Evaluation, Score
 from pipeline.report.view import View, gathered, html, markdown
 from pipeline.report.view.gathered import Piece, Shown, Weight
 from pipeline.report.view.near import Neighbour
 from pipeline.report.view.written import faintness
-from pipeline.store import Store
 from pipeline.students.encoder import Student
+from tests.conftest import carried_out, typed
 
 Write = Callable[..., Path]
 EVIL = '<script>alert(1)</script> & "quoted" | *bold* [x](javascript:y)'
@@ -116,9 +112,7 @@ def made(experiment: Write, tmp_path: Path) -> Callable[..., tuple[Path, Prepare
     """The set of the only cell, and its prepared task."""
 
     def make(**sections: dict[str, object]) -> tuple[Path, Prepared]:
-        plan, store = load_experiment(experiment(**sections)), Store(tmp_path / "checkpoints")
-        for stage in ("prepare", "distill"):
-            assert not run_stage(stage_cells(plan, store, stage), stage, store).failed  # type: ignore[arg-type]
+        plan, store = carried_out(experiment(**sections), tmp_path / "checkpoints", "distill")
         source = plan.cells[0].source
         return store.cell(source).folder / "distilled.h5", Prepared(store.cell(source.source).folder)
 
@@ -182,8 +176,7 @@ def test_without_prepared_data_it_says_so(made: Callable[..., tuple[Path, Prepar
         "--root",
         str(tmp_path / "no"),
     ]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0
+    typed(*arguments)
     page = _Page((tmp_path / "elsewhere.html").read_text())
     assert any("the prepared data of stage 1 are not here" in text for text in page.texts)
     assert "nearest training rows" not in page.texts
@@ -192,8 +185,7 @@ def test_without_prepared_data_it_says_so(made: Callable[..., tuple[Path, Prepar
 def test_the_command_writes_beside_the_set(made: Callable[..., tuple[Path, Prepared]]) -> None:
     file, _ = made(**REAL)
     for to, name in (("html", "distilled.html"), ("markdown", "distilled.samples.md")):
-        done = CliRunner().invoke(app, ["show", str(file), "--to", to, "--nearest", "1"], catch_exceptions=False)
-        assert done.output.strip().splitlines()[-1] == str(file.with_name(name))
+        assert typed("show", file, "--to", to, "--nearest", 1).strip().splitlines()[-1] == str(file.with_name(name))
         assert "nearest training rows" in file.with_name(name).read_text()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipeline.methods.dilm import pretrain, sampling, trajectory, tuning
 from pipeline.methods.dilm.generator import Generator
 from pipeline.stage2_distill import run as distill
 from pipeline.store import Store
+from tests.conftest import table
 from tests.methods.dilm.conftest import prepared
 
 Chain = Callable[..., Distill]
@@ -47,8 +47,7 @@ def made(config: Distill, store: Store) -> Path:
 
 
 def log(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "log.csv", newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in table(folder / "log.csv")]
 
 
 def weights(folder: Path) -> bytes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipeline.report import work
 from pipeline.report.layout import row_of
 from pipeline.report.pairs import check_choices
 from pipeline.store import Store
+from tests.forked import completed
 from tests.methods.dilm.conftest import prepared
 from tests.methods.dilm.test_dilm_cells import cells, made
 
@@ -64,14 +64,9 @@ def as_yaml(config: Distill, path: Path) -> Path:
     return path
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-
-
 def test_from_yaml_to_table_and_card(chain: Chain, tmp_path: Path) -> None:
     path, places = as_yaml(chain(), tmp_path / "dilm.yaml"), ["--root", tmp_path / "root"]
-    done = run("run", path, *places, "--out", tmp_path / "results")
+    done = completed("pipeline", "run", path, *places, "--out", tmp_path / "results")
     assert done.returncode == 0, done.stderr
     for row in ("random real", "rank", "LM", "DiLM", "DiLM (no selection)"):
         assert f"| {row} |" in done.stdout
@@ -87,13 +82,13 @@ def test_from_yaml_to_table_and_card(chain: Chain, tmp_path: Path) -> None:
     sets = [line.split(": ")[1] for line in done.stdout.splitlines() if line.startswith("distilled set: ")]
     assert len(sets) == 5
     (matched,) = [found for found in sets if ".generated-none." in found]
-    card = run("card", matched, *places)
+    card = completed("pipeline", "card", matched, *places)
     assert card.returncode == 0, card.stderr
     text = Path(matched).with_suffix(".md").read_text() if Path(matched).with_suffix(".md").exists() else card.stdout
     assert "texts that a language model wrote" in text
     assert "5 steps of gradient matching" in text
     assert "samples that are a whole row of test" in text
-    status = run("status", path, *places)
+    status = completed("pipeline", "status", path, *places)
     assert status.returncode == 0, status.stderr
 
 
@@ -169,12 +164,11 @@ def test_shipped_grids_train_each_generator_once(name: str, generators: int, set
     sources = [cell.source for cell in experiment.cells]
     parents = {one.model_dump_json() for source in sources for one in source.chain[1:]}
     assert len(parents) == generators
+    seeds: dict[str, set[int]] = defaultdict(set)
     for source in sources:
         if source.method.name == "generated":
-            twins = [
-                one for one in sources if one.model_copy(update={"seed": 0}) == source.model_copy(update={"seed": 0})
-            ]
-            assert len({one.seed for one in twins}) == sets
+            seeds[source.model_copy(update={"seed": 0}).model_dump_json()].add(source.seed)
+    assert {len(found) for found in seeds.values()} == {sets}
 
 
 def test_defaults_are_the_published_ones() -> None:
