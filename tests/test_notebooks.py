@@ -155,7 +155,8 @@ def executed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
             cell.outputs = []
         first = code(notebook)[0]
         named = re.sub(r'EXPERIMENT = "\w+"', f'EXPERIMENT = "{experiment}"', first.source)
-        first.source = re.sub(r"SETTINGS = \[.*?\]", "SETTINGS = []", named, flags=re.DOTALL)
+        whole = re.sub(r"SETTINGS = \[.*?\]", "SETTINGS = []", named, flags=re.DOTALL)
+        first.source = re.sub(r'FULL_DATA = "\w*"', 'FULL_DATA = ""', whole)
         assert first.source != code(committed(name))[0].source
         client = NotebookClient(
             notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(project / "analysis")}}
