@@ -12,6 +12,7 @@ The rooms, from the bottom up (arrows point down only):
 ``methods``        ways to make a small set
 ``evaluation``     ways to score one
 ``report``         tables and figures
+``probe``          a measured slice of a cell, for ``estimate``
 ``stage1_prepare`` … ``stage4_aggregate``   thin: read, call, write
 ``launch``         cells x stages
 =================  ====================================================================

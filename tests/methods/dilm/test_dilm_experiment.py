@@ -16,7 +16,7 @@ from pipeline.config import LM, DiLM, Distill, Evaluate, FineTune, Generated, lo
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import load as load_set
 from pipeline.launch.estimate import class_of
-from pipeline.probe_language import pieces
+from pipeline.probe.language import language_pieces
 from pipeline.report import work
 from pipeline.report.layout import row_of
 from pipeline.report.pairs import check_choices
@@ -100,7 +100,7 @@ def test_what_is_measured_for_an_estimate(chain: Chain, store: Store, tmp_path: 
     rank = config.model_dump(mode="json") | {"method": {"name": "rank", "shots": 2}}
     for one in (*cells(config), Distill.model_validate(rank)):
         folder = store.cell(one.source).folder
-        found = pieces(one, Prepared(folder), tmp_path / "distilled.h5")
+        found = language_pieces(one, Prepared(folder), tmp_path / "distilled.h5")
         for _, once, flops in found:
             once()
             assert flops > 0

@@ -21,7 +21,7 @@ from pipeline.launch import run_stage, stage_cells
 from pipeline.methods.dilm.generator import Generator
 from pipeline.methods.text_fluency import Fluency
 from pipeline.methods.text_set import Vocabulary
-from pipeline.probe_text import text_pieces
+from pipeline.probe.text import text_pieces
 from pipeline.report import language_work, work
 from pipeline.store import Store
 from pipeline.students.vocabulary import nearest_tokens

@@ -1,8 +1,7 @@
-"""What :mod:`pipeline.probe` measures of cells on frozen vectors."""
+"""Cells on frozen vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from torch.nn import functional as F
@@ -13,12 +12,12 @@ from pipeline.distilled import save
 from pipeline.methods.outer import Estimation
 from pipeline.methods.vector_run import VectorRun, trained
 from pipeline.methods.vectors import load_student
+from pipeline.probe.slices import Piece
 from pipeline.report import vector_work
 from pipeline.students.device import pick_device
 from pipeline.students.vector_training import Samples, learn, score
 from pipeline.students.vectors import VectorStudent
 
-Piece = tuple[str, Callable[[], object], float]  # kind of work, one repetition, its FLOPs
 STEPS = 20  # of a training
 
 

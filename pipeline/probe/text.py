@@ -1,4 +1,4 @@
-"""What :mod:`pipeline.probe` measures of sets of text."""
+"""Sets of text: outer steps, and a part of a training of a validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.config import Distill, Project, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, Recipe, save
 from pipeline.methods.text import begun
-from pipeline.probe_vectors import Piece
+from pipeline.probe.slices import Piece
 from pipeline.report import work
 from pipeline.students.finetune import finetune
 from pipeline.students.scoring import score

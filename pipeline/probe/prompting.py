@@ -1,4 +1,4 @@
-"""What :mod:`pipeline.probe` measures of cells that ask a language model."""
+"""Cells that ask a language model: the examples, and queries after them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.distilled.text import decoded
 from pipeline.evaluation.prompting import Prompter, asked
-from pipeline.probe_vectors import Piece
+from pipeline.probe.slices import Piece
 from pipeline.report import prompt_work
 
 ROWS = 64

@@ -1,4 +1,4 @@
-"""What :mod:`pipeline.probe` measures of cells that train a language model or write with it.
+"""Cells that train a language model or write with it.
 
 The model is the one that stage 1 keeps, not the trained one, which need not exist yet: it writes longer texts, so that
 what is predicted of writing is an upper bound.
@@ -19,14 +19,14 @@ from pipeline.methods.dilm.generator import Generator
 from pipeline.methods.dilm.pretrain import Pretraining
 from pipeline.methods.dilm.sampling import write
 from pipeline.methods.dilm.tuning import Tuning
-from pipeline.probe_vectors import Piece
+from pipeline.probe.slices import Piece
 from pipeline.report import language_work, work
 from pipeline.students.device import pick_device
 
 TEXTS, ROWS = 32, 256
 
 
-def pieces(config: Distill, prepared: Prepared, set_: Path) -> list[Piece]:
+def language_pieces(config: Distill, prepared: Prepared, set_: Path) -> list[Piece]:
     """Steps of training, some texts, some vectors; leaves a set where the cell makes one."""
     method, C = config.method, len(prepared.classes)
     written = Prepared(language_work.written_for(config, prepared.folder))
