@@ -11,6 +11,7 @@ The rooms, from the bottom up (arrows point down only):
 ``distilled``      the distilled set in memory and as ``distilled.h5``
 ``methods``        ways to make a small set
 ``evaluation``     ways to score one
+``work``           how much computing a cell is
 ``report``         tables and figures
 ``probe``          a measured slice of a cell, for ``estimate``
 ``stage1_prepare`` … ``stage4_aggregate``   thin: read, call, write

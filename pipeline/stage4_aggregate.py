@@ -53,13 +53,13 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     # pandas and matplotlib: not for those who only list the stages
     from pipeline.report.archive import Archive
     from pipeline.report.collect import collect
-    from pipeline.report.figure import draw
+    from pipeline.report.figures.pareto import draw as draw_pareto
+    from pipeline.report.figures.scores import draw
     from pipeline.report.ledger import Ledger, sentences, with_costs
-    from pipeline.report.pareto import draw as draw_pareto
     from pipeline.report.render import latex, markdown
-    from pipeline.report.robust_tables import write_robustness
+    from pipeline.report.robustness.tables import write_robustness
     from pipeline.report.tables import long_form, results_table, task_table
-    from pipeline.report.transfer_tables import write_transfer
+    from pipeline.report.transfer.tables import write_transfer
 
     archive = Archive(out / experiment.name, store)
     collected = collect(experiment, store, archive)

@@ -22,8 +22,8 @@ from pipeline.launch.estimate import class_of
 from pipeline.probe import probe_distill, probe_evaluate
 from pipeline.report.card.gather import gather
 from pipeline.report.card.text import card_text
-from pipeline.report.work import of_evaluate
 from pipeline.store import Store
+from pipeline.work import of_evaluate
 from tests.conftest import FILLERS, carried_out, corpus, typed
 
 Folder = Callable[..., Path]

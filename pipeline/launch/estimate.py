@@ -2,7 +2,7 @@
 
 Cells that differ in seeds, step sizes and the number of their steps only are one class. Its slice
 (:mod:`pipeline.probe`) says how fast each kind of work is here; how much of each kind a cell is follows from its config
-(:mod:`pipeline.report.work`). Slices are kept in the store (``probes/``) and measured anew on another machine or with
+(:mod:`pipeline.work.cells`). Slices are kept in the store (``probes/``) and measured anew on another machine or with
 another thread count. Predictions are kept too: ``status`` and ``run --dry-run`` use them until cells like that are
 done, and here they are compared with what cells then took.
 """
@@ -208,7 +208,7 @@ def _folder(config: Distill | Evaluate, store: Store) -> Path:
 
 
 def _predicted(config: Stage, found: dict[str, Any], store: Store) -> Prediction:
-    from pipeline.report import work
+    from pipeline import work
 
     wall, cpu = found["startup"]
     if isinstance(config, Distill):

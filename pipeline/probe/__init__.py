@@ -1,7 +1,7 @@
 """A measured slice of one cell, in a process of its own: ``python -m pipeline.probe REQUEST ANSWER`` (JSON files).
 
 A few outer steps, a few training steps, a few batches that are scored: enough to know how fast each kind of work
-(:class:`pipeline.report.work.Work`) is here, how long a cell takes before it begins, and how much memory it needs.
+(:class:`pipeline.work.cells.Work`) is here, how long a cell takes before it begins, and how much memory it needs.
 Everything is done by the functions that the stages themselves call. One file per kind of cell.
 """
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import work
 from pipeline.config import (
     BPTT,
     DDAL,
@@ -37,10 +38,10 @@ from pipeline.probe.prompting import prompt_pieces
 from pipeline.probe.slices import Slice
 from pipeline.probe.text import projected, text_pieces
 from pipeline.probe.vectors import distill_pieces, evaluate_pieces
-from pipeline.report import vector_work, work
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Student
 from pipeline.students.finetune import plain_steps
+from pipeline.work import vectors as vector_work
 
 
 def probe_distill(config: Distill, folder: Path, set_: Path, parts: Sequence[Path] = ()) -> Slice:

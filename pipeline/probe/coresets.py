@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from pipeline import work
 from pipeline.config import ByScores, ByVectors, Coreset, Distill
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Batch, Split
 from pipeline.methods.coresets.candidates import distinct
 from pipeline.methods.coresets.vectors import load_student
 from pipeline.probe.slices import BATCHES, Slice
-from pipeline.report import work
 from pipeline.students.encoder import Student
 
 

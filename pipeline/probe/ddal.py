@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline import work
 from pipeline.bilevel import descend
 from pipeline.config import DDAL, Distill
 from pipeline.data.prepared import Prepared
@@ -15,7 +16,6 @@ from pipeline.methods.ddal import load_student
 from pipeline.methods.learned import LearnedSet, initial_tensors
 from pipeline.methods.outer import Estimation, OuterState
 from pipeline.probe.slices import Slice
-from pipeline.report import work
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters, Student
 

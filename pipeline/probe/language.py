@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline import work
 from pipeline.config import LM, DiLM, Distill, Generated, Rank
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
@@ -20,8 +21,8 @@ from pipeline.methods.dilm.pretrain import Pretraining
 from pipeline.methods.dilm.sampling import write
 from pipeline.methods.dilm.tuning import Tuning
 from pipeline.probe.slices import Piece
-from pipeline.report import language_work, work
 from pipeline.students.device import pick_device
+from pipeline.work import language as language_work
 
 TEXTS, ROWS = 32, 256
 

@@ -8,7 +8,7 @@ from pipeline.distilled import DistilledSet
 from pipeline.distilled.text import decoded
 from pipeline.evaluation.prompting import Prompter, asked
 from pipeline.probe.slices import Piece
-from pipeline.report import prompt_work
+from pipeline.work import prompts as prompt_work
 
 ROWS = 64
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from pipeline import work
 from pipeline.config import Training
 from pipeline.data.tokenised import Batch
-from pipeline.report import work
 from pipeline.students.encoder import Parameters, Student
 from pipeline.students.finetune import finetune
 from pipeline.students.scoring import score

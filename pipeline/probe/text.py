@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from pipeline import work
 from pipeline.config import Distill, Project, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, Recipe, save
 from pipeline.methods.text import begun
 from pipeline.probe.slices import Piece
-from pipeline.report import work
 from pipeline.students.finetune import finetune
 from pipeline.students.scoring import score
 

@@ -13,10 +13,10 @@ from pipeline.methods.outer import Estimation
 from pipeline.methods.vector_run import VectorRun, trained
 from pipeline.methods.vectors import load_student
 from pipeline.probe.slices import Piece
-from pipeline.report import vector_work
 from pipeline.students.device import pick_device
 from pipeline.students.vector_training import Samples, learn, score
 from pipeline.students.vectors import VectorStudent
+from pipeline.work import vectors as vector_work
 
 STEPS = 20  # of a training
 

@@ -7,9 +7,9 @@ import pandas as pd
 from pipeline.config import Experiment
 from pipeline.report import paper
 from pipeline.report.collect import Collected
-from pipeline.report.composed_words import published_split
 from pipeline.report.layout import Column, Row
 from pipeline.report.tables import METRIC_NAMES, Table, spread
+from pipeline.report.words.composed import published_split
 
 OURS = (
     "Ours: mean ± sample standard deviation, in percent (n = sets × initialisations); two deviations: over "

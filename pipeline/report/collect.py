@@ -18,7 +18,6 @@ from pipeline.errors import InputError
 from pipeline.report.alternatives import alternatives, hyper_parameters, searched
 from pipeline.report.archive import Archive
 from pipeline.report.finished import Finished, Problem, in_store
-from pipeline.report.intervals import Estimate, estimate
 from pipeline.report.layout import (
     Column,
     Layout,
@@ -26,7 +25,8 @@ from pipeline.report.layout import (
     layout,
 )
 from pipeline.report.pairs import check_choices
-from pipeline.report.words import recipe, rule, selection
+from pipeline.report.statistics.intervals import Estimate, estimate
+from pipeline.report.words.cells import recipe, rule, selection
 from pipeline.store import Store
 from pipeline.store.atomic import read_json
 

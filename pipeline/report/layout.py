@@ -33,12 +33,12 @@ from pipeline.config import (
     Text,
 )
 from pipeline.report.alternatives import flat
-from pipeline.report.composed_words import composed_name, is_small
-from pipeline.report.language_words import generated_name, generated_order
-from pipeline.report.prompt_words import prompted_name, prompted_order
-from pipeline.report.text_words import text_row
-from pipeline.report.vector_words import bptt_name, bptt_order, network_name, student_name, student_order
-from pipeline.report.words import ATTENTION, BUDGETS, LABELS, REAL, correction, real_name
+from pipeline.report.words.cells import ATTENTION, BUDGETS, LABELS, REAL, correction, real_name
+from pipeline.report.words.composed import composed_name, is_small
+from pipeline.report.words.language import generated_name, generated_order
+from pipeline.report.words.prompts import prompted_name, prompted_order
+from pipeline.report.words.text import text_row
+from pipeline.report.words.vectors import bptt_name, bptt_order, network_name, student_name, student_order
 
 _DATA = ("-", "same", "different", "random")
 _NOT_A_SPLIT = ("prepare.max_length", "prepare.revision", "prepare.vectors", "prepare.model.")

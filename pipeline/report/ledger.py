@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from pipeline import work
 from pipeline.config import Distill, Evaluate, Learned, Prepare, upstream
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
-from pipeline.report import work
 from pipeline.report.collect import Collected, Entry
 from pipeline.report.finished import Finished
 from pipeline.report.layout import Column, Row, column_key, row_of

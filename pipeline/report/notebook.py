@@ -18,13 +18,16 @@ warnings.filterwarnings("ignore", "IProgress not found")
 
 from pipeline.config import Experiment, load
 from pipeline.errors import InputError
-from pipeline.report import beside, budget_figure, loss_figure, pareto
-from pipeline.report import claims as paper_claims
-from pipeline.report import figure as bars_figure
+from pipeline.report import beside
 from pipeline.report.archive import Archive
 from pipeline.report.collect import Collected, collect
+from pipeline.report.figures import budgets as budget_figure
+from pipeline.report.figures import losses as loss_figure
+from pipeline.report.figures import pareto
+from pipeline.report.figures import scores as bars_figure
 from pipeline.report.ledger import Ledger, sentences
 from pipeline.report.render import markdown
+from pipeline.report.statistics import claims as paper_claims
 from pipeline.report.tables import results_table
 from pipeline.store import Store
 
@@ -159,14 +162,14 @@ def losses(results: Results) -> Drawn:
 
 def attention(results: Results, row: str = ATTENTION) -> Drawn | Page:
     """The attention labels of a row's first set, for each task."""
-    from pipeline.report import set_figures
+    from pipeline.report.figures import sets as set_figures
 
     return _of_sets(results, row, "attention", set_figures.attention)
 
 
 def tokens(results: Results, row: str = ATTENTION) -> Drawn | Page:
     """The nearest tokens of a row's first set, for each task."""
-    from pipeline.report import set_figures
+    from pipeline.report.figures import sets as set_figures
 
     return _of_sets(results, row, "tokens", set_figures.tokens)
 

@@ -8,7 +8,7 @@ from pipeline.report.collect import Alternative, Collected
 from pipeline.report.finished import Problem
 from pipeline.report.layout import Column, Row
 from pipeline.report.paper import HEADING
-from pipeline.report.prompt_words import left_out
+from pipeline.report.words.prompts import left_out
 
 RUNS = (
     "Entries: mean ± sample standard deviation, in percent; n = sets × initialisations of each; without ± it is a "

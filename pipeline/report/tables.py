@@ -10,10 +10,10 @@ import pandas as pd
 from pipeline.config import Experiment, Prepare
 from pipeline.report import imbalance, notes, paper
 from pipeline.report.collect import Collected, Entry, Sample
-from pipeline.report.comparisons import compare
-from pipeline.report.composed_words import published_split
 from pipeline.report.layout import Column, Row
-from pipeline.report.verdicts import Verdicts
+from pipeline.report.statistics.comparisons import compare
+from pipeline.report.statistics.verdicts import Verdicts
+from pipeline.report.words.composed import published_split
 
 METRIC_NAMES = {
     "accuracy": "accuracy %",

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,13 @@ MODES = {
 
 def chosen() -> dict[tuple[str, str], tuple[float, float]]:
     """(task, row) -> (α, η), from the committed results of the search; rows of unfinished tasks have no choice."""
+    searched = Counter(
+        (cell.source.source.task.name, MODES[cell.source.method.labels, cell.source.method.attention_labels])
+        for cell in load(str(ROOT / "configs/search_minilm.yaml")).cells
+        if isinstance(cell.source.method, DDAL)
+    )
     with open(ROOT / "analysis/results/search_minilm.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row["alternatives"] == "12"]
+        rows = [row for row in csv.DictReader(file) if row["alternatives"] == str(searched[row["task"], row["row"]])]
     pattern = re.compile(r"distill\.method\.learning_rate=([\d.e-]+), distill\.method\.outer\.lr=([\d.e-]+)")
     found = {}
     for row in rows:

@@ -126,8 +126,8 @@ def test_the_sums_of_a_table(tmp_path: Path) -> None:
 def test_a_cell_is_its_start_and_its_work_at_the_measured_rates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.report import work
-    from pipeline.report.work import Work
+    from pipeline import work
+    from pipeline.work import Work
 
     found = {
         "startup": [2.0, 1.0],

@@ -4,7 +4,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report import figure, pareto
+from pipeline.report.figures import pareto
+from pipeline.report.figures import scores as figure
 from tests.report.report_fabric import Fabric
 
 

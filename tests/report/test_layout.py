@@ -1,9 +1,9 @@
 import pytest
 
 from pipeline.report.alternatives import hyper_parameters
-from pipeline.report.composed_words import published_split
 from pipeline.report.layout import layout, row_of
-from pipeline.report.words import selection
+from pipeline.report.words.cells import selection
+from pipeline.report.words.composed import published_split
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 TABLE3 = [  # steps, shots, batch_shots, label

@@ -10,14 +10,13 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.report import work
 from pipeline.report.collect import Collected, collect
+from pipeline.report.figures.pareto import Point, front, points
 from pipeline.report.ledger import Ledger, cost_of, payoff, sentences, with_costs
-from pipeline.report.pareto import Point, front, points
 from pipeline.report.tables import long_form
-from pipeline.report.work import Work
 from pipeline.store.cells import Stage
-from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
+from pipeline.work import Work
+from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric, counts
 
 BEGAN = "2026-01-01T00:00:00.000+00:00"
 SETS = {"distill.seed": [0, 1]}
@@ -47,9 +46,9 @@ def collected(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> Collected:
             record(fabric, cell.source, 2, seconds=1.0, cpu_seconds=2.0, gpu_seconds=1.0, peak_mb=100.0)
         (fabric.store.cell(cell.source.source).folder / "train").mkdir(exist_ok=True)
     ddal = Work(outer=4000.0)
-    monkeypatch.setattr(work, "of_distill", lambda config, folder: ddal if config.method.name == "ddal" else Work())
-    monkeypatch.setattr(work, "of_training", lambda config, folder: Work(training=TRAINING[config.source.method.name]))
-    monkeypatch.setattr(work, "of_scoring", lambda config, folder: Work(scoring=1.0))
+    counts(monkeypatch, of_distill=lambda config, folder: ddal if config.method.name == "ddal" else Work())
+    counts(monkeypatch, of_training=lambda config, folder: Work(training=TRAINING[config.source.method.name]))
+    counts(monkeypatch, of_scoring=lambda config, folder: Work(scoring=1.0))
     return collect(experiment, fabric.store)
 
 

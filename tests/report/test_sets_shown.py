@@ -12,8 +12,8 @@ from transformers import AutoModel
 
 from pipeline import distilled
 from pipeline.errors import InputError
-from pipeline.report import set_figures
 from pipeline.report.collect import collect
+from pipeline.report.figures import sets as set_figures
 from pipeline.report.shown_sets import Shown, Words, shown_sets
 from pipeline.store import Store
 from tests.conftest import carried_out

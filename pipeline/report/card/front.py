@@ -14,9 +14,9 @@ from pipeline.config.composed import tasks_of
 from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts, Score, read_front_matter
-from pipeline.report.language_words import generated_name
-from pipeline.report.vector_words import bptt_name
-from pipeline.report.words import ATTENTION, LABELS, real_name
+from pipeline.report.words.cells import ATTENTION, LABELS, real_name
+from pipeline.report.words.language import generated_name
+from pipeline.report.words.vectors import bptt_name
 
 _FRACTIONS = ("mcc", "loss", "ece")
 

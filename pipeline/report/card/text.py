@@ -23,11 +23,11 @@ from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
 from pipeline.report.card.facts import Facts
 from pipeline.report.card.front import metadata, scores_table, title
-from pipeline.report.composed_words import composition, published_split
-from pipeline.report.language_words import writer
-from pipeline.report.text_words import STARTS
-from pipeline.report.vector_words import bptt_name
-from pipeline.report.words import LABELS, rule
+from pipeline.report.words.cells import LABELS, rule
+from pipeline.report.words.composed import composition, published_split
+from pipeline.report.words.language import writer
+from pipeline.report.words.text import STARTS
+from pipeline.report.words.vectors import bptt_name
 
 _SENTENCES = {
     Generated: "texts that a language model wrote",

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from pipeline import work
 from pipeline.config import LM, DiLM, Distill, Evaluate, FineTune, Generated, load
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import load as load_set
 from pipeline.launch.estimate import class_of
 from pipeline.probe.language import language_pieces
-from pipeline.report import work
 from pipeline.report.layout import row_of
 from pipeline.report.pairs import check_choices
 from pipeline.store import Store

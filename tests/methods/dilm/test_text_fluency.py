@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from pipeline import work
 from pipeline.config import Text
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
@@ -22,9 +23,9 @@ from pipeline.methods.dilm.generator import Generator
 from pipeline.methods.text_fluency import Fluency
 from pipeline.methods.text_set import Vocabulary
 from pipeline.probe.text import text_pieces
-from pipeline.report import language_work, work
 from pipeline.store import Store
 from pipeline.students.vocabulary import nearest_tokens
+from pipeline.work import language as language_work
 from tests.conftest import VOCABULARY, build_tokenizer
 from tests.methods.dilm.conftest import fresh
 
