@@ -81,13 +81,20 @@ def audit(distilled: DistilledSet, prepared: Prepared, seed: int = 0) -> Audit:
 
 
 _Kind = Literal["real", "written", "vectors"]
+_WRITTEN = {"text", "generated", "project", "imported"}  # methods whose samples need not be rows of train
 
 
 def _kind(distilled: DistilledSet) -> _Kind:
     """Whether samples are training rows, new text, or vectors with a nearest token."""
     if distilled.token_ids is None:
         return "vectors"
-    return "written" if distilled.about.keys() & {"generated", "projection", "imported"} else "real"
+    about = distilled.about
+    made = [
+        about.get("config", {}).get("method", {}),
+        *({"name": part["method"]} for part in about.get("composed", [])),
+    ]
+    learned = any(method.get("name") in _WRITTEN for method in made)
+    return "written" if learned or about.keys() & {"generated", "projection", "imported"} else "real"
 
 
 def _of_vectors(distilled: DistilledSet, vectors: Tensor, prepared: Prepared, seed: int) -> Audit:

@@ -100,13 +100,20 @@ def test_real_rows_of_test_are_flagged_and_those_of_train_are_not(prepared: Prep
     assert (finding.measured, finding.flagged) == ("2 of 2", True)
 
 
+@pytest.mark.parametrize(
+    "about",
+    [{"generated": {"candidates": 2}}, {"config": {"method": {"name": "text"}}}, {"composed": [{"method": "project"}]}],
+    ids=["generated", "learned", "composed"],
+)
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_written_text_that_is_a_row_is_flagged_whichever_split_it_is_of(prepared: Prepared, split: str) -> None:
+def test_written_text_that_is_a_row_is_flagged_whichever_split_it_is_of(
+    prepared: Prepared, split: str, about: dict[str, Any]
+) -> None:
     row = prepared.split(split).rows[0]["input_ids"]
     other = prepared.tokenizer("word1 word1 word2 word2 dull")["input_ids"]
     ids = torch.tensor([row, other + [-1] * (len(row) - len(other))])
     written = made(prepared, token_ids=ids, recipe=Recipe("finetune"))
-    written.about["generated"] = {"candidates": 2}
+    written.about.update(about)
     finding = one(audit(written, prepared), f"samples that are a whole row of {split}")
     assert (finding.measured, finding.flagged) == ("1 of 2", True)
     run = one(audit(written, prepared), f"longest run of tokens shared with one row of {split}")
