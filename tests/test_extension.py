@@ -39,6 +39,16 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.parametrize("words", [["check"], ["format", "--check"]], ids=" ".join)
+def test_the_examples_pass_ruff(extended: Path, words: list[str]) -> None:
+    """Who begins with a copy of them starts from a clean ``make lint``; mypy would take a minute of the suite."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *words, "--no-cache", "--config", str(ROOT / "pyproject.toml"), "pipeline"],
+        cwd=extended, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 IN_ONE_PROCESS = """
 import sys
 from pathlib import Path
