@@ -52,7 +52,13 @@ def check_gradient(cell: Cell, store: Store, typed: Typed | None = None) -> None
     """
     if not isinstance(cell.config, Distill):
         return
-    method, source = cell.config.method, store.cell(cell.config.source)
+    for prepare in (cell.config.source, *cell.config.others):
+        _check_student(cell, cell.config.model_copy(update={"source": prepare, "others": ()}), store, typed)
+
+
+def _check_student(cell: Cell, config: Distill, store: Store, typed: Typed | None) -> None:
+    """Of the students of one encoder; ``config`` is the cell's as if they were alone."""
+    method, source = config.method, store.cell(config.source)
     if not isinstance(method, Learned):
         return
     noted, mine = source.folder / method.checked_as, {"code": code_digest(), "by": method.estimator}
@@ -62,7 +68,7 @@ def check_gradient(cell: Cell, store: Store, typed: Typed | None = None) -> None
     from pipeline.methods.gradient_check import canary_of
 
     try:
-        found = canary_of(cell.config, source.folder)
+        found = canary_of(config, source.folder)
     except InputError:
         return  # this cell cannot be distilled at all: its own stage will say so
     print(f"gradient check: {found}", file=sys.stderr)
