@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.config import (
@@ -38,7 +37,7 @@ from pipeline.report.language_words import generated_name, generated_order
 from pipeline.report.prompt_words import prompted_name, prompted_order
 from pipeline.report.text_words import text_row
 from pipeline.report.vector_words import bptt_name, bptt_order, network_name, student_name, student_order
-from pipeline.report.words import ATTENTION, BUDGETS, LABELS, REAL, correction, real_name
+from pipeline.report.words import ATTENTION, BUDGETS, LABELS, REAL, correction, encoder_name, real_name
 
 _DATA = ("-", "same", "different", "random")
 _NOT_A_SPLIT = ("prepare.max_length", "prepare.revision", "prepare.vectors", "prepare.model.")
@@ -255,9 +254,7 @@ def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
 
 
 def _names(prepare: Prepare) -> tuple[str, str]:
-    where, _, rest = prepare.model.name.partition(":")
-    model = rest.split("/")[0] if where == "package" else Path(prepare.model.name).name
-    return prepare.task.name, model if prepare.model.pretrained else f"{model} (random weights)"
+    return prepare.task.name, encoder_name(prepare)
 
 
 def _apart(prepare: Prepare, twins: Sequence[Prepare]) -> str:

@@ -25,7 +25,7 @@ from pipeline.report.card.facts import Facts
 from pipeline.report.card.front import metadata, scores_table, title
 from pipeline.report.composed_words import composition, published_split
 from pipeline.report.language_words import writer
-from pipeline.report.text_words import STARTS
+from pipeline.report.text_words import STARTS, learned_for
 from pipeline.report.vector_words import bptt_name
 from pipeline.report.words import LABELS, rule
 
@@ -228,7 +228,7 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
     elif isinstance(method, Generated):
         lines += [writer(config), _written(distilled)]
     elif isinstance(method, Text):
-        lines.append(_text(method))
+        lines += [_text(method), *learned_for(config)]
     elif isinstance(method, Imported):
         lines.append("Published by others; `about` names the file. How it was made and selected is for them to say.")
     elif isinstance(method, Composed):
