@@ -19,6 +19,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
 from pipeline.distilled.text import texts
 from pipeline.launch import run_stage, stage_cells
+from pipeline.launch.work import check_gradient
 from pipeline.methods import text
 from pipeline.methods.text_run import TextState
 from pipeline.randomness import derive, seeded
@@ -26,21 +27,11 @@ from pipeline.store import Store
 from pipeline.students.masked import Masked, with_mask
 from tests.conftest import FILLERS, KEYWORDS, VOCABULARY
 from tests.methods.disturbance import Disturbance, launch
+from tests.methods.test_text import SMALL as PLAIN
 
 Write = Callable[..., Path]
 Begun = Callable[..., TextState]
-SMALL: dict[str, Any] = {
-    "name": "text",
-    "shots": 2,
-    "sequence_length": 6,
-    "candidates": 40,
-    "initialise": "real",
-    "relaxation": {"name": "swaps", "tokens": 2, "positions": 4, "sentences": 3},
-    "steps": 2,
-    "learning_rate": 0.01,
-    "outer": {"steps": 6, "batch_size": 16},
-    "validation": {"every": 2, "initialisations": 2, "training": {"steps": 4, "lr": 1e-2}},
-}
+SMALL = PLAIN | {"relaxation": {"name": "swaps", "tokens": 2, "positions": 4, "sentences": 3}}
 # digits are tokens of their own: what is six tokens for the first encoder is up to ten here
 PIECES = [
     "[PAD]",
@@ -257,6 +248,15 @@ def test_selection_is_by_the_mean_on_dev(path: Callable[..., Path], tmp_path: Pa
     selected = {int(row["step"]): float(row["validation_loss"]) for row in rows[1::2]}
     step = about["selection"]["step"]
     assert step == 0 or about["selection"]["loss"] == pytest.approx(min(selected.values()))
+
+
+def test_the_hypergradient_of_every_student_is_checked(path: Callable[..., Path], tmp_path: Path, pieces: Path) -> None:
+    """Before anything is distilled, once for each prepared encoder."""
+    plan, store = load_experiment(path(pieces)), Store(tmp_path / "ck")
+    prepared = stage_cells(plan, store, "prepare")
+    assert not run_stage(prepared, "prepare", store).failed
+    check_gradient(store.cell(plan.cells[0].source), store)
+    assert [(cell.folder / "gradient_check.text.json").exists() for cell in prepared] == [True, True]
 
 
 def test_killed_and_started_again_it_ends_bit_equal(path: Callable[..., Path], tmp_path: Path, pieces: Path) -> None:
