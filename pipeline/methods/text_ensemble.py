@@ -9,7 +9,7 @@ is common to them: classifiers, hypergradient and the tokens of the real rows ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,6 +68,10 @@ class Companion:
             )
         student = load_student(method, prepared, pick_device(runtime))
         estimation = Estimation.of(method, runtime, student)
+        if method.estimator == "auto" and estimation.name == "unroll":
+            estimation = replace(
+                estimation, name="adjoint", why="the graph of one step at a time, beside other students"
+            )
         return cls(name, own, prepared, student, train, estimation, of_second_texts(student))
 
     def read(self, text: DistilledSet) -> DistilledSet:
@@ -105,4 +109,4 @@ class Companion:
     def estimator(self, learner: Student | Masked) -> Estimator:
         """Of the hypergradient through this learner: hand-derived passes know of no padding in the inner loop."""
         masked = isinstance(learner, Masked) and self.estimation.name == "fused"
-        return "auto" if masked else self.estimation.name
+        return "adjoint" if masked else self.estimation.name

@@ -15,6 +15,11 @@ def others_of(config: Distill, folder: Path) -> list[Path]:
     return [Store.of(folder).cell(one).folder for one in config.others]
 
 
+def beside(method: Text, way: Way) -> Way:
+    """How another encoder's hypergradient is computed where the first one's would be ``way``: never with all steps."""
+    return "adjoint" if method.estimator == "auto" and way == "unroll" else way
+
+
 def of_text(
     method: Text, sizes: Sizes, way: Way, read: Lengths, steps: int, validations: int, *, fused: bool
 ) -> dict[str, float]:

@@ -207,7 +207,9 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
 def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
     """Proposals and trainings are each encoder's; texts are taken as equally long in all tokens."""
     folder = prepared.folder
-    work = sum((_of_student(config, method, one) for one in (folder, *text_work.others_of(config, folder))), Work())
+    work = _of_student(config, method, folder, estimator(method, folder))
+    for one in text_work.others_of(config, folder):
+        work += _of_student(config, method, one, text_work.beside(method, estimator(method, one)))
     if method.asks_language_model:
         steps = method.outer.planned_steps(len(_lengths(folder, "train")))
         tokens = text_work.asked(method, _classes(folder, config), steps)
@@ -215,8 +217,8 @@ def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
     return work
 
 
-def _of_student(config: Distill, method: Text, folder: Path) -> Work:
-    outer, way = method.outer, estimator(method, folder)
+def _of_student(config: Distill, method: Text, folder: Path, way: flops.Way) -> Work:
+    outer = method.outer
     rows = len(_lengths(folder, "train"))
     steps = outer.planned_steps(rows)
     read = _read(folder, outer.batch_size, config.seed, outer.bucket_by_length, steps * outer.real_batches,
