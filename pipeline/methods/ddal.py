@@ -25,7 +25,7 @@ from pipeline.methods.imbalance import check_classes, measured
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
 from pipeline.methods.loop import Best, check_validation, leave_if_asked, loop
 from pipeline.methods.outer import Estimation, OuterState
-from pipeline.methods.text_set import LearnedText
+from pipeline.methods.text.set import LearnedText
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device

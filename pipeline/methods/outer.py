@@ -25,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.methods.imbalance import counts_of, outer_loss, real_order
 from pipeline.methods.learned import LearnedSet
 from pipeline.methods.loop import Best
-from pipeline.methods.text_set import LearnedText
+from pipeline.methods.text.set import LearnedText
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive
 from pipeline.students.encoder import Parameters, Student

@@ -1,7 +1,7 @@
 """A learned set of input embeddings as text: the nearest token of every position, after the distillation.
 
 What "dataset distillation as text" is often taken to mean, and what it loses: BERT on SST-2 at 5 samples per class
-falls from 89.6 to 50.2 (DiLM, table 1). :mod:`~pipeline.methods.text` learns text instead.
+falls from 89.6 to 50.2 (DiLM, table 1). :mod:`~pipeline.methods.text.method` learns text instead.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pipeline.data.tokenised import shortened
 from pipeline.distilled import DistilledSet, Recipe, load
 from pipeline.distilled.text import token_tensors
 from pipeline.methods.learned import real_tokens, sample_classes
-from pipeline.methods.text_set import numbered_from, segments
-from pipeline.methods.text_start import put_together
+from pipeline.methods.text.set import numbered_from, segments
+from pipeline.methods.text.start import put_together
 from pipeline.store import Store
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Student

@@ -10,7 +10,7 @@ from pipeline import work
 from pipeline.config import Distill, Project, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, Recipe, save
-from pipeline.methods.text import begun
+from pipeline.methods.text.method import begun
 from pipeline.probe.slices import Piece
 from pipeline.students.finetune import finetune
 from pipeline.students.scoring import score

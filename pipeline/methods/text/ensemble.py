@@ -23,7 +23,7 @@ from pipeline.distilled import DistilledSet, transferred
 from pipeline.errors import InputError
 from pipeline.methods.ddal import load_student
 from pipeline.methods.outer import Estimation
-from pipeline.methods.text_set import LearnedText, of_second_texts
+from pipeline.methods.text.set import LearnedText, of_second_texts
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Student
 from pipeline.students.masked import Masked, with_mask

@@ -14,7 +14,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split, shortened
 from pipeline.errors import InputError
 from pipeline.methods.coresets.geometry import nearest_to_centroids
-from pipeline.methods.text_set import Vocabulary
+from pipeline.methods.text.set import Vocabulary
 from pipeline.randomness import derive, numpy_generator
 from pipeline.students.encoder import Student
 

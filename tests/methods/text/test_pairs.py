@@ -20,10 +20,10 @@ from pipeline.distilled import load
 from pipeline.distilled.text import texts
 from pipeline.errors import InputError
 from pipeline.launch import run_stage, stage_cells
-from pipeline.methods import text
-from pipeline.methods.text_run import TextState
-from pipeline.methods.text_set import Vocabulary
-from pipeline.methods.text_start import _cut, _dealt, put_together
+from pipeline.methods.text import method as text
+from pipeline.methods.text.run import TextState
+from pipeline.methods.text.set import Vocabulary
+from pipeline.methods.text.start import _cut, _dealt, put_together
 from pipeline.store import Store
 from pipeline.students.vocabulary import frame
 from tests.conftest import VOCABULARY, build_tokenizer, corpus

@@ -18,9 +18,9 @@ from pipeline.config import Swaps, Text
 from pipeline.data.tokenised import Batch, Split
 from pipeline.distilled import DistilledSet
 from pipeline.methods.outer import Estimation, OuterState
-from pipeline.methods.text_ensemble import Companion
-from pipeline.methods.text_fluency import Fluency
-from pipeline.methods.text_set import LearnedText
+from pipeline.methods.text.ensemble import Companion
+from pipeline.methods.text.fluency import Fluency
+from pipeline.methods.text.set import LearnedText
 from pipeline.randomness import numpy_generator
 from pipeline.students.encoder import Student
 from pipeline.students.masked import Masked

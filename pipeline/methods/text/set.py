@@ -1,4 +1,4 @@
-"""The learned tokens of a set of text; :mod:`~pipeline.methods.text_start` what they begin as."""
+"""The learned tokens of a set of text; :mod:`~pipeline.methods.text.start` what they begin as."""
 
 from __future__ import annotations
 

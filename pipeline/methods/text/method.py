@@ -1,6 +1,6 @@
 """Text distilled through the training of students: ids are what is learned.
 
-One step of the outer loop (:mod:`~pipeline.methods.text_run`) is that of ddal: draw a fresh classifier, train the
+One step of the outer loop (:mod:`~pipeline.methods.text.run`) is that of ddal: draw a fresh classifier, train the
 student T steps on the set, measure its cross-entropy on a real batch, and differentiate that through the T steps. What
 follows is another: the set is text after every step, and is selected as text, by training as stage 3 does.
 """
@@ -25,13 +25,13 @@ from pipeline.methods.imbalance import check_classes
 from pipeline.methods.learned import LearnedSet
 from pipeline.methods.loop import check_selected, check_validation, loop
 from pipeline.methods.outer import Estimation, OuterState
-from pipeline.methods.text_admm import LearnedADMM
-from pipeline.methods.text_ensemble import Companion
-from pipeline.methods.text_fluency import Fluency
-from pipeline.methods.text_mixture import LearnedMixture
-from pipeline.methods.text_run import TextState
-from pipeline.methods.text_set import LearnedText, Vocabulary
-from pipeline.methods.text_start import candidates, starts
+from pipeline.methods.text.admm import LearnedADMM
+from pipeline.methods.text.ensemble import Companion
+from pipeline.methods.text.fluency import Fluency
+from pipeline.methods.text.mixture import LearnedMixture
+from pipeline.methods.text.run import TextState
+from pipeline.methods.text.set import LearnedText, Vocabulary
+from pipeline.methods.text.start import candidates, starts
 from pipeline.parallel import Ranks
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters, Student

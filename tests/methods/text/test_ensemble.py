@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.methods.test_text import SMALL as PLAIN
 from torch.nn import functional as F
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
@@ -20,14 +21,13 @@ from pipeline.distilled import load
 from pipeline.distilled.text import texts
 from pipeline.launch import run_stage, stage_cells
 from pipeline.launch.work import check_gradient
-from pipeline.methods import text
-from pipeline.methods.text_run import TextState
+from pipeline.methods.text import method as text
+from pipeline.methods.text.run import TextState
 from pipeline.randomness import derive, seeded
 from pipeline.store import Store
 from pipeline.students.masked import Masked, with_mask
 from tests.conftest import FILLERS, KEYWORDS, VOCABULARY
 from tests.methods.disturbance import Disturbance, launch
-from tests.methods.test_text import SMALL as PLAIN
 
 Write = Callable[..., Path]
 Begun = Callable[..., TextState]
@@ -266,7 +266,7 @@ def test_killed_and_started_again_it_ends_bit_equal(path: Callable[..., Path], t
         store = Store(tmp_path / root)
         for stage in stages:
             assert not run_stage(stage_cells(plan, store, stage), stage, store).failed  # type: ignore[arg-type]
-    where = "pipeline.methods.text_run:TextState.advance"
+    where = "pipeline.methods.text.run:TextState.advance"
     ends, said = launch(
         "distill", file, tmp_path / "b", [Disturbance(where, 3, "SIGKILL"), Disturbance(where, 2, "SIGTERM"), None]
     )
