@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.test_text import SMALL as PLAIN
 from torch.nn import functional as F
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
@@ -28,6 +27,7 @@ from pipeline.store import Store
 from pipeline.students.masked import Masked, with_mask
 from tests.conftest import FILLERS, KEYWORDS, VOCABULARY
 from tests.methods.disturbance import Disturbance, launch
+from tests.methods.text.test_method import SMALL as PLAIN
 
 Write = Callable[..., Path]
 Begun = Callable[..., TextState]
