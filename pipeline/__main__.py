@@ -103,7 +103,7 @@ def _site(file: str | None) -> Cluster:
     """The cluster's file; this process looks for artifacts and for what the hub gave where jobs do."""
     site = load_cluster(file)
     for name, value in site.environment().items():
-        os.environ.setdefault(name, str(expanded(name, value)))
+        os.environ.setdefault(name, str(expanded("root" if name == "TEXTDD_ROOT" else "hub_cache", value)))
     return site
 
 

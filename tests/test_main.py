@@ -47,6 +47,20 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     return run
 
 
+@pytest.mark.parametrize("key", ["root", "hub_cache"])
+def test_a_folder_of_the_cluster_with_an_unset_variable_is_named_by_its_key(
+    run: Run, experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    for name in ("TEXTDD_ROOT", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "SCRATCH_OF_NOBODY"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "site.yaml"
+    file.write_text(f"{key}: $SCRATCH_OF_NOBODY/a\n")
+    status, _, err = run("status", experiment(), "--cluster-file", file)
+    assert status == 2
+    assert f"{key}: $SCRATCH_OF_NOBODY/a" in err
+    assert "$SCRATCH_OF_NOBODY is not set here" in err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["verify", "--help"], ["status", "CONFIG"], ["run", "CONFIG", "--dry-run"], ["run", "nowhere.yaml"]],

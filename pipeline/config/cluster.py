@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 
 from pipeline.config.chain import Stage
 from pipeline.config.loader import Loader
-from pipeline.config.problems import nearest, sentences
+from pipeline.config.problems import nearest, not_yaml, sentences
 from pipeline.config.resources import Gibibytes, Minutes, Request, Resources, Text
 from pipeline.config.schema import Count, Frozen
 from pipeline.config.where import Rule
@@ -240,7 +240,7 @@ def load_cluster(path: str | Path | None = None) -> Cluster:
     try:
         raw = yaml.load(path.read_text(), _PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: {not_yaml(error)}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if not isinstance(raw := _filled(raw), dict):

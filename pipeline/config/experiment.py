@@ -29,7 +29,7 @@ from pipeline.config.completed import cells_of, merged, told_once
 from pipeline.config.keys import ending_in
 from pipeline.config.loader import Loader
 from pipeline.config.methods import Method
-from pipeline.config.problems import nearest, sentences, tag_of
+from pipeline.config.problems import nearest, not_yaml, sentences, tag_of
 from pipeline.config.protocols import Evaluate, Protocol
 from pipeline.config.schema import Frozen
 from pipeline.config.typed import Typed
@@ -98,7 +98,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Experiment:
     try:
         raw = yaml.load(path.read_text(), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: {not_yaml(error)}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     problems = _top_level(raw)

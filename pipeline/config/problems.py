@@ -39,7 +39,8 @@ def _sentence(problem: Any, model: type[BaseModel], section: dict[str, str]) -> 
     if kind == "extra_forbidden":
         allowed = [] if parent is None else list(parent.model_fields)
         key = names[-1]
-        allowed = allowed if {"parent", "of"} & {*names[:-1]} else [name for name in allowed if name != "source"]
+        if all(name == "source" for name in names[:-1]):  # of a stage: an earlier stage, which has a section of its own
+            allowed = [name for name in allowed if name != "source"]
         return f"{path}: unknown key{nearest(key, allowed)}; allowed: {', '.join(allowed)}"
     if kind == "missing":
         return f"{path}: required, but not given"
@@ -54,7 +55,20 @@ def _sentence(problem: Any, model: type[BaseModel], section: dict[str, str]) -> 
         return f"{path}.{context['discriminator'].strip(chr(39))}: required, but not given"
     if kind == "value_error":
         return f"{path}: {context['error']}" if path else str(context["error"])
+    if problem["input"] is None:
+        return f"{path}: nothing is written behind it; write a value, or leave out a key that has a default"
+    if kind == "too_long":
+        return f"{path}: at most {context['max_length']} items, not {context['actual_length']}: {problem['input']!r}"
     return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+
+
+def not_yaml(error: Exception) -> str:
+    """One sentence for a file that is no YAML: where it stops being readable, and what to look at there."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"not YAML: {' '.join(str(error).split())}"
+    what = getattr(error, "problem", None) or getattr(error, "context", "")
+    return f"not YAML at line {mark.line + 1}, column {mark.column + 1}: {what}; look at indentation and quotes there"
 
 
 def _not_allowed(value: Any, allowed: list[str]) -> str:

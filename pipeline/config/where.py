@@ -74,26 +74,40 @@ def restricted(experiment: Experiment, settings: Iterable[str]) -> Experiment:
         raise InputError("\n".join(f"--only {problem}" for problem in found))
     only = tuple(index for index, cell in enumerate(experiment.cells) if fits(cell, where))
     if not only:
-        raise InputError(f"--only: no cell of {experiment.name} has {' and '.join(settings)}")
+        raise InputError(
+            f"--only: no cell of {experiment.name} has {' and '.join(settings)}{_instead(experiment, where)}"
+        )
     typed = experiment.typed.model_copy(update={"only": settings})
     return experiment.model_copy(update={"only": only, "typed": typed})
 
 
 def fits(config: Stage, where: Mapping[str, Any]) -> bool:
     """Whether a config has all that ``where`` says, which is as in :class:`Rule`."""
-    configs: dict[str, Any] = {}
-    while not isinstance(config, Prepare):
-        configs["evaluate" if isinstance(config, Evaluate) else "distill"] = config
+    return all(_fits(_value(config, key), wanted) for key, wanted in where.items())
+
+
+def _value(config: Stage, key: str) -> Any:
+    """What a dotted key is in a config; another method or protocol may have no such key."""
+    section, *names = key.split(".")
+    while not isinstance(config, (_CONFIGS[section], Prepare)):
         config = config.source
-    configs["prepare"] = config
+    value: Any = config
+    for name in names:
+        value = getattr(value, name, _NOTHING)
+    return value
+
+
+def _instead(experiment: Experiment, where: Mapping[str, Any]) -> str:
+    """What the cells have, of the keys of ``where`` whose value no cell has."""
+    found = ""
     for key, wanted in where.items():
-        section, *names = key.split(".")
-        value = configs[section]
-        for name in names:
-            value = getattr(value, name, _NOTHING)  # another method or protocol may have no such key
-        if not _fits(value, wanted):
-            return False
-    return True
+        values = [_value(cell, key) for cell in experiment.cells]
+        if any(_fits(value, wanted) for value in values):
+            continue
+        written = [getattr(value, "name", getattr(value, "path", value)) for value in values if value is not _NOTHING]
+        shown = list(dict.fromkeys(map(str, written)))
+        found += f"; {key} is {', '.join(shown[:12])}{', …' if len(shown) > 12 else ''}" if shown else ""
+    return found
 
 
 def _fits(value: Any, wanted: Any) -> bool:

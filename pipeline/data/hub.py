@@ -44,7 +44,8 @@ def explained(kind: str, name: str, revision: str | None = None) -> Iterator[Non
         problem = _problem(error, revision)
         if problem is None:
             raise
-        raise InputError(f"hub {kind} {name}: {problem}") from error
+        absent = "" if os.path.exists(name) else f" (there is no file or folder {name} here)"
+        raise InputError(f"hub {kind} {name}: {problem}{absent}") from error
 
 
 def _problem(error: Exception, revision: str | None) -> str | None:

@@ -199,6 +199,8 @@ def _foreseen(planned: Plan, cluster: Cluster, scheduler: Scheduler | None, file
     yield f"sweep: 1 job, after all that distil: cancels what waits for a cell that failed: {options}"
     yield f"aggregate: 1 job, after sweep and all that evaluate: tables and figures: {options}"
     yield from (f"warning: {line}" for line in short_slots(asked))
+    if scheduler is None:
+        yield "note: there is no SLURM here, so what it would refuse is not known; type this on a log-in node"
     found = [] if scheduler is None or scheduler.trouble is not None else refused(asked | {"sweep, aggregate": last})
     if found:
         reason = "; ".join(found)

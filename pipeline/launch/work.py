@@ -213,12 +213,14 @@ def _follow(ranks: Ranks) -> None:
 
 
 def _require_inputs(cell: Cell, store: Store) -> None:
-    for config in reversed(inputs(cell.config)):  # what lacks of the set before it says itself what lacks before that
-        source = store.cell(config)
-        if source.state != "done":
-            before = MODULES[stage_of(config)]
-            advice = {"failed": f"it failed: {source.failure()}", "running": f"{source.holder()} is at it: wait for it"}
-            raise InputError(
-                f"needs {source.folder}, which is {source.state}; "
-                f"{advice.get(source.state, f'run it first: python -m {before} CONFIG')}"
-            )
+    lacking = [found for config in reversed(inputs(cell.config)) if (found := store.cell(config)).state != "done"]
+    if not lacking:
+        return
+    # The nearest says itself what it lacks, but where it never began: then what failed before it is why.
+    source = next((found for found in lacking if found.state in ("failed", "running")), lacking[0])
+    before = MODULES[stage_of(source.config)]
+    advice = {"failed": f"it failed: {source.failure()}", "running": f"{source.holder()} is at it: wait for it"}
+    raise InputError(
+        f"needs {source.folder}, which is {source.state}; "
+        f"{advice.get(source.state, f'run it first: python -m {before} CONFIG')}"
+    )

@@ -441,7 +441,7 @@ def test_options_that_every_job_has_are_refused(write: Write, name: str) -> None
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: [", "not YAML"),
+        ("a: [", "not YAML at line 1, column 5: "),
         ("3", "a cluster's file is a mapping with the keys root, hub_cache"),
         ("root: a\nroot: b", "line 1: key given twice: root; keep one"),
         ("slurm: 3", "slurm: input should be a valid dictionary"),

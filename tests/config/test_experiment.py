@@ -294,7 +294,8 @@ grids:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("base: {a: 1\n", ["not YAML", "line"]),
+        ("base: {a: 1\n", ["not YAML at line 2, column 1: expected ',' or '}'", "look at indentation and quotes"]),
+        ("base:\n  prepare: {}\n distill: {}\n", ["not YAML at line 3, column 2: expected <block end>"]),
         ("- 1\n- 2\n", ["an experiment is a mapping with the keys base, grids, seeds, report"]),
         ("", ["an experiment is a mapping with the keys base, grids, seeds, report"]),
         ("base:\n  distill:\n    seed: 1\n    seed: 2\n", ["line 3", "key given twice: seed", "keep one"]),
@@ -405,7 +406,16 @@ def test_mistakes_of_several_cells_are_told_once(write: Write) -> None:
             ["prepare.task", "no task is called 'sst3'", "did you mean 'sst2'", "ag_news"],
         ),
         (changed("prepare", task=TASK | {"text": []}), ["prepare.task.text", "at least 1 item"]),
-        (changed("prepare", task=TASK | {"text": ["a", "b", "c"]}), ["prepare.task.text", "at most 2 items"]),
+        (
+            changed("prepare", task=TASK | {"text": ["a", "b", "c"]}),
+            ["prepare.task.text: at most 2 items, not 3: ['a'"],
+        ),
+        (changed("prepare", model=None), ["prepare.model: nothing is written behind it; write a value"]),
+        (
+            changed("prepare", task=TASK | {"sourc": {"kind": "files", "train": "x"}}),
+            ["prepare.task.sourc: unknown key (did you mean 'source'?)", "allowed: name, source, text"],
+        ),
+        (changed("distill", sourc=3), ["distill.sourc: unknown key; allowed: revision, method"]),
         (changed("prepare", task=TASK | {"labels": [0]}), ["prepare.task.labels", "at least 2 items"]),
         (changed("prepare", task=TASK | {"labels": ["a", "b", "a"]}), ["prepare.task", "labels: 'a' is given twice"]),
         (changed("prepare", task=TASK | {"name": "a b"}), ["prepare.task.name", "pattern"]),

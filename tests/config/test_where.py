@@ -49,10 +49,17 @@ def test_the_cells_that_have_all_of_it(experiment: Write, only: list[str], posit
         ),
         ("outer.lr=1", "outer.lr: not a dotted key (did you mean distill.method.outer.lr?); allowed"),
         ("distill.seed", "dotted.key=value is needed"),
-        ("distill.seed=7", "no cell of tiny has distill.seed=7"),
+        ("distill.seed=7", "no cell of tiny has distill.seed=7; distill.seed is 1, 2, 42"),
+        ("prepare.task=keyword", "no cell of tiny has prepare.task=keyword; prepare.task is keywords"),
     ],
 )
 def test_what_fits_nothing_is_a_sentence(experiment: Write, only: str, sentence: str) -> None:
     with pytest.raises(InputError, match=r"^--only") as error:
         restricted(load(experiment(grids=GRID)), [only])
     assert sentence in str(error.value)
+
+
+def test_values_that_cells_have_one_by_one_are_not_listed(experiment: Write) -> None:
+    with pytest.raises(InputError) as error:
+        restricted(load(experiment(grids=GRID)), ["distill.method=random", "distill.seed=1"])
+    assert str(error.value) == "--only: no cell of tiny has distill.method=random and distill.seed=1"

@@ -303,6 +303,11 @@ def test_only_the_hub_s_own_errors_are_explained() -> None:
         explained("model", "a/b"),
     ):
         raise errors.HTTPError("Name or service not known")
+    with (
+        pytest.raises(InputError, match=r"or give a local path \(there is no file or folder models/mine here\)$"),
+        explained("model", "models/mine"),
+    ):
+        raise errors.HTTPError("Name or service not known")
     for other in (ZeroDivisionError("x"), OSError(28, "No space left on device"), InputError("said already")):
         with pytest.raises(type(other), match=str(other).replace("[", r"\[")), explained("model", "a/b"):
             raise other

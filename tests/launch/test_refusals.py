@@ -69,6 +69,15 @@ def test_a_dry_run_names_the_last_two_jobs_and_slots_that_are_too_short(
     assert not (programs / "calls").read_text().count("sinfo")
 
 
+def test_a_dry_run_without_slurm_says_that_nobody_was_asked(
+    experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    notes = [line for line in dry(experiment(), tmp_path) if line.startswith("note: ")]
+    assert notes == ["note: there is no SLURM here, so what it would refuse is not known; type this on a log-in node"]
+
+
 def test_a_refused_job_names_the_file_that_was_given(programs: Path) -> None:
     def refuses() -> None:
         raise FailedJobError(NO_PARTITION)

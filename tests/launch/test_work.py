@@ -83,6 +83,20 @@ def test_a_later_stage_says_what_it_needs(
     assert not store.root.exists()
 
 
+def test_a_later_stage_names_the_failure_that_it_goes_back_to(
+    experiment: Write, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("train has no column 'subjct'")
+
+    monkeypatch.setattr(stage1_prepare, "run", refuse)
+    loaded = load(experiment())
+    (first,) = launch.stage_cells(loaded, store, "prepare")
+    launch.run_stage([first], "prepare", store)
+    (reason,) = launch.run_stage(launch.stage_cells(loaded, store, "evaluate"), "evaluate", store).failed.values()
+    assert reason == f"needs {first.folder}, which is failed; it failed: train has no column 'subjct'"
+
+
 def test_a_failing_cell_does_not_stop_the_others_and_is_run_again(
     experiment: Write, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
