@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Composed, Distill
 from pipeline.data.prepared import Prepared
@@ -38,7 +39,8 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     prepared = Prepared(store.cell(config.source).folder)
     facts = prepared.manifest
     starts = [store.cell(one).folder for one in config.made_of]
-    made = make(config, prepared, out, ranks, starts)
+    others = [Prepared(store.cell(one).folder) for one in config.others]
+    made = make(config, prepared, out, ranks, starts, others)
     if ranks is not None and not ranks.first:
         return
     about = {
@@ -46,7 +48,8 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         "task": facts["task"],
         "classes": facts["classes"],
         "max_length": facts["max_length"],
-        "model": {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]},
+        "model": _model(facts),
+        **({"others": [_model(one.manifest) for one in others]} if others else {}),
         **({"vectors": facts["vectors"]} if "vectors" in facts else {}),
         "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
         "content": store.identity(config.source)["config"],
@@ -68,6 +71,11 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         made.save(out / "generator")
         write_json(out / "generator" / "about.json", about)
         (out / "progress.pt").unlink(missing_ok=True)  # three times as large as the model
+
+
+def _model(facts: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of an encoder, of what stage 1 wrote down."""
+    return {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]}
 
 
 if __name__ == "__main__":

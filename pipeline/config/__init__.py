@@ -2,13 +2,13 @@
 
 ``schema`` what all share, ``data`` stage 1, ``methods`` stage 2 (``real`` those that choose sentences, ``vectors``
 those that learn vectors, ``text`` those that end with text, ``dilm`` those by a language model, ``imported`` what
-others published, ``composed`` sets put together of others, ``outer`` the outer loop on text, ``loops`` and
-``imbalance`` what all that learn have, ``making`` what all say of themselves, ``files`` what they read), ``protocols``
-stage 3 (``on_vectors`` those of students on vectors, ``prompting`` those of a language model), ``training`` AdamW in
-both, ``students`` those on vectors in both, ``chain`` what a config reads, ``experiment`` YAML -> grid of cells
-(``loader`` its syntax, ``completed`` configs
-inside configs), ``cluster`` another YAML -> what a job of each cell asks for (``resources``; ``where`` which cells),
-``problems`` errors as sentences, ``typed`` what to type about an experiment.
+others published, ``composed`` sets put together of others, ``ensemble`` students of several encoders, ``outer`` the
+outer loop on text, ``loops`` and ``imbalance`` what all that learn have, ``making`` what all say of themselves,
+``files`` what they read), ``protocols`` stage 3 (``on_vectors`` those of students on vectors, ``prompting`` those of a
+language model), ``training`` AdamW in both, ``students`` those on vectors in both, ``chain`` what a config reads,
+``experiment`` YAML -> grid of cells (``loader`` its syntax, ``completed`` configs inside configs), ``cluster`` another
+YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences,
+``typed`` what to type about an experiment.
 """
 
 from pipeline.config.chain import Stage, inputs, language_source, upstream

@@ -13,13 +13,13 @@ Stage = Prepare | Distill | Evaluate
 def inputs(config: Stage) -> tuple[Prepare | Distill, ...]:
     """The configs whose artifacts a cell reads, what stage 1 made before what stage 2 made.
 
-    Of a set its prepared data, and its parent or parts; of an evaluation the set, the data that it was made from (its
-    tokenizer, and without other data the rows), and the other data.
+    Of a set its prepared data, those of other encoders, and its parent or parts; of an evaluation the set, the data
+    that it was made from (its tokenizer, and without other data the rows), and the other data.
     """
     if isinstance(config, Prepare):
         return ()
     if isinstance(config, Distill):
-        return (config.source, *config.made_of)
+        return (config.source, *config.others, *config.made_of)
     data = () if config.data is None else (config.data,)
     return (config.source.source, *data, config.source)
 

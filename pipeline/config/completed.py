@@ -2,7 +2,7 @@
 
 ``distill.parent`` is a section like ``distill``, with a ``source`` of its own of which only what differs from
 ``prepare`` is written (``{model: gpt2}``); it inherits ``runtime``, and ``seed`` unless it names one. So is what the
-parts of a composed set are ``of``. ``evaluate.data`` is what differs from ``prepare``.
+parts of a composed set are ``of``. ``evaluate.data``, and each of ``distill.others``, is what differs from ``prepare``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.config.methods import Distill
 from pipeline.config.protocols import Evaluate
 
 Raw = dict[str, Any]
-_OF_ANOTHER = re.compile(r"distill(\.parent|\.method\.parts\.\d+\.of)+")
+_OF_ANOTHER = re.compile(r"(distill(?:\.parent|\.method\.parts\.\d+\.of)*)\.(source|others\.\d+)\.(.+)")
 
 
 def cells_of(raw: Mapping[str, Any], seeds: int | list[int] | None) -> Iterable[Evaluate]:
@@ -60,14 +60,18 @@ def told_once(found: Iterable[str]) -> dict[str, None]:
 
 
 def _as_of_prepare(sentence: str) -> str:
-    before, _, rest = sentence.partition(".source." if sentence.startswith("distill.") else "evaluate.data.")
-    inside = not before or _OF_ANOTHER.fullmatch(before)
-    return f"prepare.{rest}" if rest and inside else sentence
+    if sentence.startswith("evaluate.data."):
+        return f"prepare.{sentence.removeprefix('evaluate.data.')}"
+    found = _OF_ANOTHER.match(sentence)
+    return f"prepare.{found[3]}" if found else sentence
 
 
 def _with_inputs(distill: Raw, prepare: Any) -> Raw:
-    """The section, with what its parent, or its parts, leave out."""
-    method = distill.get("method")
+    """The section, with what its parent or its parts, and data of other encoders, leave out."""
+    method, others = distill.get("method"), distill.get("others")
+    if isinstance(others, list):
+        given = [merged(distill["source"], one) if isinstance(one, dict) else one for one in others]
+        distill = distill | {"others": given}
     if isinstance(distill.get("parent"), dict):
         distill = distill | {"parent": _start(distill["parent"], distill, prepare)}
     if isinstance(method, dict) and isinstance(method.get("parts"), list):

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pipeline.config.composed import Composed, Part
 from pipeline.config.data import OTHER_SPLITS, Prepare
 from pipeline.config.dilm import LM, DiLM, Generated, Rank
+from pipeline.config.ensemble import check_others, told_apart
 from pipeline.config.files import FileByPath
 from pipeline.config.imported import Imported
 from pipeline.config.loops import InnerOptimizer, Learned, PlainSteps, Validation
@@ -200,6 +201,7 @@ class Distill(Frozen):
         parent: the cell whose artifact this one starts from, of the same splits and maybe of another encoder; which
             ones a method takes is in its ``parents``. A chain of parents may have any length. ``composed`` has parts
             instead.
+        others: the same splits as prepared for other encoders, whose students a set of text is learned for, too.
 
     """
 
@@ -207,6 +209,7 @@ class Distill(Frozen):
     source: Prepare
     method: Method
     parent: Distill | None = None
+    others: tuple[Prepare, ...] = ()
     seed: int = 42
     runtime: Runtime = runtime(Runtime())
 
@@ -216,6 +219,7 @@ class Distill(Frozen):
             raise ValueError("method 'bptt' learns from sentence vectors; add vectors: cls, or mean, to prepare")
         if (self.source.model.head == "language") != isinstance(self.method, LM):
             self._refuse_head()
+        check_others(self.method, self.source, self.others)
         if isinstance(self.method, Composed):
             for number, part in enumerate(self.method.parts):
                 self._check_part(f"method.parts.{number}.of.source", part.of.source)
@@ -306,9 +310,15 @@ class Distill(Frozen):
         return self.method.is_drawn or any(one.is_drawn for one in self.made_of)
 
     @property
+    def encoders(self) -> tuple[str, ...]:
+        """Readable names of the encoders whose students it is learned for, that of ``source`` first, all different."""
+        return tuple(told_apart([one.model_slug for one in (self.source, *self.others)]))
+
+    @property
     def slug(self) -> str:
         """Readable part of the address; of a parent the name of its method, and its encoder where that is another."""
         slug = f"{self.source.slug}.{self.method.slug}.seed{self.seed}"
+        slug += f".with-{'+'.join(self.encoders[1:])}"[:80] if self.others else ""
         if self.parent is None:
             return slug
         there = self.parent.source.model_slug

@@ -312,6 +312,7 @@ def _what(cells: Sequence[Cell]) -> str:
     config = cells[0].config
     assert not isinstance(config, Prepare)
     if isinstance(config, Distill):
-        return f"{config.source.task.name} {config.method.slug}"
+        beside = f" with {' and '.join(config.encoders[1:])}" if config.others else ""
+        return f"{config.source.task.name} {config.method.slug}{beside}"
     other = "" if config.data is None else f" on {config.data.model_slug}"
     return f"{config.source.source.task.name} {config.source.method.slug}, {config.protocol.name}{other}"

@@ -129,6 +129,8 @@ def _on_prepared(config: Reads, change: Callable[[Prepare], Prepare]) -> Reads:
         inner = getattr(config, name, None)
         if inner is not None:
             changes[name] = change(inner) if isinstance(inner, Prepare) else _on_prepared(inner, change)
+    if isinstance(config, Distill):
+        changes["others"] = tuple(change(one) for one in config.others)
     if isinstance(config, Distill) and isinstance(config.method, Composed):
         changes["method"] = config.method.of([_on_prepared(one, change) for one in config.made_of])
     return config.model_copy(update=changes)

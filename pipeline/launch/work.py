@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import stopping
-from pipeline.config import DDAL, Distill, Experiment, Learned, inputs
+from pipeline.config import DDAL, Distill, Experiment, Learned, Text, inputs
 from pipeline.config.typed import Typed
 from pipeline.errors import InputError, StageError
 from pipeline.launch.stages import MODULES, StageName, stage_cells, stage_of
@@ -52,17 +52,30 @@ def check_gradient(cell: Cell, store: Store, typed: Typed | None = None) -> None
     """
     if not isinstance(cell.config, Distill):
         return
-    method, source = cell.config.method, store.cell(cell.config.source)
+    for prepare in (cell.config.source, *cell.config.others):
+        _check_student(cell, cell.config.model_copy(update={"source": prepare, "others": ()}), store, typed)
+
+
+def _check_student(cell: Cell, config: Distill, store: Store, typed: Typed | None) -> None:
+    """Of the students of one encoder; ``config`` is the cell's as if they were alone.
+
+    Of other encoders than the first only hand-derived passes are checked: autograd needs none, and its reference, the
+    graph of all steps in float64, takes more memory than the cell.
+    """
+    method, source = config.method, store.cell(config.source)
     if not isinstance(method, Learned):
         return
     noted, mine = source.folder / method.checked_as, {"code": code_digest(), "by": method.estimator}
     if source.state != "done" or read_json(noted) == mine:
         return
+    assert isinstance(cell.config, Distill)
+    if isinstance(method, Text) and config.source != cell.config.source and not _by_hand(method, source):
+        return
     quiet_libraries()
     from pipeline.methods.gradient_check import canary_of
 
     try:
-        found = canary_of(cell.config, source.folder)
+        found = canary_of(config, source.folder)
     except InputError:
         return  # this cell cannot be distilled at all: its own stage will say so
     print(f"gradient check: {found}", file=sys.stderr)
@@ -73,6 +86,13 @@ def check_gradient(cell: Cell, store: Store, typed: Typed | None = None) -> None
             f"hand-derived passes, and --no-check goes on regardless"
         )
     write_json(noted, mine)
+
+
+def _by_hand(method: Text, source: Cell) -> bool:
+    """Whether the encoder's derivatives are hand-derived."""
+    from pipeline import work
+
+    return work.estimator(method, source.folder) == "fused"
 
 
 @dataclass

@@ -1,14 +1,13 @@
-"""Ways to make a small set, one file each; all return a distilled set, or a language model that writes sets.
+"""Ways to make a small set: ``make`` runs the one that a config names.
 
 ``ddal`` attention labels (its outer loop), ``outer`` one step of it, ``imbalance`` what that does about rare classes,
-``learned`` what it learns, ``gradient_check`` whether its hypergradient is right; ``vectors`` RaT-BPTT and Boost-DD on
-frozen sentence vectors, ``vector_run`` one step of it, ``vector_set`` what it learns; ``text`` sets of text,
-``text_run`` one step of it, ``text_set`` what it learns, ``text_mixture`` the same as shares of tokens, ``text_admm``
-by ADMM, ``text_fluency`` what a language model says of it, ``text_start`` from what, ``projection`` embeddings to text;
-``dilm`` a language model that writes the set; ``loop`` the outer loop of all, ``leaves`` their learned tensors,
-``checkpoint`` how they resume; ``real`` sets of real training sentences, ``coresets`` those that a rule chooses,
-``budgets`` how many of each class; ``imported`` what others published; ``composed`` sets put together of
-others.
+``learned`` what it learns, ``gradient_check`` whether its hypergradient is right. Rooms of their own: ``vectors``
+RaT-BPTT and Boost-DD on frozen sentence vectors, ``text`` sets of text, ``dilm`` a language model that writes the set,
+``coresets`` real sentences that a rule chooses.
+
+``loop`` the outer loop of all, ``leaves`` their learned tensors, ``checkpoint`` how they resume, ``budgets`` how many
+samples of each class; ``real`` sets of real training sentences; ``projection`` embeddings to text; ``imported`` what
+others published; ``composed`` sets put together of others.
 """
 
 from __future__ import annotations
@@ -27,7 +26,12 @@ if TYPE_CHECKING:
 
 
 def make(
-    config: Distill, prepared: Prepared, out: Path, ranks: Ranks | None = None, starts: Sequence[Path] = ()
+    config: Distill,
+    prepared: Prepared,
+    out: Path,
+    ranks: Ranks | None = None,
+    starts: Sequence[Path] = (),
+    others: Sequence[Prepared] = (),
 ) -> DistilledSet | Generator:
     """Runs the method that ``config`` names.
 
@@ -37,6 +41,7 @@ def make(
         out: for the method's private progress.
         ranks: the processes that do this together, of ``ddal`` alone.
         starts: the folders of the cells that it starts from or is composed of (``config.made_of``).
+        others: what stage 1 made for the encoders of ``config.others``.
 
     Returns:
         A set, or the language model that later cells write sets with.
@@ -48,7 +53,7 @@ def make(
 
         return distill(config, prepared, out, ranks, parent)
     if isinstance(config.method, BPTT):
-        from pipeline.methods import vectors
+        from pipeline.methods.vectors import method as vectors
 
         return vectors.distill(config, prepared, out)
     if isinstance(config.method, LM | DiLM | Generated):
@@ -56,9 +61,9 @@ def make(
 
         return dilm.make(config, prepared, out, parent)
     if isinstance(config.method, Text):
-        from pipeline.methods import text
+        from pipeline.methods.text import method as text
 
-        return text.distill(config, prepared, out, parent)
+        return text.distill(config, prepared, out, parent, others)
     if isinstance(config.method, Project):
         from pipeline.methods.projection import project
 

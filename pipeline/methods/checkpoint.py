@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,17 @@ class Checkpoint:
 
     Rows reach the log only together with the state that follows them, so that a killed run neither repeats nor
     misses one. One that does not write (of another rank than the first) neither reads.
+
+    Args:
+        folder: of the cell.
+        every_seconds: longest time between two saves.
+        writes: whether it does.
+        more: columns of the log besides the usual ones.
+
     """
 
-    def __init__(self, folder: Path, every_seconds: float, *, writes: bool = True) -> None:
-        self._writes = writes
+    def __init__(self, folder: Path, every_seconds: float, *, writes: bool = True, more: Sequence[str] = ()) -> None:
+        self._writes, self._fields = writes, (*FIELDS, *more)
         self._state_file = folder / "progress.pt"
         self._log_file = folder / "log.csv"
         self._every = every_seconds
@@ -44,13 +52,13 @@ class Checkpoint:
         if not self._writes:
             return None
         if not self._state_file.exists():
-            write_text(self._log_file, ",".join(FIELDS) + "\n")
+            write_text(self._log_file, ",".join(self._fields) + "\n")
             return None
         state: dict[str, Any] = torch.load(self._state_file, map_location="cpu", weights_only=True)
         with open(self._log_file, newline="") as file:
             kept = [row for row in csv.DictReader(file) if row["seconds"] and int(row["step"]) <= state["step"]]
         with replacing(self._log_file) as aside, open(aside, "w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
+            writer = csv.DictWriter(file, self._fields)
             writer.writeheader()
             writer.writerows(kept)
         return state
@@ -69,7 +77,7 @@ class Checkpoint:
         if not self._writes:
             return
         with open(self._log_file, "a", newline="") as file:
-            csv.DictWriter(file, FIELDS).writerows(self._rows)
+            csv.DictWriter(file, self._fields).writerows(self._rows)
         self._rows = []
         with replacing(self._state_file) as aside:
             torch.save(state, aside)

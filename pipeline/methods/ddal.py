@@ -25,13 +25,14 @@ from pipeline.methods.imbalance import check_classes, measured
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
 from pipeline.methods.loop import Best, check_validation, leave_if_asked, loop
 from pipeline.methods.outer import Estimation, OuterState
-from pipeline.methods.text_set import LearnedText
+from pipeline.methods.text.set import LearnedText
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters, Student
 from pipeline.students.scoring import score
 
+SCORES = ("validation_loss", "validation_accuracy", "validation_score")
 ADVICE = "a smaller learning_rate or outer.lr, a longer outer.warmup_ratio, or precision: fp32"
 
 
@@ -143,7 +144,21 @@ class Validator:
         if self.config.split == "none":
             run.best = Best(run.step, math.inf, None, None, run.learned.state())
             return {}
-        distilled = self.made(run.learned)
+        found = self.scored(self.made(run.learned))
+        compared = found["validation_score"]
+        merit = compared if self.config.lower_is_better else -compared
+        if merit < run.best.score:
+            loss, accuracy = found["validation_loss"], found["validation_accuracy"]
+            run.best = Best(run.step, merit, loss, accuracy, run.learned.state())
+        return found
+
+    def scored(self, distilled: DistilledSet) -> dict[str, float]:
+        """What :meth:`__call__` returns, of a set.
+
+        Raises:
+            Stopped: a signal came.
+
+        """
         scores = torch.zeros(3, self.config.initialisations, dtype=torch.float64)
         for index in range(self.ranks.rank, self.config.initialisations, self.ranks.size):
             if stopping.requested() is not None:
@@ -154,11 +169,7 @@ class Validator:
                 scores[row, index] = measured(by, logits, self.split.labels)
         self.ranks.sum_([scores])
         leave_if_asked(self.ranks)
-        loss, accuracy, compared = (sum(values) / len(values) for values in scores.tolist())
-        merit = compared if self.config.lower_is_better else -compared
-        if merit < run.best.score:
-            run.best = Best(run.step, merit, loss, accuracy, run.learned.state())
-        return {"validation_loss": loss, "validation_accuracy": accuracy, "validation_score": compared}
+        return dict(zip(SCORES, (sum(values) / len(values) for values in scores.tolist()), strict=True))
 
     def made(self, learned: LearnedSet | LearnedText) -> DistilledSet:
         """The set that is scored."""

@@ -13,12 +13,14 @@ from pipeline.bilevel import Estimator, InnerBatch
 from pipeline.bilevel.check import Agreement, agreements
 from pipeline.config import BPTT, DDAL, AdamSteps, Distill, Text
 from pipeline.data.prepared import Prepared
-from pipeline.methods import text, text_check, vectors
 from pipeline.methods.ddal import check, load_student
 from pipeline.methods.imbalance import counts_of, outer_loss, real_order
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
 from pipeline.methods.outer import Estimation
-from pipeline.methods.vector_check import agreements_on_vectors, part_of
+from pipeline.methods.text import check as text_check
+from pipeline.methods.text import method as text
+from pipeline.methods.vectors import method as vectors
+from pipeline.methods.vectors.check import agreements_on_vectors, part_of
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Student

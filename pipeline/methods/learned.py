@@ -144,15 +144,18 @@ def real_embeddings(of_samples: Tensor, length: int, prepared: Prepared, student
 
     Every position is attended, so rows of at least S tokens are drawn where the class has them; otherwise its longest.
     """
+    return student.embedding_matrix.cpu()[real_tokens(of_samples, length, prepared, seed)].float()
+
+
+def real_tokens(of_samples: Tensor, length: int, prepared: Prepared, seed: int) -> Tensor:
+    """[N, S] the token ids that :func:`real_embeddings` are of."""
     train, shares = prepared.split("train"), of_samples.bincount().tolist()
     chosen = {label: iter(_rows(train, label, share, length, seed)) for label, share in enumerate(shares)}
-    matrix = student.embedding_matrix.cpu()
     samples = []
     for label in of_samples.tolist():
         ids = train.rows[int(next(chosen[label]))]["input_ids"][:length]
-        ids = ids + [prepared.tokenizer.pad_token_id] * (length - len(ids))
-        samples.append(matrix[torch.tensor(ids)])
-    return torch.stack(samples).float()
+        samples.append(ids + [prepared.tokenizer.pad_token_id] * (length - len(ids)))
+    return torch.tensor(samples)
 
 
 def _rows(train: Split, label: int, shots: int, length: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import get_scheduler
@@ -24,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.methods.imbalance import counts_of, outer_loss, real_order
 from pipeline.methods.learned import LearnedSet
 from pipeline.methods.loop import Best
-from pipeline.methods.text_set import LearnedText
+from pipeline.methods.text.set import LearnedText
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive
 from pipeline.students.encoder import Parameters, Student
@@ -185,11 +186,15 @@ class OuterState:
 
     def real(self) -> tuple[list[Batch], float]:
         """This rank's rows of this step's real batches, and their share of all rows."""
+        own, share = self.rows()
+        return [self.train.batch(part, self.student.device) for part in own], share
+
+    def rows(self) -> tuple[list[np.ndarray[Any, np.dtype[np.int64]]], float]:
+        """Their positions in the training split, batch by batch, and their share of all rows."""
         count = self.method.outer.real_batches
         rows = [self.order.at(number) for number in range(self.step * count, (self.step + 1) * count)]
         own = [part for part in (batch[self.portion.rows] for batch in rows) if len(part)]
-        share = sum(map(len, own)) / sum(map(len, rows))
-        return [self.train.batch(part, self.student.device) for part in own], share
+        return own, sum(map(len, own)) / sum(map(len, rows))
 
     def _hypergradient(self, draw: int, real: Sequence[Batch], scale: Tensor) -> Tensor:
         """The loss of one fresh classifier on ``real``; adds ``scale`` · its gradient to the learned tensors'."""
@@ -208,14 +213,14 @@ class OuterState:
             loss=self.loss,
         )
 
-    def initial(self, draw: int) -> Parameters:
-        """θ_0 of this outer step's classifier number ``draw``."""
-        return self.student.initial(derive(self.seed, "outer step", *_number(draw)), self.step)
+    def initial(self, draw: int, student: Student | None = None) -> Parameters:
+        """θ_0 of this outer step's classifier number ``draw``, of this student or another one."""
+        return (student or self.student).initial(derive(self.seed, "outer step", *_number(draw)), self.step)
 
-    def dropping(self, draw: int) -> Dropping:
+    def dropping(self, draw: int, student: Student | None = None) -> Dropping:
         """The dropout masks of that classifier's inner loop."""
-        step = self.step
-        return lambda t: self.student.dropping(self.seed, step, t, *_number(draw))
+        step, own = self.step, student or self.student
+        return lambda t: own.dropping(self.seed, step, t, *_number(draw))
 
     def state(self) -> dict[str, Any]:
         """Everything that decides what comes next."""

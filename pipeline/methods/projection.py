@@ -1,11 +1,12 @@
 """A learned set of input embeddings as text: the nearest token of every position, after the distillation.
 
 What "dataset distillation as text" is often taken to mean, and what it loses: BERT on SST-2 at 5 samples per class
-falls from 89.6 to 50.2 (DiLM, table 1). :mod:`~pipeline.methods.text` learns text instead.
+falls from 89.6 to 50.2 (DiLM, table 1). :mod:`~pipeline.methods.text.method` learns text instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.config import Distill, Project
+from pipeline.config import DDAL, Distill, Project
 from pipeline.data.prepared import Prepared
+from pipeline.data.tokenised import shortened
 from pipeline.distilled import DistilledSet, Recipe, load
 from pipeline.distilled.text import token_tensors
+from pipeline.methods.learned import real_tokens, sample_classes
+from pipeline.methods.text.set import numbered_from, segments
+from pipeline.methods.text.start import put_together
+from pipeline.store import Store
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Student
 from pipeline.students.vocabulary import Nearest, frame, nearest_tokens, special_ids, surviving, unwritable_ids
+
+# what a set's file says of a task of pairs
+WHERE_IT_STOOD = "the separator stands where it stood in the real pairs that the set began as"
+ONE_TEXT = "one text, without separator: the set began as no real pairs, so that nothing says where the first text ends"
 
 
 def project(config: Distill, prepared: Prepared, parent: Path) -> DistilledSet:
@@ -45,15 +55,20 @@ def project(config: Distill, prepared: Prepared, parent: Path) -> DistilledSet:
     found.check_model(student.embedding_matrix)
     assert found.inputs_embeds is not None
     nearest = projected(found.inputs_embeds, student.embedding_matrix, prepared.tokenizer, method)
-    ids = framed(nearest.ids, prepared.tokenizer, method, facts["max_length"])
+    pairs = len(config.source.task.text) == 2
+    ends = first_ends(config, parent) if pairs else None
+    ids = framed(nearest.ids, prepared.tokenizer, method, facts["max_length"], ends)
+    separator = None if ends is None else numbered_from(prepared)
+    types = None if separator is None else [segments(torch.tensor([row]), separator)[0].tolist() for row in ids]
+    said = {"pairs": ONE_TEXT if ends is None else WHERE_IT_STOOD} if pairs else {}
     return DistilledSet(
         labels=found.labels,
         label_ids=found.label_ids,
         recipe=Recipe("finetune"),
-        token_ids=token_tensors({"input_ids": ids})["token_ids"],
+        **token_tensors({"input_ids": ids, "token_type_ids": types}),
         about={
             "selection": found.about["selection"],
-            "projection": facts_of(nearest.distances, ids, prepared.tokenizer, method),
+            "projection": facts_of(nearest.distances, ids, prepared.tokenizer, method) | said,
         },
     )
 
@@ -68,14 +83,57 @@ def projected(embeddings: Tensor, matrix: Tensor, tokenizer: PreTrainedTokenizer
     return nearest_tokens(embeddings, matrix, method.measure, without=without)
 
 
-def framed(ids: Tensor, tokenizer: PreTrainedTokenizerBase, method: Project, max_length: int) -> list[list[int]]:
-    """The token ids of every sample as students read them, at most ``max_length``."""
-    if method.special == "kept":
-        return [row[:max_length] for row in ids.tolist()]
-    special, (before, after) = set(special_ids(tokenizer)), frame(tokenizer)
-    room = max_length - len(before) - len(after)
-    content = [[token for token in row if token not in special][:room] for row in ids.tolist()]
-    return [[*before, *row, *after] for row in content]
+def first_ends(config: Distill, parent: Path) -> list[int] | None:
+    """Of every sample of pairs the position up to which it began as the first text, where it began as real pairs.
+
+    Learned embeddings keep their positions, whatever becomes of the separator's; where the first text had no end within
+    the sequence, all of it is the first. ``None`` where the set began as noise or as a file, which no text is known of.
+
+    Args:
+        config: of the projection.
+        parent: the folder of the cell that made the embeddings.
+
+    """
+    began = config.parent
+    while began is not None and began.parent is not None:  # a warm start keeps the positions of what it started from
+        began = began.parent
+    assert began is not None
+    method = began.method
+    assert isinstance(method, DDAL)
+    if method.initialise != "real" or method.warm_start is not None:
+        return None
+    prepared = Prepared(Store.of(parent).cell(began.source).folder)
+    tokens = real_tokens(sample_classes(method, prepared.manifest), method.sequence_length, prepared, began.seed)
+    before, between, _ = frame(prepared.tokenizer, 2)
+    return [_end(row, len(before), between[0]) for row in tokens.tolist()]
+
+
+def _end(row: list[int], start: int, separator: int) -> int:
+    """Where the separator stands, from ``start`` on; the row's length where it has none."""
+    return row.index(separator, start) if separator in row[start:] else len(row)
+
+
+def framed(
+    ids: Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    method: Project,
+    max_length: int,
+    ends: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """The token ids of every sample as students read them, at most ``max_length``.
+
+    With ``ends`` samples are pairs: what the tokenizer puts between two texts stands from there on.
+    """
+    marks, special = frame(tokenizer, 1 if ends is None else 2), set(special_ids(tokenizer))
+    room, found = max_length - sum(map(len, marks)), []
+    for number, row in enumerate(ids.tolist()):
+        texts = [row] if ends is None else [row[: ends[number]], row[ends[number] + len(marks[1]) :]]
+        if method.special == "kept":
+            found.append(put_together(texts, [[], *marks[1:-1], []])[:max_length])
+        else:
+            words = [[token for token in text if token not in special] for text in texts]
+            found.append(put_together(shortened(words, room), marks))
+    return found
 
 
 def facts_of(

@@ -10,8 +10,8 @@ from pipeline.config import BPTT, Distill, Evaluate, OnVectors
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import save
 from pipeline.methods.outer import Estimation
-from pipeline.methods.vector_run import VectorRun, trained
-from pipeline.methods.vectors import load_student
+from pipeline.methods.vectors.method import load_student
+from pipeline.methods.vectors.run import VectorRun, trained
 from pipeline.probe.slices import Piece
 from pipeline.students.device import pick_device
 from pipeline.students.vector_training import Samples, learn, score

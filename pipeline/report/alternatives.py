@@ -42,7 +42,7 @@ def flat(config: Frozen, path: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
-        absent = name in ("parent", "data") and value is None
+        absent = name in ("parent", "data", "others") and not value
         if is_runtime(info) or absent or isinstance(value, Prepare | Distill):
             continue
         many = value if isinstance(value, tuple) and value and all(isinstance(one, Frozen) for one in value) else ()

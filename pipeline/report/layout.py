@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.config import (
@@ -33,7 +32,7 @@ from pipeline.config import (
     Text,
 )
 from pipeline.report.alternatives import flat
-from pipeline.report.words.cells import ATTENTION, BUDGETS, LABELS, REAL, correction, real_name
+from pipeline.report.words.cells import ATTENTION, BUDGETS, LABELS, REAL, correction, encoder_name, real_name
 from pipeline.report.words.composed import composed_name, is_small
 from pipeline.report.words.language import generated_name, generated_order
 from pipeline.report.words.prompts import prompted_name, prompted_order
@@ -255,9 +254,7 @@ def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
 
 
 def _names(prepare: Prepare) -> tuple[str, str]:
-    where, _, rest = prepare.model.name.partition(":")
-    model = rest.split("/")[0] if where == "package" else Path(prepare.model.name).name
-    return prepare.task.name, model if prepare.model.pretrained else f"{model} (random weights)"
+    return prepare.task.name, encoder_name(prepare)
 
 
 def _apart(prepare: Prepare, twins: Sequence[Prepare]) -> str:

@@ -129,24 +129,25 @@ class Student:
         return parameters
 
     def __call__(
-        self, parameters: Parameters, inputs_embeds: Tensor, rows: Rows = "none"
+        self, parameters: Parameters, inputs_embeds: Tensor, rows: Rows = "none", *, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The differentiable forward pass on synthetic samples, every position attended.
+        """The differentiable forward pass on synthetic samples, every position attended but where a mask says no.
 
         Args:
             parameters: θ by name.
             inputs_embeds: [m, S, E]; the encoder still adds positions and normalises.
             rows: which query rows of the attention maps are returned.
+            mask: [m, S] 1 at positions that are attended; all by default.
 
         Returns:
             logits [m, C], and attention probabilities [m, L, heads, Q, S] (Q = 1 for ``cls``, S for ``all``) or
             ``None``.
 
         """
+        inputs: dict[str, Any] = {"inputs_embeds": inputs_embeds, "output_attentions": rows != "none"}
+        inputs |= {} if mask is None else {"attention_mask": mask}
         with self._autocast(self._precision):
-            output = functional_call(
-                self._module, parameters, kwargs={"inputs_embeds": inputs_embeds, "output_attentions": rows != "none"}
-            )
+            output = functional_call(self._module, parameters, kwargs=inputs)
         if rows == "none":
             return _full(output.logits), None
         if not output.attentions or any(layer is None for layer in output.attentions):

@@ -208,16 +208,26 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
 
 
 def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
-    folder, outer, way = prepared.folder, method.outer, estimator(method, prepared.folder)
+    """Proposals and trainings are each encoder's; texts are taken as equally long in all tokens."""
+    folder = prepared.folder
+    work = _of_student(config, method, folder, estimator(method, folder))
+    for one in text_work.others_of(config, folder):
+        work += _of_student(config, method, one, text_work.beside(method, estimator(method, one)))
+    if method.asks_language_model:
+        steps = method.outer.planned_steps(len(_lengths(folder, "train")))
+        tokens = text_work.asked(method, _classes(folder, config), steps)
+        work += Work(scoring=tokens * language_work.products_per_token(language_work.written_for(config, folder)))
+    return work
+
+
+def _of_student(config: Distill, method: Text, folder: Path, way: flops.Way) -> Work:
+    outer = method.outer
     rows = len(_lengths(folder, "train"))
     steps = outer.planned_steps(rows)
     read = _read(folder, outer.batch_size, config.seed, outer.bucket_by_length, steps * outer.real_batches,
                  padded=way != "fused")  # fmt: skip
     times, fused = validations(method, steps, outer.epoch_steps(rows)), has_passes(folder)
     work = Work(**text_work.of_text(method, sizes_of(folder), way, read, steps, times, fused=fused))
-    if method.asks_language_model:
-        tokens = text_work.asked(method, _classes(folder, config), steps)
-        work += Work(scoring=tokens * language_work.products_per_token(language_work.written_for(config, folder)))
     if not times:
         return work
     seen = _part(folder, method.validation.split, method.validation.examples, config.seed, "validation rows")

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from pipeline.config import ADMM, Swaps, Text
+from pathlib import Path
+
+from pipeline.config import ADMM, Distill, Swaps, Text
+from pipeline.store import Store
 from pipeline.students import flops
 from pipeline.students.flops import Lengths, Sizes, Way
+
+
+def others_of(config: Distill, folder: Path) -> list[Path]:
+    """What stage 1 made for the other encoders of a cell; ``folder`` is the first one's, of that store."""
+    return [Store.of(folder).cell(one).folder for one in config.others]
+
+
+def beside(method: Text, way: Way) -> Way:
+    """How another encoder's hypergradient is computed where the first one's would be ``way``: never with all steps."""
+    return "adjoint" if method.estimator == "auto" and way == "unroll" else way
 
 
 def of_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from pipeline.config import Project
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load
+from pipeline.distilled.text import texts
 from pipeline.errors import InputError
+from pipeline.methods.learned import real_tokens
 from pipeline.methods.projection import framed, projected
-from tests.conftest import VOCABULARY, build_tokenizer, carried_out
+from tests.conftest import VOCABULARY, build_tokenizer, carried_out, corpus
 
 Write = Callable[..., Path]
 PAD, CLS, SEP = (VOCABULARY.index(token) for token in ("[PAD]", "[CLS]", "[SEP]"))
@@ -116,6 +119,77 @@ def test_a_learned_set_becomes_text(chain: Path, tmp_path: Path) -> None:
     again, _, _ = made(chain, tmp_path / "b")
     assert torch.equal(found.token_ids, again.token_ids)
     assert again.about["projection"] == facts
+
+
+def test_pairs_keep_their_separator_by_hand(tmp_path: Path) -> None:
+    """It stands where it began, whatever is nearest there; of one that was cut off before, the second text is empty."""
+    tokenizer = build_tokenizer(tmp_path)
+    rows = torch.tensor([[PAD, GOOD, BAD, GOOD, PAD, BAD], [CLS, BAD, SEP, GOOD, GOOD, GOOD]])
+    dropped, kept = Project(name="project"), Project(name="project", special="kept")
+    assert framed(rows, tokenizer, dropped, 40, [3, 6]) == [
+        [CLS, GOOD, BAD, SEP, BAD, SEP],
+        [CLS, BAD, GOOD, GOOD, GOOD, SEP, SEP],
+    ]
+    assert framed(rows, tokenizer, kept, 40, [3, 6])[0] == [PAD, GOOD, BAD, SEP, PAD, BAD]
+    assert framed(rows[1:], tokenizer, dropped, 5, [1])[0] == [CLS, SEP, GOOD, GOOD, SEP]  # none left of the first
+
+
+@pytest.fixture
+def pairs(experiment: Write, tmp_path: Path) -> Callable[..., Path]:
+    """A projection of embeddings that were learned on a task of pairs."""
+
+    def pairs(method: dict[str, Any], start: dict[str, Any] | None = None, **options: Any) -> Path:
+        rows = [
+            {"one": a["text"], "other": b["text"], "label": a["label"]}
+            for a, b in zip(corpus(120, seed=5), corpus(120, seed=6), strict=True)
+        ]
+        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source = {"kind": "files", "train": str(tmp_path / "pairs.jsonl")}
+        plain = {"name": "ddal", "shots": 2, "batch_shots": 2, "sequence_length": 12, "initialise": "real"}
+        parent: dict[str, Any] = {"method": plain | {"outer": {"steps": 2, "batch_size": 8}} | method}
+        if start is not None:
+            parent["parent"] = {"method": parent["method"] | start, "seed": 9}
+        return experiment(
+            prepare={"task": {"name": "pairs", "source": source, "text": ["one", "other"]}},
+            distill={"method": {"name": "project", "shots": 2, **options}, "parent": parent},
+            evaluate={"protocol": {"name": "finetune", "steps": 2}},
+        )
+
+    return pairs
+
+
+@pytest.mark.parametrize("start", [None, {"outer": {"steps": 1, "batch_size": 8, "lr": 1e-9}}])
+def test_pairs_that_were_hardly_moved_are_the_real_ones(
+    pairs: Callable[..., Path], tmp_path: Path, start: dict[str, Any] | None
+) -> None:
+    """Cut to the length of the samples, and numbered as the tokenizer numbers them; also through a warm start."""
+    found, _, folder = made(pairs({"outer": {"steps": 2, "batch_size": 8, "lr": 1e-9}}, start), tmp_path / "a")
+    prepared = Prepared(folder)
+    seed = 42 if start is None else 9
+    rows = real_tokens(torch.arange(4) % 2, 12, prepared, seed)
+    assert found.token_ids is not None
+    assert found.token_type_ids is not None
+    written = texts(found, prepared.tokenizer)
+    for row, (first, second) in zip(rows.tolist(), written, strict=True):
+        end = row.index(SEP)
+        assert first == prepared.tokenizer.decode(row[1:end])
+        assert second == prepared.tokenizer.decode([t for t in row[end + 1 :] if t not in (SEP, PAD)])
+    again = prepared.tokenizer(*map(list, zip(*written, strict=True)))
+    lengths = [len(ids) for ids in again["input_ids"]]
+    assert [row[:n] for row, n in zip(found.token_ids.tolist(), lengths, strict=True)] == again["input_ids"]
+    assert [row[:n] for row, n in zip(found.token_type_ids.tolist(), lengths, strict=True)] == again["token_type_ids"]
+    assert "where it stood" in found.about["projection"]["pairs"]
+
+
+def test_learned_pairs_stay_pairs_and_noise_is_one_text(pairs: Callable[..., Path], tmp_path: Path) -> None:
+    steep = {"outer": {"steps": 4, "batch_size": 8, "lr": 3.0, "optimizer": "sgd"}}
+    found, _, folder = made(pairs(steep, special="barred"), tmp_path / "a")
+    tokenizer = Prepared(folder).tokenizer
+    assert [len(text) for text in texts(found, tokenizer)] == [2] * 4
+    noise, _, _ = made(pairs(steep | {"initialise": "noise"}), tmp_path / "b")
+    assert [len(text) for text in texts(noise, tokenizer)] == [1] * 4
+    assert noise.token_type_ids is None
+    assert noise.about["projection"]["pairs"].startswith("one text, without separator: ")
 
 
 def test_it_needs_embeddings(experiment: Write) -> None:

@@ -177,6 +177,7 @@ def transfers(distill: Distill, known: Iterable[Scored]) -> tuple[str, ...]:
         if each.config.data is not None and _same(each.config.source, distill):
             found = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
             asked = each.config.data.task.name if each.config.asks_part else each.config.data.model.name
+            asked += " (learned for, too)" if any(_same(one, each.config.data) for one in distill.others) else ""
             values.setdefault(f"{asked}, {recipe(each.config)}", []).extend(found)
     return tuple(f"{name}: {_in_words(found)})" for name, found in values.items() if found)
 

@@ -26,7 +26,7 @@ from pipeline.report.card.front import metadata, scores_table, title
 from pipeline.report.words.cells import LABELS, rule
 from pipeline.report.words.composed import composition, published_split
 from pipeline.report.words.language import writer
-from pipeline.report.words.text import STARTS
+from pipeline.report.words.text import STARTS, learned_for
 from pipeline.report.words.vectors import bptt_name
 
 _SENTENCES = {
@@ -228,7 +228,7 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
     elif isinstance(method, Generated):
         lines += [writer(config), _written(distilled)]
     elif isinstance(method, Text):
-        lines.append(_text(method))
+        lines += [_text(method), *learned_for(config)]
     elif isinstance(method, Imported):
         lines.append("Published by others; `about` names the file. How it was made and selected is for them to say.")
     elif isinstance(method, Composed):

@@ -33,8 +33,11 @@ def _legend(found: Sequence[Matrix]) -> str:
     whole = [matrix.full(column) is not None for matrix in found for column in matrix.columns]
     full = "% of full data" if any(whole) else ""
     own = "" if all(whole) else "% of own: of the same sets on the encoder they were made with"
-    lines = "columns: whose students learn; thick frame: the encoder the sets were made with; ± as in the table; "
-    return lines + "n = sets × initialisations\n" + "; ".join(part for part in (full, own) if part)
+    lines = "columns: whose students learn; thick frame: the encoder the sets were made with; "
+    lines += "thin frame: another one they were learned for; " if any(matrix.sees for matrix in found) else ""
+    return (
+        lines + "± as in the table; " + "n = sets × initialisations\n" + "; ".join(part for part in (full, own) if part)
+    )
 
 
 def _panel(figure: Any, panel: Any, matrix: Matrix) -> None:
@@ -54,6 +57,8 @@ def _panel(figure: Any, panel: Any, matrix: Matrix) -> None:
             if column == line.own:
                 frame = {"fill": False, "edgecolor": "black", "linewidth": 2.2, "zorder": 3}
                 panel.add_patch(_square(across, at, **frame))
+            elif line.saw(column):
+                panel.add_patch(_square(across, at, fill=False, edgecolor="black", linewidth=0.9, zorder=3))
     panel.set_xticks(range(len(matrix.columns)), [column.model for column in matrix.columns], fontsize=8)
     panel.set_yticks(range(len(matrix.lines)), [_name(line) for line in matrix.lines], fontsize=8)
     panel.tick_params(length=0)

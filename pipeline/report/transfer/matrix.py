@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.config import Experiment
 from pipeline.report.collect import Collected, Entry, Sample
-from pipeline.report.layout import Column, Row, layout
+from pipeline.report.layout import Column, Row, column_key, layout
 
 OF_FULL, OF_OWN = "full data", "own encoder"
 
@@ -41,6 +41,7 @@ class Line:
         source: that encoder.
         own: its column; ``None`` where none of its students was to be trained.
         entries: of every column in which the grid has students of these sets.
+        seen: keys of the columns of other encoders for whose students the sets were learned, too.
 
     """
 
@@ -49,6 +50,11 @@ class Line:
     source: str
     own: Column | None
     entries: dict[Column, Entry]
+    seen: frozenset[str] = field(default=frozenset(), compare=False)
+
+    def saw(self, column: Column) -> bool:
+        """Whether students of the column's encoder, which is not the sets' own, learned while they were distilled."""
+        return column.key in self.seen
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,11 @@ class Matrix:
     def task(self) -> str:
         """Its name."""
         return self.columns[0].task
+
+    @property
+    def sees(self) -> bool:
+        """Whether a set was learned for students of several encoders."""
+        return any(line.seen for line in self.lines)
 
     def full(self, column: Column) -> Sample | None:
         """The runs of the column's encoder on all rows, where the grid has them and some are finished."""
@@ -98,9 +109,10 @@ def matrices(experiment: Experiment, collected: Collected) -> tuple[Matrix, ...]
     home = layout([cell.model_copy(update={"data": None}) for cell, _ in moved], experiment.report.table)
     at = {column.key: column for column in collected.layout.columns}
     lines: dict[tuple[Row, str], Line] = {}
-    for (_, place), (row, source) in zip(moved, home.places, strict=True):
+    for (cell, place), (row, source) in zip(moved, home.places, strict=True):
         own = at.get(source.key)
-        new = Line(row, home.labels[row], source.model, own, {})
+        seen = frozenset(column_key(cell.model_copy(update={"data": one})) for one in cell.source.others)
+        new = Line(row, home.labels[row], source.model, own, {}, seen)
         line = lines.setdefault((row, source.key), new)
         line.entries[place[1]] = collected.entries[place]
         if own is not None and (row, own) in collected.entries:

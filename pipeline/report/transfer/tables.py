@@ -29,6 +29,11 @@ SETS = (
     "data, whose own deviation is not in it; chance is not subtracted."
 )
 
+SEEN = (
+    "[seen]: the sets were learned for students of this encoder, too; without it, and but for the encoder that they "
+    "were made with, no student of the column had a part in them."
+)
+
 
 def write_transfer(experiment: Experiment, collected: Collected, stem: Path) -> tuple[str, tuple[Path, ...]]:
     """Writes ``<stem>.transfer.*``; nothing where no set is learned from by another encoder (``evaluate.data``).
@@ -81,7 +86,8 @@ def long_form(found: Sequence[Matrix]) -> pd.DataFrame:
 def _record(matrix: Matrix, line: Line, column: Column) -> dict[str, Any]:
     entry = line.entries[column]
     sample, kept = entry.headline, matrix.retention(line, column)
-    place = {"task": matrix.task, "set": line.label, "made_with": line.source, "students": column.model}
+    place: dict[str, Any] = {"task": matrix.task, "set": line.label, "made_with": line.source, "students": column.model}
+    place |= {"seen": line.saw(column)} if matrix.sees else {}
     place |= {"split": column.split, "metric": column.metric, "state": "done" if sample else entry.state}
     if sample is None:
         return place
@@ -109,7 +115,8 @@ def _entry(matrix: Matrix, line: Line, column: Column) -> str:
     if entry.headline is None:
         return entry.state if entry.chosen is None else f"no {column.split} scores"
     share = retention(matrix, line, column)
-    return f"{100 * entry.headline.estimate.mean:.1f}{spread(entry.headline)}" + (f" ({share})" if share else "")
+    seen = " [seen]" if line.saw(column) else ""
+    return f"{100 * entry.headline.estimate.mean:.1f}{spread(entry.headline)}" + (f" ({share})" if share else "") + seen
 
 
 def _sizes(matrix: Matrix, line: Line) -> str:
@@ -138,6 +145,7 @@ def _caption(matrix: Matrix) -> tuple[str, ...]:
         if others
         else "",
         SETS,
+        SEEN if matrix.sees else "",
         f"Scored: {'; '.join(sorted(scored))}. Students: {'; '.join(recipes)}.",
         f"Hyper-parameters chosen on dev, for each column by its own students: {', '.join(dict.fromkeys(chosen))}."
         if chosen

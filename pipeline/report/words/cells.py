@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.config import (
     DDAL,
     EL2N,
@@ -24,6 +26,7 @@ from pipeline.config import (
     LossRank,
     Method,
     OnVectors,
+    Prepare,
     Project,
     Prompting,
     RandomReal,
@@ -42,6 +45,13 @@ LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
 ATTENTION = {"none": "", "cls": " + AL", "all": " + AL (all)"}
 BUDGETS = {"uniform": "", "prior": ", by prior", "sqrt": ", by square root of the prior"}
 _OPTIMIZERS = {"sgd": "SGD", "momentum": "SGD with momentum", "adam": "Adam", "adamw": "AdamW"}
+
+
+def encoder_name(prepare: Prepare) -> str:
+    """What tables call the encoder."""
+    where, _, rest = prepare.model.name.partition(":")
+    model = rest.split("/")[0] if where == "package" else Path(prepare.model.name).name
+    return model if prepare.model.pretrained else f"{model} (random weights)"
 
 
 def real_name(method: RandomReal | Coreset) -> str:
@@ -92,7 +102,9 @@ def selection(cell: Evaluate) -> str:
         ways.append(f"generator: {kept_state(cell.source)}")
     if isinstance(method, Learned):
         where, by = method.validation.split, method.validation.by.replace("_", " ")
-        ways.append({"none": "last step", "test": f"TEST {by} (as published)", "dev": f"dev {by}"}[where])
+        way = {"none": "last step", "test": f"TEST {by} (as published)", "dev": f"dev {by}"}[where]
+        encoders = f", mean over {len(made.encoders)} encoders" if made.others and where != "none" else ""
+        ways.append(way + encoders)
     if isinstance(protocol, FineTune) and protocol.select is not None:
         ways.append(f"epoch by {protocol.select.split} {protocol.select.by}")
     if isinstance(protocol, OnVectors) and protocol.select is not None:

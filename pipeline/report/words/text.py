@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import DDAL, Distill, Imported, Project, Text
-from pipeline.report.words.cells import ATTENTION, LABELS, correction
+from pipeline.report.words.cells import ATTENTION, LABELS, correction, encoder_name
 
 _RELAXATIONS = {
     "swaps": "swaps",
@@ -32,16 +32,36 @@ def text_row(made: Distill) -> tuple[tuple[int, ...], str, bool]:
     assert learned is not None
     assert isinstance(learned.method, DDAL | Text)
     on_test = learned.method.validation.split == "test"
-    name = text_name(made.method, learned.method) + correction(learned.method)
-    return (*text_order(made.method), int(on_test)), name, on_test
+    name = text_name(made.method, learned.method, others(made)) + correction(learned.method)
+    return (*text_order(made.method), len(made.others), int(on_test)), name, on_test
 
 
-def text_name(method: Text | Project, learned: DDAL | Text) -> str:
-    """Such as ``text (swaps)``, or ``SL + AL, nearest tokens (cosine)`` of what was ``learned`` as embeddings."""
+def others(made: Distill) -> str:
+    """The other encoders for whose students a set was learned, such as ``gte-small and all-mpnet-base-v2``."""
+    *most, last = [encoder_name(one) for one in made.others] or [""]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def learned_for(made: Distill) -> list[str]:
+    """Of a set that was learned for students of several encoders, how, as a sentence."""
+    if not made.others:
+        return []
+    return [
+        f"It was learned for students of {others(made)}, too, who were given its text in their own tokens: exchanges "
+        f"were kept, and the checkpoint was selected, by the mean over encoders."
+    ]
+
+
+def text_name(method: Text | Project, learned: DDAL | Text, others: str = "") -> str:
+    """Such as ``text (swaps)``, or ``SL + AL, nearest tokens (cosine)`` of what was ``learned`` as embeddings.
+
+    ``others`` are the encoders for whose students it was learned besides the one it was made with.
+    """
     if isinstance(method, Text):
         labels = "" if method.labels == "hard" else f", {LABELS[method.labels]}"
         fluent = ", fluent" if method.asks_language_model else ""
-        return f"text ({_RELAXATIONS[method.relaxation.name]}{fluent}){labels}"
+        also = f", also for {others}" if others else ""
+        return f"text ({_RELAXATIONS[method.relaxation.name]}{fluent}{also}){labels}"
     assert isinstance(learned, DDAL)
     return f"{LABELS[learned.labels]}{ATTENTION[learned.attention_labels]}, nearest tokens ({method.measure})"
 

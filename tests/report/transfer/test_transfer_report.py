@@ -128,6 +128,33 @@ def test_a_set_that_its_own_encoder_never_learns_from(fabric: Fabric, models: li
     assert list(table.iloc[0]) == ["random real", BERT, "47.0 ± 10.8 / 6.3", "45.0", "2 × 2 / 1 × 1"]
 
 
+def test_columns_that_were_seen_are_marked(fabric: Fabric, models: list[str], panels: list[Axes]) -> None:
+    """Not the sets' own encoder's, which is named, nor of the row beside it that was made with one encoder alone."""
+    text = {"distill.method": [{"name": "text"}], "evaluate.protocol": [{"name": "finetune"}]}
+    experiment = fabric.experiment(
+        text | {"distill.others": [[], [{"model": models[1]}]], "evaluate.data.model": models}, tasks=[fabric.task()]
+    )
+    fabric.fill(experiment, lambda cell: {split: [0.5] for split in cell.splits})
+    found = matrix(fabric, experiment)
+    assert [line.label for line in found.lines] == ["text (swaps)", f"text (swaps, also for {ROBERTA})"]
+    assert [[line.saw(column) for column in found.columns] for line in found.lines] == [
+        [False] * 3,
+        [False, True, False],
+    ]
+    shown = matrix_table("demo", found)
+    entries = [list(row)[2:5] for _, row in shown.frame.iterrows()]
+    assert entries == [
+        ["50.0", "50.0 (100.0 %)", "50.0 (100.0 %)"],
+        ["50.0", "50.0 (100.0 %) [seen]", "50.0 (100.0 %)"],
+    ]
+    assert sum("[seen]" in sentence for sentence in shown.caption) == 1
+    _, files = write_transfer(experiment, collect(experiment, fabric.store), fabric.folder / "demo")
+    with open(files[0]) as file:
+        assert [row["seen"] for row in csv.DictReader(file)] == ["False"] * 4 + ["True", "False"]
+    frames = [(patch.get_x() + 0.48, patch.get_y() + 0.46, patch.get_linewidth()) for patch in panels[0].patches]
+    assert sorted(frames) == [(0, 0, 2.2), (0, 1, 2.2), (pytest.approx(1), pytest.approx(1), 0.9)]
+
+
 def test_a_matrix_per_task(fabric: Fabric, models: list[str]) -> None:
     experiment = fabric.experiment(sets(models, [1]), tasks=[fabric.task("one"), fabric.task("two")])
     found = matrices(experiment, collect(experiment, fabric.store))

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Evaluate, Text
+from pipeline.config import Evaluate, Prepare, Text
 from pipeline.report.layout import layout, row_of
 from pipeline.report.words.cells import recipe, selection
+from pipeline.report.words.text import learned_for
 from pipeline.students import flops
 from pipeline.students.flops import Sizes
 from pipeline.work.text import asked, of_text
@@ -55,6 +56,22 @@ def test_what_selected_them() -> None:
     assert selection(published) == "TEST loss (as published)"
     assert row_of(published).on_test
     assert recipe(CELLS[6]).startswith("finetune (revision 2: AdamW")
+
+
+def test_students_of_other_encoders_are_named() -> None:
+    """In the row, beside that of the first encoder alone, in what selected it, and in the card."""
+    several = CELLS[0].source.model_copy(
+        update={"others": tuple(Prepare.model_validate(SOURCE | {"model": name}) for name in ("e/f", "g/h", "i/j"))}
+    )
+    whole = CELLS[0].model_copy(update={"source": several})
+    assert [row.method for row in layout([whole, *CELLS[:2]], "table2").rows] == [
+        "text (swaps)",
+        "text (swaps, also for f, h and j)",
+        "text (straight-through), SL",
+    ]
+    assert selection(whole) == "dev loss, mean over 4 encoders"
+    assert learned_for(CELLS[0].source) == []
+    assert learned_for(several)[0].startswith("It was learned for students of f, h and j, too, who were given its text")
 
 
 @pytest.mark.parametrize(("relaxation", "tried"), [({"name": "straight_through"}, 0), ({"name": "swaps"}, 6)])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pipeline.config import Text
-from pipeline.methods.text_admm import LearnedADMM
-from pipeline.methods.text_set import Vocabulary
+from pipeline.methods.text.admm import LearnedADMM
+from pipeline.methods.text.set import Vocabulary
 
 # 0 and 5 are special, 4 is no word
 MATRIX = torch.tensor([[-9.0], [0.0], [1.0], [3.0], [1.4], [9.0]])

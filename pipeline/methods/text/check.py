@@ -12,8 +12,8 @@ from pipeline.bilevel.check import Agreement, agreements
 from pipeline.config import Text
 from pipeline.data.prepared import Prepared
 from pipeline.methods.imbalance import counts_of, outer_loss
-from pipeline.methods.text_set import LearnedText, Vocabulary
-from pipeline.methods.vector_check import blunted
+from pipeline.methods.text.set import LearnedText, Vocabulary
+from pipeline.methods.vectors.check import blunted
 from pipeline.randomness import derive, numpy_generator
 from pipeline.students.encoder import Student
 

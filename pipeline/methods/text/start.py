@@ -14,7 +14,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split, shortened
 from pipeline.errors import InputError
 from pipeline.methods.coresets.geometry import nearest_to_centroids
-from pipeline.methods.text_set import Vocabulary
+from pipeline.methods.text.set import Vocabulary
 from pipeline.randomness import derive, numpy_generator
 from pipeline.students.encoder import Student
 
@@ -55,10 +55,8 @@ def starts(
     if method.initialise == "telling":
         return [_turns([pool[telling_rows(pool, row, method.shots)] for pool, row in zip(pools, telling, strict=True)])]
     width = method.sequence_length - sum(map(len, marks))
-    framed = [
-        [_framed(_dealt(words, len(marks) - 1), marks) for words in telling_words(row, method.shots, width).tolist()]
-        for row in telling
-    ]
+    words = [telling_words(row, method.shots, width).tolist() for row in telling]
+    framed = [[put_together(_dealt(own, len(marks) - 1), marks) for own in of_class] for of_class in words]
     return [_turns([torch.tensor(samples) for samples in framed])]
 
 
@@ -163,7 +161,7 @@ def _cut(train: Split, rows: np.ndarray[Any, Any], length: int, marks: Sequence[
     room = length - sum(map(len, marks))
     before, *between, after = marks
     contents = (ids[len(before) : len(ids) - len(after)] for ids in train.rows[rows]["input_ids"])
-    return torch.tensor([_framed(shortened(texts_in(each, between), room), marks) for each in contents])
+    return torch.tensor([put_together(shortened(texts_in(each, between), room), marks) for each in contents])
 
 
 def texts_in(content: list[int], between: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -174,8 +172,8 @@ def texts_in(content: list[int], between: Sequence[Sequence[int]]) -> list[list[
     return [content[:end], content[end + len(between[0]) :]]
 
 
-def _framed(texts: Sequence[list[int]], marks: Sequence[Sequence[int]]) -> list[int]:
-    """The row of these texts."""
+def put_together(texts: Sequence[list[int]], marks: Sequence[Sequence[int]]) -> list[int]:
+    """The row of these texts, with the tokens before, between and after them."""
     before, *others = marks
     return [*before, *(token for text, mark in zip(texts, others, strict=True) for token in (*text, *mark))]
 

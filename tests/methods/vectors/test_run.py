@@ -12,10 +12,10 @@ from torch import Tensor
 from pipeline.bilevel import Snapshots
 from pipeline.config import BPTT
 from pipeline.data.vectors import VectorSplit
-from pipeline.methods import vector_run
 from pipeline.methods.loop import Best
 from pipeline.methods.outer import Estimation
-from pipeline.methods.vector_run import VectorRun
+from pipeline.methods.vectors import run as vector_run
+from pipeline.methods.vectors.run import VectorRun
 from pipeline.students.vectors import VectorStudent
 
 C, D = 3, 4

@@ -14,8 +14,9 @@ from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.errors import StageError
 from pipeline.launch import run_stage, stage_cells
-from pipeline.methods import vector_run, vectors
 from pipeline.methods.gradient_check import WHOLE, canary_of, check_gradient
+from pipeline.methods.vectors import method as vectors
+from pipeline.methods.vectors import run as vector_run
 from pipeline.store import Store
 from tests.methods.killed import assert_same_log, distilled, killed_and_resumed, rows, same
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pipeline.config import Mixture, Text
 from pipeline.distilled import DistilledSet
-from pipeline.methods.text_set import LearnedText, Vocabulary
+from pipeline.methods.text.set import LearnedText, Vocabulary
 from pipeline.randomness import torch_generator
 from pipeline.students.vocabulary import neighbours
 

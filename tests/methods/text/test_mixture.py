@@ -14,8 +14,8 @@ from torch import Tensor
 from pipeline.bilevel import Estimator, InnerBatch
 from pipeline.bilevel.check import agreements
 from pipeline.config import Outer, Text
-from pipeline.methods.text_mixture import LearnedMixture
-from pipeline.methods.text_set import Vocabulary
+from pipeline.methods.text.mixture import LearnedMixture
+from pipeline.methods.text.set import Vocabulary
 from pipeline.students.encoder import Student
 from tests.conftest import VOCABULARY
 

@@ -20,10 +20,10 @@ from pipeline.distilled import load
 from pipeline.distilled.text import texts
 from pipeline.errors import InputError
 from pipeline.launch import run_stage, stage_cells
-from pipeline.methods import text
-from pipeline.methods.text_run import TextState
-from pipeline.methods.text_set import Vocabulary
-from pipeline.methods.text_start import _cut, _dealt, _framed
+from pipeline.methods.text import method as text
+from pipeline.methods.text.run import TextState
+from pipeline.methods.text.set import Vocabulary
+from pipeline.methods.text.start import _cut, _dealt, put_together
 from pipeline.store import Store
 from pipeline.students.vocabulary import frame
 from tests.conftest import VOCABULARY, build_tokenizer, corpus
@@ -103,7 +103,7 @@ def test_rows_are_cut_by_hand() -> None:
         [0, 11, 12, 2, 2, 21, 22, 2],
         [0, 11, 2, 2, 21, 22, 23, 2],
     ]
-    assert _framed(_dealt([5, 6, 7], 2), marks) == [0, 5, 6, 2, 2, 7, 2]
+    assert put_together(_dealt([5, 6, 7], 2), marks) == [0, 5, 6, 2, 2, 7, 2]
 
 
 def test_which_text_a_token_is_of_by_hand() -> None:

@@ -17,7 +17,7 @@ from pipeline.data.vectors import VectorSplit
 from pipeline.methods.imbalance import counts_of, outer_loss, real_order
 from pipeline.methods.loop import Best
 from pipeline.methods.outer import Estimation
-from pipeline.methods.vector_set import LearnedVectors, initial_tensors
+from pipeline.methods.vectors.set import LearnedVectors, initial_tensors
 from pipeline.parallel import Ranks
 from pipeline.randomness import derive, numpy_generator
 from pipeline.students.vector_training import score

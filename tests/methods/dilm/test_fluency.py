@@ -20,8 +20,8 @@ from pipeline.distilled import load
 from pipeline.errors import InputError
 from pipeline.launch import run_stage, stage_cells
 from pipeline.methods.dilm.generator import Generator
-from pipeline.methods.text_fluency import Fluency
-from pipeline.methods.text_set import Vocabulary
+from pipeline.methods.text.fluency import Fluency
+from pipeline.methods.text.set import Vocabulary
 from pipeline.probe.text import text_pieces
 from pipeline.store import Store
 from pipeline.students.vocabulary import nearest_tokens

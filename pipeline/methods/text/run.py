@@ -1,4 +1,8 @@
-"""One outer step of a set of text: the hypergradient as for ddal, and how tokens, which are discrete, follow it."""
+"""One outer step of a set of text: the hypergradient as for ddal, and how tokens, which are discrete, follow it.
+
+With students of several encoders the outer loss is the mean over encoders, and so is its gradient with respect to the
+labels and the samples' weights, which no tokenizer has a part in. That of the embeddings is the first encoder's.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.bilevel import descend
+from pipeline.bilevel import descend, hypergradient
 from pipeline.config import Swaps, Text
 from pipeline.data.tokenised import Batch, Split
+from pipeline.distilled import DistilledSet
 from pipeline.methods.outer import Estimation, OuterState
-from pipeline.methods.text_fluency import Fluency
-from pipeline.methods.text_set import LearnedText
+from pipeline.methods.text.ensemble import Companion
+from pipeline.methods.text.fluency import Fluency
+from pipeline.methods.text.set import LearnedText
 from pipeline.randomness import numpy_generator
 from pipeline.students.encoder import Student
+from pipeline.students.masked import Masked
 from pipeline.students.scoring import score
 
 
@@ -33,6 +40,7 @@ class TextState(OuterState):
         seed: of the cell.
         estimator: of the hypergradient.
         fluency: of ``swaps`` that ask a language model.
+        others: students of other encoders.
 
     Attributes:
         start: the learned set's state before the first step.
@@ -54,9 +62,10 @@ class TextState(OuterState):
         seed: int,
         estimator: Estimation,
         fluency: Fluency | None = None,
+        others: Sequence[Companion] = (),
     ) -> None:
         super().__init__(method, learned, student, train, seed, estimator)
-        self._starts, self._pools, self._fluency = starts, pools, fluency
+        self._starts, self._pools, self._fluency, self.others = starts, pools, fluency, tuple(others)
         self.start = learned.state()
         self.most = method.relaxation.positions if isinstance(method.relaxation, Swaps) else 0
 
@@ -89,6 +98,31 @@ class TextState(OuterState):
         if isinstance(self.method.relaxation, Swaps) and loss.isfinite() and self.learned.is_finite():
             self._swap(self.method.relaxation, loss.item())
         return loss
+
+    def _hypergradient(self, draw: int, real: Sequence[Batch], scale: Tensor) -> Tensor:
+        """Of the mean over encoders, each with a classifier of its own and these rows in its own tokens."""
+        if not self.others:
+            return super()._hypergradient(draw, real, scale)
+        learned, scale = self.learned, scale / (1 + len(self.others))
+        losses = [super()._hypergradient(draw, real, scale)]
+        for one in self.others:
+            learner, view = one.inner(learned, learned.token_ids, learned.labels * learned.weights)
+            losses.append(
+                hypergradient(
+                    one.estimator(learner),
+                    learner,
+                    self.initial(draw, one.student),
+                    view.inner_batches(self.seed, self.step),
+                    one.real(self.rows()[0]),
+                    optimiser=view.recipe.optimiser,
+                    window=self.method.window,
+                    snapshots=one.estimation.snapshots,
+                    scale=scale,
+                    dropping=self.dropping(draw, one.student),
+                    loss=self.loss,
+                ).to(losses[0])
+            )
+        return torch.stack(losses).mean()
 
     def _swap(self, relaxation: Swaps, loss: float) -> None:
         """Makes the proposal that lowers the outer loss most, if one does."""
@@ -143,24 +177,43 @@ class TextState(OuterState):
 
     @torch.no_grad()
     def loss_of(self, token_ids: Tensor, real: Sequence[Batch]) -> float:
-        """The outer loss of this step's classifiers, trained on these tokens [N, S] with the labels of now."""
-        learned, student = self.learned, self.student
-        distilled = learned.of(learned.embedded(token_ids), learned.labels, token_ids).detached()
-        labels = torch.cat([batch["labels"] for batch in real]).cpu()
+        """The outer loss of this step's classifiers, trained on these tokens [N, S] with the labels of now.
+
+        ``real`` are the step's rows in the first encoder's tokens.
+        """
+        learned = self.learned
+        distilled = learned.of(learned.embedded(token_ids), learned.labels, token_ids)
+        losses = [self._loss(self.student, self.student, distilled, real)]
+        for one in self.others:
+            losses.append(
+                self._loss(one.student, *one.inner(learned, token_ids, learned.labels), one.real(self.rows()[0]))
+            )
+        return sum(losses) / len(losses)
+
+    def _loss(
+        self, student: Student, learner: Student | Masked, distilled: DistilledSet, real: Sequence[Batch]
+    ) -> float:
+        """Of one encoder: what learns from the set, and the student that it then is."""
+        labels, distilled = torch.cat([batch["labels"] for batch in real]).cpu(), distilled.detached()
         total = 0.0
         for draw in range(self.method.draws):
             theta = descend(
-                student,
-                self.initial(draw),
+                learner,
+                self.initial(draw, student),
                 distilled.inner_batches(self.seed, self.step),
                 optimiser=distilled.recipe.optimiser,
-                dropping=self.dropping(draw),
+                dropping=self.dropping(draw, student),
             )
             rows = torch.arange(len(labels)).split([len(batch["labels"]) for batch in real])
             logits = score(student, theta, zip(rows, real, strict=True))
             value = self.loss.mean(logits, labels).item() / self.method.draws
             total += value if math.isfinite(value) else math.inf
         return total
+
+    def conditions(self) -> dict[str, Any]:
+        """What changes the rounding and nothing else."""
+        names = [self.estimator.name, *(one.estimation.name for one in self.others)]
+        return super().conditions() | {"estimator": ", ".join(names)}
 
     def state(self) -> dict[str, Any]:
         """Everything that decides what comes next."""

@@ -1,4 +1,4 @@
-"""The learned tokens of a set of text; :mod:`~pipeline.methods.text_start` what they begin as."""
+"""The learned tokens of a set of text; :mod:`~pipeline.methods.text.start` what they begin as."""
 
 from __future__ import annotations
 
@@ -51,28 +51,42 @@ class Vocabulary:
         barred = sorted({*special, *unknown})
         if method.words != "any":
             barred = unwritable_ids(prepared.tokenizer, len(matrix), whole_words=method.words == "whole")
-        train = prepared.split("train").rows
-        if texts == 1 or "token_type_ids" not in train.column_names:
+        separator = None if texts == 1 else numbered_from(prepared)
+        if separator is None:
             return cls(matrix, barred, special)
-        found = cls(matrix, barred, special, frame(prepared.tokenizer, texts)[1][0], _of_second_texts(student))
-        numbers = found.segments(torch.tensor([train[0]["input_ids"]]))
-        assert numbers is not None
-        if numbers[0].tolist() != train[0]["token_type_ids"]:
-            raise InputError(
-                "this encoder's tokenizer does not number the texts of a pair 0 up to the separator and 1 after it; "
-                "give an encoder such as BERT"
-            )
-        return found
+        return cls(matrix, barred, special, separator, of_second_texts(student))
 
     def segments(self, token_ids: Tensor) -> Tensor | None:
-        """[N, S] 0 up to the first text's end and 1 after it, or ``None`` where students are told no such numbers."""
-        if self.separator is None:
-            return None
-        ends = (token_ids == self.separator).long()
-        return (ends.cumsum(dim=1) - ends).clamp(max=1)
+        """[N, S] as :func:`segments`, or ``None`` where students are told no such numbers."""
+        return None if self.separator is None else segments(token_ids, self.separator)
 
 
-def _of_second_texts(student: Student) -> Tensor | None:
+def segments(token_ids: Tensor, separator: int) -> Tensor:
+    """[N, S] 0 up to the first text's end, which is the first ``separator``, and 1 after it."""
+    ends = (token_ids == separator).long()
+    return (ends.cumsum(dim=1) - ends).clamp(max=1)
+
+
+def numbered_from(prepared: Prepared) -> int | None:
+    """Of a task of pairs the token that ends the first text, or ``None`` where the tokenizer does not number texts.
+
+    Raises:
+        InputError: this tokenizer does not separate the texts of a pair, or numbers them otherwise than BERT's.
+
+    """
+    train = prepared.split("train").rows
+    if "token_type_ids" not in train.column_names:
+        return None
+    separator = frame(prepared.tokenizer, 2)[1][0]
+    if segments(torch.tensor([train[0]["input_ids"]]), separator)[0].tolist() != train[0]["token_type_ids"]:
+        raise InputError(
+            "this encoder's tokenizer does not number the texts of a pair 0 up to the separator and 1 after it; "
+            "give an encoder such as BERT"
+        )
+    return separator
+
+
+def of_second_texts(student: Student) -> Tensor | None:
     """[E] the encoder's second segment embedding minus its first."""
     tables = (table for name, table in student.initial(0, 0).items() if name.endswith("token_type_embeddings.weight"))
     table = next(tables, None)
@@ -140,10 +154,15 @@ class LearnedText:
         The inner loop reads every position as of the first text; of a second one, what tells it apart is added here.
         (The same outputs before the first step; afterwards students learn segment embeddings from it, and here not.)
         """
-        method, second = self.method, self.vocabulary.second
+        second = self.vocabulary.second
         numbers = self.vocabulary.segments(self.token_ids if token_ids is None else token_ids)
         if second is not None and numbers is not None:
             inputs = inputs + numbers.to(inputs).unsqueeze(-1) * second.to(inputs)
+        return self.inner(inputs, labels)
+
+    def inner(self, inputs: Tensor, labels: Tensor) -> DistilledSet:
+        """What the inner loop's steps train on: samples [N, ...] as their students read them, with labels [N, C]."""
+        method = self.method
         return DistilledSet(
             labels=labels,
             label_ids=self._label_ids,
@@ -155,14 +174,15 @@ class LearnedText:
             batch_order=torch.arange(len(inputs)).expand(method.steps, -1),
         )
 
-    def text(self, about: dict[str, Any] | None = None) -> DistilledSet:
-        """The set as text, for the recipe of stage 3."""
+    def text(self, about: dict[str, Any] | None = None, token_ids: Tensor | None = None) -> DistilledSet:
+        """The set as text, for the recipe of stage 3; of other tokens than those of now where ``token_ids`` say."""
+        ids = self.token_ids if token_ids is None else token_ids
         return DistilledSet(
             labels=self.labels.detach().clone(),
             label_ids=self._label_ids,
             recipe=Recipe("finetune"),
-            token_ids=self.token_ids.clone(),
-            token_type_ids=self.vocabulary.segments(self.token_ids),
+            token_ids=ids.clone(),
+            token_type_ids=self.vocabulary.segments(ids),
             about=about or {},
         )
 

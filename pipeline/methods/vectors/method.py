@@ -1,7 +1,7 @@
 """Distillation in the space of frozen sentence vectors: Full-BPTT, T-BPTT, RaT-BPTT and Boost-DD.
 
 "Embarrassingly Simple Dataset Distillation" (Feng, Vedantam and Kempe, ICLR 2024), on texts. One step of the outer loop
-(:mod:`~pipeline.methods.vector_run`) is: draw fresh students, train them N steps without a graph and W steps with one,
+(:mod:`~pipeline.methods.vectors.run`) is: draw fresh students, train them N steps without a graph and W steps with one,
 measure their cross-entropy on real vectors, and move the set against the gradient of that through the W steps.
 """
 
@@ -22,8 +22,8 @@ from pipeline.methods.checkpoint import Checkpoint
 from pipeline.methods.imbalance import check_classes, measured
 from pipeline.methods.loop import Best, check_selected, check_validation, loop
 from pipeline.methods.outer import Estimation
-from pipeline.methods.vector_run import VectorRun, trained
-from pipeline.methods.vector_set import LearnedVectors
+from pipeline.methods.vectors.run import VectorRun, trained
+from pipeline.methods.vectors.set import LearnedVectors
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.vector_training import score

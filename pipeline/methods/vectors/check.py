@@ -13,8 +13,8 @@ from pipeline.config import BPTT, AdamSteps, InnerOptimizer
 from pipeline.config.vectors import Augment
 from pipeline.data.prepared import Prepared
 from pipeline.methods.imbalance import counts_of, outer_loss
-from pipeline.methods.vector_set import LearnedVectors, initial_tensors
-from pipeline.methods.vectors import load_student
+from pipeline.methods.vectors.method import load_student
+from pipeline.methods.vectors.set import LearnedVectors, initial_tensors
 from pipeline.randomness import derive
 
 BLUNT = 1e-3  # ε of Adam: with its usual 1e-8 entries of g near zero bend a step within the length of a difference

@@ -19,10 +19,11 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load
 from pipeline.errors import InputError
 from pipeline.launch import run_stage, stage_cells
-from pipeline.methods import gradient_check, text
+from pipeline.methods import gradient_check
 from pipeline.methods.outer import OuterState
-from pipeline.methods.text_run import TextState
-from pipeline.methods.text_start import class_scores, telling_rows, telling_words
+from pipeline.methods.text import method as text
+from pipeline.methods.text.run import TextState
+from pipeline.methods.text.start import class_scores, telling_rows, telling_words
 from pipeline.store import Store
 from tests.conftest import KEYWORDS, VOCABULARY
 from tests.methods.disturbance import Disturbance, launch
@@ -281,7 +282,7 @@ def test_killed_and_started_again_it_ends_bit_equal(
     undisturbed, folder = distilled(file, tmp_path / "a")
     store = Store(tmp_path / "b")
     run_stage(stage_cells(load_experiment(file), store, "prepare"), "prepare", store)
-    where = "pipeline.methods.text_run:TextState.advance"
+    where = "pipeline.methods.text.run:TextState.advance"
     ends, said = launch(
         "distill", file, tmp_path / "b", [Disturbance(where, 3, "SIGKILL"), Disturbance(where, 2, "SIGTERM"), None]
     )

@@ -1,6 +1,6 @@
 """Text distilled through the training of students: ids are what is learned.
 
-One step of the outer loop (:mod:`~pipeline.methods.text_run`) is that of ddal: draw a fresh classifier, train the
+One step of the outer loop (:mod:`~pipeline.methods.text.run`) is that of ddal: draw a fresh classifier, train the
 student T steps on the set, measure its cross-entropy on a real batch, and differentiate that through the T steps. What
 follows is another: the set is text after every step, and is selected as text, by training as stage 3 does.
 """
@@ -8,6 +8,7 @@ follows is another: the set is text after every step, and is selected as text, b
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,22 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError
 from pipeline.methods.checkpoint import Checkpoint
-from pipeline.methods.ddal import ADVICE, Validator, load_student
+from pipeline.methods.ddal import ADVICE, SCORES, Validator, load_student
 from pipeline.methods.dilm.generator import Generator
 from pipeline.methods.imbalance import check_classes
 from pipeline.methods.learned import LearnedSet
 from pipeline.methods.loop import check_selected, check_validation, loop
 from pipeline.methods.outer import Estimation, OuterState
-from pipeline.methods.text_admm import LearnedADMM
-from pipeline.methods.text_fluency import Fluency
-from pipeline.methods.text_mixture import LearnedMixture
-from pipeline.methods.text_run import TextState
-from pipeline.methods.text_set import LearnedText, Vocabulary
-from pipeline.methods.text_start import candidates, starts
+from pipeline.methods.text.admm import LearnedADMM
+from pipeline.methods.text.ensemble import Companion
+from pipeline.methods.text.fluency import Fluency
+from pipeline.methods.text.mixture import LearnedMixture
+from pipeline.methods.text.run import TextState
+from pipeline.methods.text.set import LearnedText, Vocabulary
+from pipeline.methods.text.start import candidates, starts
+from pipeline.parallel import Ranks
 from pipeline.students.device import pick_device
-from pipeline.students.encoder import Parameters
+from pipeline.students.encoder import Parameters, Student
 from pipeline.students.finetune import finetune
 from pipeline.students.vocabulary import frame
 
@@ -58,7 +61,9 @@ def check(method: Text, manifest: dict[str, Any]) -> None:
     check_validation(method.validation, manifest)
 
 
-def distill(config: Distill, prepared: Prepared, out: Path, parent: Path | None = None) -> DistilledSet:
+def distill(
+    config: Distill, prepared: Prepared, out: Path, parent: Path | None = None, others: Sequence[Prepared] = ()
+) -> DistilledSet:
     """Learns the set; continues where a killed run left off, bit-equal on the same CPU and thread count.
 
     Args:
@@ -66,6 +71,7 @@ def distill(config: Distill, prepared: Prepared, out: Path, parent: Path | None 
         prepared: stage 1's output.
         out: the cell's folder; ``progress.pt`` and ``log.csv`` are written there.
         parent: the folder of the cell whose language model is asked what is fluent.
+        others: what stage 1 made for the encoders of ``config.others``, whose students learn beside the first one's.
 
     Returns:
         The selected set of token ids; ``about["selection"]`` says how and with what score.
@@ -82,16 +88,28 @@ def distill(config: Distill, prepared: Prepared, out: Path, parent: Path | None 
     generator = None
     if parent is not None:
         generator = Generator.load(parent / "generator", len(prepared.classes), pick_device(config.runtime))
-    run = begun(config, method, prepared, generator)
+    run = begun(config, method, prepared, generator, others)
     run.ranks.say(f"hypergradient by {run.estimator.name}: {run.estimator.why}")
-    validate = _TextValidator(method.validation, prepared, run.student, config.seed, run.ranks)
-    loop(run, validate, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)
+    for one in run.others:
+        run.ranks.say(f"{one.name}: hypergradient by {one.estimation.name}: {one.estimation.why}")
+    validate = _TextValidator(
+        method.validation, prepared, run.student, config.seed, run.ranks, run.others, config.encoders[0]
+    )
+    checkpoint = Checkpoint(out, config.runtime.save_seconds, more=validate.columns)
+    loop(run, validate, checkpoint, advice=ADVICE)
     check_selected(run.best, method.validation, ADVICE)
     run.learned.restore(run.best.tensors)
-    return run.learned.text(about={"selection": run.best.describe(method.validation)})
+    encoders = {"encoders": list(config.encoders)} if others else {}
+    return run.learned.text(about={"selection": run.best.describe(method.validation) | encoders})
 
 
-def begun(config: Distill, method: Text, prepared: Prepared, generator: Generator | None = None) -> TextState:
+def begun(
+    config: Distill,
+    method: Text,
+    prepared: Prepared,
+    generator: Generator | None = None,
+    others: Sequence[Prepared] = (),
+) -> TextState:
     """The state before the first outer step.
 
     Args:
@@ -99,11 +117,16 @@ def begun(config: Distill, method: Text, prepared: Prepared, generator: Generato
         method: its method.
         prepared: stage 1's output.
         generator: the language model that is asked, if one is.
+        others: what stage 1 made for other encoders.
 
     Raises:
-        InputError: a class has too few sentences of this length, or this encoder's pairs cannot be learned.
+        InputError: a class has too few sentences of this length, this encoder's pairs cannot be learned, or another
+            encoder cannot learn beside it.
 
     """
+    beside = [
+        _companion(name, config, method, prepared, one) for name, one in zip(config.encoders[1:], others, strict=True)
+    ]
     student = load_student(method, prepared, pick_device(config.runtime))
     texts = len(config.source.task.text)
     marks, vocabulary = frame(prepared.tokenizer, texts), Vocabulary.of(method, prepared, student, texts)
@@ -114,7 +137,16 @@ def begun(config: Distill, method: Text, prepared: Prepared, generator: Generato
         fluency = Fluency(generator, prepared.tokenizer, vocabulary, marks, C)
     learned = _learned(method, C, first[0], vocabulary, fluency)
     estimator = Estimation.of(method, config.runtime, student)
-    return TextState(method, learned, first, pools, student, prepared.split("train"), config.seed, estimator, fluency)
+    train = prepared.split("train")
+    return TextState(method, learned, first, pools, student, train, config.seed, estimator, fluency, beside)
+
+
+def _companion(name: str, config: Distill, method: Text, prepared: Prepared, other: Prepared) -> Companion:
+    try:
+        check(method, other.manifest)
+    except InputError as error:
+        raise InputError(f"distill.others, {name}: {error}") from None
+    return Companion.load(name, method, prepared, other, config.runtime)
 
 
 def _learned(
@@ -128,9 +160,41 @@ def _learned(
 
 
 class _TextValidator(Validator):
-    """Scores the text by the recipe of stage 3, not by the inner loop that stands for it."""
+    """Scores the text by the recipe of stage 3, not by the inner loop that stands for it.
+
+    With students of several encoders a score is the mean over encoders; the log has that of each, too.
+    """
 
     config: TextValidation
+
+    def __init__(
+        self,
+        config: TextValidation,
+        prepared: Prepared,
+        student: Student,
+        seed: int,
+        ranks: Ranks,
+        others: Sequence[Companion] = (),
+        name: str = "",
+    ) -> None:
+        super().__init__(config, prepared, student, seed, ranks)
+        self.name = name
+        self.others = [(one, _TextValidator(config, one.prepared, one.student, seed, ranks)) for one in others]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the log, besides the usual ones."""
+        names = [self.name, *(one.name for one, _ in self.others)] if self.others else []
+        return tuple(f"{score}@{name}" for name in names for score in SCORES)
+
+    def scored(self, distilled: DistilledSet) -> dict[str, float]:
+        """See :class:`~pipeline.methods.ddal.Validator`; the mean over encoders, and those of each of several."""
+        own = super().scored(distilled)
+        if not self.others:
+            return own
+        each = [own, *(validator.scored(one.read(distilled)) for one, validator in self.others)]
+        means = {score: sum(found[score] for found in each) / len(each) for score in SCORES}
+        return means | dict(zip(self.columns, (found[score] for found in each for score in SCORES), strict=True))
 
     def __call__(self, run: OuterState) -> dict[str, float]:
         """See :class:`~pipeline.methods.ddal.Validator`; the first time, what was started from is a candidate, too."""

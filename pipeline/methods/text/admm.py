@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import ADMM, Text
-from pipeline.methods.text_fluency import Fluency
-from pipeline.methods.text_set import LearnedText, Vocabulary
+from pipeline.methods.text.fluency import Fluency
+from pipeline.methods.text.set import LearnedText, Vocabulary
 from pipeline.students.vocabulary import nearest_tokens
 
 

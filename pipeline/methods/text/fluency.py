@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.methods.dilm.generator import Generator
 from pipeline.methods.dilm.sequences import Sequences
-from pipeline.methods.text_set import Vocabulary
-from pipeline.methods.text_start import texts_in
+from pipeline.methods.text.set import Vocabulary
+from pipeline.methods.text.start import texts_in
 from pipeline.students.vocabulary import Measure
 
 

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.config import BPTT
 from pipeline.data.vectors import VectorSplit
-from pipeline.methods.vector_set import LearnedVectors, initial_tensors
+from pipeline.methods.vectors.set import LearnedVectors, initial_tensors
 from pipeline.randomness import numpy_generator
 
 C, D = 3, 4

