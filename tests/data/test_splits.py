@@ -38,7 +38,7 @@ def texts(splits: dict[str, Dataset]) -> dict[str, list[str]]:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    counts=st.lists(st.integers(8, 60), min_size=2, max_size=4),
+    counts=st.lists(st.integers(12, 60), min_size=2, max_size=4),
     dev=st.one_of(st.floats(0.2, 0.4), st.integers(4, 8)),
     test=st.one_of(st.floats(0.2, 0.4), st.integers(4, 8)),
     seed=st.integers(0, 2**40),
