@@ -98,8 +98,8 @@ def verify(
     found, facts = distilled.load(file), require_facts(file)
     if not facts.evaluations:
         raise InputError(
-            f"{card_path(file)}: claims no scores; python -m pipeline card {file} --root STORE takes them from the store it "
-            f"was made in; without one, count what fine_tune and predict get right of labelled rows (README)"
+            f"{card_path(file)}: claims no scores; python -m pipeline card {file} --root STORE takes them from its "
+            f"store; without one, count what fine_tune and predict get right of labelled rows (README)"
         )
     edited = altered(card_path(file).read_text(), found, facts)
     for part in edited:
