@@ -2,7 +2,8 @@
 
 FLOPs by kind (:class:`~pipeline.work.cells.Work`), because each kind has a speed of its own: ``estimate`` divides them
 by what :mod:`pipeline.probe` measured here, and the ledger of stage 4 sets them beside what was used. ``cells`` any
-cell, and those whose students read text; ``text``, ``vectors``, ``language`` and ``prompts`` what is particular.
+cell, and those whose students read text; ``text``, ``vectors``, ``language`` and ``prompts`` what is particular;
+``lengths`` the rows that all of them read.
 """
 
 from pipeline.work.cells import (

@@ -37,7 +37,6 @@ from pipeline.config import (
     Training,
 )
 from pipeline.data.prepared import Prepared
-from pipeline.data.tokenised import Split, TrainingOrder
 from pipeline.randomness import derive, seeded
 from pipeline.students import flops
 from pipeline.students.flops import Lengths, Sizes
@@ -46,6 +45,7 @@ from pipeline.work import language as language_work
 from pipeline.work import prompts as prompt_work
 from pipeline.work import text as text_work
 from pipeline.work import vectors as vector_work
+from pipeline.work.lengths import lengths_in, lengths_of_part, lengths_of_task, lengths_read, split_of
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ def of_distill(config: Distill, folder: Path) -> Work:
         return Work(**language_work.of_distill(config, folder, per_row))
     if not isinstance(method, Coreset):
         return Work()
-    lengths = _lengths(folder, "train")
+    lengths = lengths_in(folder, "train")
     share = 1.0 if method.candidates is None else min(1.0, method.candidates / len(lengths))
     if isinstance(method, Rank):
         return Work(scoring=share * len(lengths) * language_work.per_text(language_work.written_for(config, folder)))
     if isinstance(method, ByVectors):
         if method.reads(config.source.vectors):
             return Work()
-        labels = _split(folder, "train").labels.numpy()
+        labels = split_of(folder, "train").labels.numpy()
         by_class = [lengths[labels == label] for label in range(len(prepared.classes))]
         work = Work(scoring=share * sum(scored(folder, found, fused=False) for found in by_class))
         return work + (Work() if method.training is None else _adamw(method.training, folder, lengths))
@@ -125,8 +125,8 @@ def of_training(config: Evaluate, folder: Path) -> Work:
         return Work()
     work = _adamw(protocol, folder, samples_of(config.source, folder), text=not isinstance(method, DDAL))
     if protocol.select is not None and protocol.epochs is not None:
-        dev = _part(folder, protocol.select.split, protocol.select.examples, derive(config.seed, "evaluation"),
-                    "rows that select an epoch")  # fmt: skip
+        select, seed = protocol.select, derive(config.seed, "evaluation")
+        dev = lengths_of_part(folder, select.split, select.examples, seed, "rows that select an epoch")
         work += Work(scoring=protocol.epochs * scored(folder, dev, fused=fused))
     return work
 
@@ -157,7 +157,7 @@ def of_scoring(config: Evaluate, folder: Path) -> Work:
     if not isinstance(config.protocol, GradientSteps | FineTune):
         return Work()
     fused = has_passes(folder)
-    lengths = [_lengths_of(folder, name, config.prepared.task.name) for name in config.splits]
+    lengths = [lengths_of_task(folder, name, config.prepared.task.name) for name in config.splits]
     return Work(scoring=sum(scored(folder, found, fused=fused) for found in lengths))
 
 
@@ -187,7 +187,7 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
     sizes, way, lengths = (
         sizes_of(prepared.folder),
         estimator(method, prepared.folder),
-        _lengths(prepared.folder, "train"),
+        lengths_in(prepared.folder, "train"),
     )
     samples = len(prepared.classes) * method.batch_shots
     steps = method.outer.planned_steps(len(lengths))
@@ -195,14 +195,14 @@ def _ddal(config: Distill, method: DDAL, prepared: Prepared) -> Work:
         sizes, samples, method.sequence_length, method.steps, way,
         window=method.window, rows=method.attention_labels == "all",
     )  # fmt: skip
-    read = _read(prepared.folder, method.outer.batch_size, config.seed, method.outer.bucket_by_length,
+    read = lengths_read(prepared.folder, method.outer.batch_size, config.seed, method.outer.bucket_by_length,
                  steps * method.outer.real_batches, padded=way != "fused")  # fmt: skip
     outer = method.draws * (steps * one + flops.training(sizes, read, fused=way == "fused"))
     times = validations(method, steps, method.outer.epoch_steps(len(lengths))) * method.validation.initialisations
     scoring = 0.0
     if times:
         split = method.validation.split
-        seen = _part(prepared.folder, split, method.validation.examples, config.seed, "validation rows")
+        seen = lengths_of_part(prepared.folder, split, method.validation.examples, config.seed, "validation rows")
         scoring = times * scored(prepared.folder, seen, fused=has_passes(prepared.folder))
     return Work(outer=outer, inner=times * inner(config, method, prepared.folder), scoring=scoring)
 
@@ -214,7 +214,7 @@ def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
     for one in text_work.others_of(config, folder):
         work += _of_student(config, method, one, text_work.beside(method, estimator(method, one)))
     if method.asks_language_model:
-        steps = method.outer.planned_steps(len(_lengths(folder, "train")))
+        steps = method.outer.planned_steps(len(lengths_in(folder, "train")))
         tokens = text_work.asked(method, _classes(folder, config), steps)
         work += Work(scoring=tokens * language_work.products_per_token(language_work.written_for(config, folder)))
     return work
@@ -222,15 +222,15 @@ def _text(config: Distill, method: Text, prepared: Prepared) -> Work:
 
 def _of_student(config: Distill, method: Text, folder: Path, way: flops.Way) -> Work:
     outer = method.outer
-    rows = len(_lengths(folder, "train"))
+    rows = len(lengths_in(folder, "train"))
     steps = outer.planned_steps(rows)
-    read = _read(folder, outer.batch_size, config.seed, outer.bucket_by_length, steps * outer.real_batches,
+    read = lengths_read(folder, outer.batch_size, config.seed, outer.bucket_by_length, steps * outer.real_batches,
                  padded=way != "fused")  # fmt: skip
     times, fused = validations(method, steps, outer.epoch_steps(rows)), has_passes(folder)
     work = Work(**text_work.of_text(method, sizes_of(folder), way, read, steps, times, fused=fused))
     if not times:
         return work
-    seen = _part(folder, method.validation.split, method.validation.examples, config.seed, "validation rows")
+    seen = lengths_of_part(folder, method.validation.split, method.validation.examples, config.seed, "validation rows")
     return work + Work(scoring=times * method.validation.initialisations * scored(folder, seen, fused=fused))
 
 
@@ -267,7 +267,7 @@ def training_steps(training: Training, size: int) -> int:
 def samples_of(config: Distill, folder: Path) -> Lengths:
     """Tokens of every sample of a set; of a few real sentences, typical ones: those at even ranks by length."""
     method = config.method
-    lengths = _lengths_of(folder, "train", config.source.task.name)
+    lengths = lengths_of_task(folder, "train", config.source.task.name)
     if isinstance(method, FullData):
         return lengths
     if isinstance(method, Project):
@@ -290,7 +290,7 @@ def _classes(folder: Path, config: Distill) -> int:
 
 def of_row(folder: Path) -> float:
     """FLOPs of scoring a training row, their mean."""
-    lengths = _lengths(folder, "train")
+    lengths = lengths_in(folder, "train")
     lengths = np.sort(lengths)[:: max(1, len(lengths) // 4096)]
     return scored(folder, lengths, fused=False) / len(lengths)
 
@@ -318,36 +318,3 @@ def _encoder(folder: Path) -> tuple[Sizes, bool]:
     with seeded(0, "sizes"):  # random weights: only their names and shapes are looked at
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
     return sizes, not isinstance(structure_of(model), str)
-
-
-@functools.lru_cache(maxsize=32)
-def _split(folder: Path, name: str) -> Split:
-    return Prepared(folder).split(name)
-
-
-@functools.lru_cache(maxsize=32)
-def _lengths(folder: Path, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return _split(folder, name).lengths
-
-
-def _lengths_of(folder: Path, name: str, task: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Of joined tasks the rows of one."""
-    return _lengths(folder, name)[Prepared(folder).rows_of(task, name)]
-
-
-@functools.lru_cache(maxsize=64)
-def _part(folder: Path, name: str, rows: int | None, seed: int, purpose: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Tokens of every row of a stratified draw."""
-    split = _split(folder, name)
-    return split.stratified(rows or len(split), seed, purpose).lengths
-
-
-@functools.lru_cache(maxsize=64)
-def _read(
-    folder: Path, batch_size: int, seed: int, bucket: bool, batches: int, *, padded: bool
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Tokens of every row of the first real batches, ``padded`` to the longest of each, in multiples of 8."""
-    lengths = _lengths(folder, "train")
-    order = TrainingOrder(lengths, batch_size, seed, bucket)
-    found = [lengths[order.at(number)] for number in range(batches)]
-    return np.concatenate([np.full_like(each, -(-each.max() // 8) * 8) if padded else each for each in found])
