@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import Prepare
@@ -38,13 +38,20 @@ def texts(splits: dict[str, Dataset]) -> dict[str, list[str]]:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    counts=st.lists(st.integers(12, 60), min_size=2, max_size=4),
+    counts=st.lists(st.integers(8, 60), min_size=2, max_size=4),
     dev=st.one_of(st.floats(0.2, 0.4), st.integers(4, 8)),
     test=st.one_of(st.floats(0.2, 0.4), st.integers(4, 8)),
     seed=st.integers(0, 2**40),
 )
+@example(counts=[8, 8], dev=7, test=8, seed=0)
 def test_carved_splits(counts: list[int], dev: float, test: float, seed: int) -> None:
     source, asked = raw(counts), config(dev=dev, test=test, seed=seed)
+    left = sum(counts)
+    left -= round(left * test) if test < 1 else int(test)
+    if left - len(counts) < (round(left * dev) if dev < 1 else dev):  # train would have fewer rows than classes
+        with pytest.raises(InputError, match=f"give at most {left - len(counts)}$"):
+            carve(source, asked)
+        return
     splits = carve(source, asked)
     assert list(splits) == ["train", "dev", "test"]
     everything = [text for found in texts(splits).values() for text in found]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -240,7 +239,7 @@ def test_the_quota_of_a_control_group(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_a_wrong_hypergradient(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)
-    assert re.match(r"one outer step in \d+\.\d+ s, fused on cpu ", machine.step())
+    assert machine.step().startswith("one outer step in 0.")
     true = adjoint._Sums.add
 
     def longer(self: Any, end: Any, gradient: Any, factor: Any = None) -> None:

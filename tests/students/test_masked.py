@@ -20,9 +20,13 @@ def test_it_is_what_the_library_makes_of_padded_text(family: str) -> None:
     # RoBERTa's own padding id is 0 here, from which it numbers positions
     ids = torch.tensor([[2, 7, 8, 9, 10, 3], [2, 11, 12, 3, 0, 0]])
     mask = (ids > 0).long()
+    with torch.no_grad():  # fresh classifiers are small, and so would be what padding does to logits
+        for name, parameter in model.named_parameters():
+            if name.startswith("classifier"):
+                parameter *= 50
     theta = dict(model.named_parameters())
     held = student.embedding_matrix[ids]
-    noisy = torch.where(mask.bool().unsqueeze(-1), held, 10 * torch.randn_like(held))
+    noisy = torch.where(mask.bool().unsqueeze(-1), held, torch.randn_like(held))
     logits, rows = Masked(student)(theta, with_mask(noisy, mask))
     assert rows is None
     with torch.no_grad():
@@ -30,7 +34,7 @@ def test_it_is_what_the_library_makes_of_padded_text(family: str) -> None:
         alone = model(input_ids=ids[1:, :4]).logits
     torch.testing.assert_close(logits.detach(), wanted)
     torch.testing.assert_close(logits[1:].detach(), alone)
-    assert not torch.allclose(student(theta, noisy)[0][1], wanted[1], atol=1e-6)  # which attends to all
+    assert not torch.allclose(student(theta, noisy)[0][1], wanted[1], atol=1e-4)  # which attends to all
 
 
 def test_it_has_second_derivatives_and_no_passes() -> None:
