@@ -1,10 +1,10 @@
 """The runs of an experiment as two files beside its tables, small enough to commit: artifacts may go, tables stay.
 
 ``<experiment>.runs.csv`` has one line per (cell, initialisation, split) with every metric, ``<experiment>.h5`` the
-predictions on the reported split and, as JSON, the facts that tables show of a cell: its config, what its files
-counted as, the seconds of its set, the sizes of the splits. Tables are the same to the byte from these as from the
-store. A cell is looked up by its config as written, so that neither data nor encoder need to be there; where they are,
-another content than the archived one is another cell.
+predictions on the reported split, the outer losses of its sets and, as JSON, the facts that tables show of a cell: its
+config, what its files counted as, the seconds of its set, the sizes of the splits. Tables are the same to the byte from
+these as from the store. A cell is looked up by its config as written, so that neither data nor encoder need to be
+there; where they are, another content than the archived one is another cell.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pipeline.config import Evaluate, Prepare
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.evaluation.predictions import Predicted, get, put
+from pipeline.report import outer_losses
 from pipeline.report.finished import NUMBERS, RESULTS, Finished
 from pipeline.store import Store
 from pipeline.store.atomic import replacing, write_text
@@ -76,7 +77,9 @@ class Archive:
         check_stored(fact["config"], config, self.runs)
         facts = fact["identity"], self._frames[name], fact["distill_seconds"]
         parents = fact.get("parent_seconds", {})  # of sets that go back to others alone
-        return Finished(config, *facts, lambda split: self._predictions(name, split), True, parents)
+        losses = name_of(config.source)
+        read = (lambda split: self._predictions(name, split)), (lambda: self._losses(losses))
+        return Finished(config, *facts, *read, True, parents)
 
     def evaluations(self) -> list[tuple[Evaluate, pd.DataFrame]]:
         """Every archived cell with its runs, as in ``results.csv``; those of other versions are left out."""
@@ -110,6 +113,8 @@ class Archive:
             },
         }
         predictions = {name: finished.predictions(split) for name, (finished, split) in named.items()}
+        sets = {name_of(finished.config.source): finished for finished, _ in named.values()}
+        losses = {name: finished.losses() for name, finished in sets.items()}
         with replacing(self.h5) as aside, h5py.File(aside, "w", libver="latest") as file:
             file.attrs["format"] = FORMAT
             text = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
@@ -117,6 +122,9 @@ class Archive:
             for name, found in predictions.items():
                 if found is not None:
                     put(file.create_group(f"predictions/{name}/{named[name][1]}"), found, level=9)
+            for name, points in losses.items():
+                if points is not None:
+                    outer_losses.put(file.require_group("losses"), name, points)
         frames = [_wide(name, finished.runs) for name, (finished, _) in named.items()]
         whole = pd.concat(frames) if frames else pd.DataFrame(columns=_PLACE)
         metrics = sorted(set(whole.columns) - set(_PLACE))
@@ -141,6 +149,10 @@ class Archive:
         with h5py.File(self.h5, "r") as file:
             place = f"predictions/{name}/{split}"
             return get(file[place]) if place in file else None
+
+    def _losses(self, name: str) -> outer_losses.Points | None:
+        with h5py.File(self.h5, "r") as file:
+            return outer_losses.get(file["losses"], name) if "losses" in file else None
 
     def _is_same(self, config: Evaluate, then: Any) -> bool:
         try:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipeline.config import Evaluate, inputs
 from pipeline.evaluation.predictions import Predicted, read
+from pipeline.report import outer_losses
 from pipeline.store import Cell, Store
 from pipeline.store.cells import STAGE_NAMES
 
@@ -37,6 +38,7 @@ class Finished:
         runs: as in ``results.csv``: initialisation, split, metric, value, seconds.
         distill_seconds: that its set took, None where it, or that of a parent, is not known.
         predictions: of a split, None where there are none: the cell was evaluated before they were stored.
+        losses: of its set, over the outer steps (``outer_losses``); None where its log is gone or holds none.
         archived: whether it was found in the committed files, not in the store.
         parent_seconds: name -> what each parent took that the set goes back to; sets may have them in common.
 
@@ -47,6 +49,7 @@ class Finished:
     runs: pd.DataFrame
     distill_seconds: float | None
     predictions: Callable[[str], Predicted | None]
+    losses: Callable[[], outer_losses.Points | None]
     archived: bool = False
     parent_seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -76,8 +79,9 @@ def in_store(config: Evaluate, store: Store) -> Finished | Problem:
     took = {one.folder.name: one.seconds() for one in map(store.cell, config.source.chain)}
     parents = {name: seconds for name, seconds in list(took.items())[1:] if seconds is not None}
     own = None if len(parents) + 1 < len(took) else next(iter(took.values()))
-    predictions = cell.folder / "predictions.h5"
-    return Finished(config, identity, frame, own, lambda split: read(predictions, split), parent_seconds=parents)
+    predictions, log = cell.folder / "predictions.h5", store.cell(config.source).folder / "log.csv"
+    files = (lambda split: read(predictions, split)), (lambda: outer_losses.read(log))
+    return Finished(config, identity, frame, own, *files, parent_seconds=parents)
 
 
 def _blamed(cell: Cell, store: Store) -> Cell:

@@ -155,9 +155,8 @@ def budget(results: Results) -> Drawn:
 
 
 def losses(results: Results) -> Drawn:
-    """Outer loss over outer steps, of the sets whose logs are in the store."""
-    with contextlib.chdir(results.home):
-        return Drawn(*loss_figure.draw(results.collected, results.store, results.name, results.figure("losses")))
+    """Outer loss over outer steps, of the sets whose logs are in the store or among the committed runs."""
+    return Drawn(*loss_figure.draw(results.collected, results.name, results.figure("losses")))
 
 
 def attention(results: Results, row: str = ATTENTION) -> Drawn | Page:

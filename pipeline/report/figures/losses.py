@@ -1,4 +1,4 @@
-"""Loss curves: the outer loss of every distilled set over its outer steps, from the logs in the store."""
+"""Loss curves: the outer loss of every distilled set over its outer steps, from its log or the committed runs."""
 
 from __future__ import annotations
 
@@ -9,63 +9,54 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config import Distill
-from pipeline.errors import InputError
 from pipeline.report.collect import Collected
 from pipeline.report.figures.canvas import label_on_the_right, legend, look, paths_of, sheet
 from pipeline.report.layout import Column, Row
-from pipeline.store import Store
+from pipeline.report.outer_losses import COLUMNS
 
 PER_LINE = 2
-SMALLEST = 10  # steps of a running mean
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One set's log.
+    """One set's losses.
 
     Attributes:
         row: that the set belongs to.
         seed: of the set.
-        log: one line per outer step: step, loss, validation_loss (where it was measured), in nats.
+        points: step, mean, validation_loss (where it was measured), in nats.
 
     """
 
     row: Row
     seed: int
-    log: pd.DataFrame
+    points: pd.DataFrame
 
 
-def curves(collected: Collected, store: Store, column: Column) -> tuple[list[Curve], list[Row]]:
-    """The logs of a task's distilled sets, of the chosen hyper-parameters; and the rows whose logs are gone.
-
-    The committed runs hold no logs: what is not in the store has no curve.
-    """
+def curves(collected: Collected, column: Column) -> tuple[list[Curve], list[Row]]:
+    """The losses of a task's distilled sets, of the chosen hyper-parameters; and the rows whose logs are gone."""
     found: list[Curve] = []
     gone: list[Row] = []
     for (row, where), entry in collected.entries.items():
         if where != column or row.kind != "ddal" or entry.chosen is None:
             continue
-        sets = {cell.config.source.model_dump_json(): cell.config.source for cell in entry.chosen.cells}
-        logs = [(config.seed, _log(config, store)) for config in sets.values()]
-        found += [Curve(row, seed, log) for seed, log in logs if log is not None]
-        gone += [row] if any(log is None for _, log in logs) else []
+        sets = {cell.config.source.model_dump_json(): cell for cell in entry.chosen.cells}
+        losses = [(cell.config.source.seed, cell.losses()) for cell in sets.values()]
+        found += [
+            Curve(row, seed, pd.DataFrame(points, columns=COLUMNS)) for seed, points in losses if points is not None
+        ]
+        gone += [row] if any(points is None for _, points in losses) else []
     return found, gone
 
 
-def smoothed(log: pd.DataFrame) -> pd.Series[float]:
-    """The mean loss of the last twentieth of all steps, ten at least, at every step from the first full one on."""
-    return log["loss"].rolling(max(SMALLEST, len(log) // 20), min_periods=min(SMALLEST, len(log))).mean()
-
-
-def draw(collected: Collected, store: Store, title: str, stem: Path) -> tuple[Path, Path]:
+def draw(collected: Collected, title: str, stem: Path) -> tuple[Path, Path]:
     """Writes ``<stem>.png`` and ``<stem>.pdf``, one panel per task."""
     columns = collected.layout.columns
     wide, high = min(len(columns), PER_LINE), -(-len(columns) // PER_LINE)
     with sheet(stem, (7.2 * wide, 4.2 * high + 1.0)) as figure:
         panels = list(figure.subplots(high, wide, squeeze=False).flat)
         for panel, column in zip(panels, columns, strict=False):
-            _panel(panel, collected, store, column)
+            _panel(panel, collected, column)
         for panel in panels[len(columns) :]:
             panel.set_axis_off()
         figure.suptitle(f"{title}: outer loss while distilling (one line per set)")
@@ -73,16 +64,8 @@ def draw(collected: Collected, store: Store, title: str, stem: Path) -> tuple[Pa
     return paths_of(stem)
 
 
-def _log(config: Distill, store: Store) -> pd.DataFrame | None:
-    try:
-        file = store.cell(config).folder / "log.csv"
-    except InputError:  # data or encoder are not there
-        return None
-    return pd.read_csv(file) if file.is_file() else None
-
-
-def _panel(panel: Any, collected: Collected, store: Store, column: Column) -> None:
-    found, gone = curves(collected, store, column)
+def _panel(panel: Any, collected: Collected, column: Column) -> None:
+    found, gone = curves(collected, column)
     panel.set_title(column.title, fontsize=10)
     panel.set_xlabel("outer step", fontsize=9)
     panel.set_ylabel("outer loss (cross-entropy, nats)", fontsize=9)
@@ -91,12 +74,12 @@ def _panel(panel: Any, collected: Collected, store: Store, column: Column) -> No
     rows = list(dict.fromkeys(curve.row for curve in found))
     ends: dict[Row, tuple[float, float, str, dict[str, Any]]] = {}
     for curve in found:
-        style, steps = look(rows.index(curve.row)), curve.log["step"]
-        mean = smoothed(curve.log)
+        style, drawn = look(rows.index(curve.row)), curve.points.dropna(subset="mean")
+        steps, mean = drawn["step"], drawn["mean"]
         line = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 1.1}
         panel.plot(steps, mean, label="on real batches: running mean over a twentieth of the steps", **line)
-        if "validation_loss" in curve.log:
-            measured = curve.log.dropna(subset="validation_loss")
+        measured = curve.points.dropna(subset="validation_loss")
+        if len(measured):
             dots = {**style, "linestyle": "none", "markersize": 5.5, "zorder": 4, "label": "on dev, new classifiers"}
             panel.plot(measured["step"], measured["validation_loss"], **dots)
         name = f"{collected.layout.labels[curve.row]}  {mean.iloc[-1]:.3f}"
@@ -104,7 +87,7 @@ def _panel(panel: Any, collected: Collected, store: Store, column: Column) -> No
     label_on_the_right(panel, list(ends.values()))
     if gone:
         names = "; ".join(collected.layout.labels[row] for row in gone)
-        text = textwrap.fill(f"no log in the store any more: {names}", 60)
+        text = textwrap.fill(f"no log is kept of: {names}", 60)
         middle = {"ha": "center", "va": "center"} if not found else {"ha": "left", "va": "bottom"}
         at = (0.5, 0.5) if not found else (0.02, 0.02)
         panel.text(*at, text, fontsize=8, transform=panel.transAxes, **middle)

@@ -1,8 +1,12 @@
 """Budget and loss curves: what is drawn, from where to where."""
 
+import shutil
+
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from pipeline.report.archive import Archive
 from pipeline.report.collect import collect
 from pipeline.report.figures import budgets as budget_figure
 from pipeline.report.figures import losses as loss_figure
@@ -112,13 +116,13 @@ def logged(fabric: Fabric, seeds=(0,), steps=40):
 
 def test_loss_curves(fabric: Fabric, panels, tmp_path):
     _, found = logged(fabric, seeds=(0, 1))
-    curves, gone = loss_figure.curves(found, fabric.store, found.layout.columns[0])
+    curves, gone = loss_figure.curves(found, found.layout.columns[0])
     assert [(curve.row.method, curve.seed) for curve in curves] == [("HL", 0), ("HL", 1), ("SL", 0), ("SL", 1)]
     assert gone == []
-    mean = loss_figure.smoothed(curves[0].log)
-    assert mean.first_valid_index() == 9
-    assert mean.iloc[-1] == pytest.approx(1 - 35.5 / 100), "steps 31 to 40"
-    loss_figure.draw(found, fabric.store, "title", tmp_path / "demo.losses")
+    mean = curves[0].points.dropna(subset="mean")
+    assert mean["step"].iloc[0] == 10
+    assert mean["mean"].iloc[-1] == pytest.approx(1 - 35.5 / 100), "steps 31 to 40"
+    loss_figure.draw(found, "title", tmp_path / "demo.losses")
     (panel,) = panels
     assert panel.get_xlabel() == "outer step"
     assert panel.get_ylabel() == "outer loss (cross-entropy, nats)"
@@ -129,19 +133,37 @@ def test_loss_curves(fabric: Fabric, panels, tmp_path):
 
 def test_long_logs_are_smoothed_over_a_twentieth(fabric: Fabric):
     _, found = logged(fabric, steps=400)
-    curves, _ = loss_figure.curves(found, fabric.store, found.layout.columns[0])
-    assert loss_figure.smoothed(curves[0].log).iloc[-1] == pytest.approx(1 - 390.5 / 100), "steps 381 to 400"
+    curves, _ = loss_figure.curves(found, found.layout.columns[0])
+    points = curves[0].points
+    assert points["mean"].iloc[-1] == pytest.approx(1 - 390.5 / 100), "steps 381 to 400"
+    assert len(points) <= 101, "few enough to commit"
+    assert points.dropna(subset="validation_loss")["step"].tolist() == [200, 400], "of dev, all that was measured"
 
 
 def test_logs_that_are_gone_are_named(fabric: Fabric, panels, tmp_path):
     _, found = logged(fabric)
     for log in fabric.store.root.glob("distill/*hard*/log.csv"):
         log.unlink()
-    loss_figure.draw(found, fabric.store, "title", tmp_path / "demo.losses")
-    assert "no log in the store any more: HL" in [text.get_text() for text in panels[0].texts]
+    loss_figure.draw(found, "title", tmp_path / "demo.losses")
+    assert "no log is kept of: HL" in [text.get_text() for text in panels[0].texts]
+
+
+def test_committed_runs_keep_the_curves(fabric: Fabric, panels, tmp_path):
+    """The same points to the last bit, and none for a set whose log was gone when the runs were written."""
+    experiment, found = logged(fabric)
+    for log in fabric.store.root.glob("distill/*hard*/log.csv"):
+        log.unlink()
+    stem = tmp_path / "runs" / experiment.name
+    archive = Archive(stem, fabric.store)
+    archive.write(found.cells, found.prepared)
+    column = found.layout.columns[0]
+    before, _ = loss_figure.curves(found, column)
+    shutil.rmtree(fabric.store.root)
     fabric.data.unlink()
-    curves, gone = loss_figure.curves(found, fabric.store, found.layout.columns[0])
-    assert curves == []
-    assert [row.method for row in gone] == ["HL", "SL"], "the data are not here: the store cannot be asked"
-    loss_figure.draw(found, fabric.store, "title", tmp_path / "demo.losses")
-    assert "no log in the store any more: HL; SL" in [text.get_text() for text in panels[0].texts]
+    read = collect(experiment, fabric.store, Archive(stem, fabric.store))
+    after, gone = loss_figure.curves(read, column)
+    assert [curve.row.method for curve in after] == ["SL"]
+    pd.testing.assert_frame_equal(after[0].points, before[0].points)
+    assert [row.method for row in gone] == ["HL"]
+    loss_figure.draw(read, "title", tmp_path / "demo.losses")
+    assert "no log is kept of: HL" in [text.get_text() for text in panels[0].texts]
