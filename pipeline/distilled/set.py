@@ -11,12 +11,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.bilevel import InnerBatch, descend
-from pipeline.config import (
-    FineTune,
-    Mlp,
-    OnVectors,
-    Transformer,
-)
+from pipeline.config import FineTune, Mlp, OnVectors, Transformer
+from pipeline.distilled.asked import in_chunks
 from pipeline.distilled.classifier import TextClassifier, learned
 from pipeline.distilled.padding import places
 from pipeline.distilled.recipe import Recipe
@@ -252,10 +248,15 @@ class DistilledSet:
             The same model, trained and in eval mode.
 
         Raises:
-            InputError: another embedding matrix, another number of classes, a set that nothing is trained on, or a
-                recipe that selects an epoch on dev, which the set does not have.
+            InputError: no loaded model, another embedding matrix, another number of classes, a set that nothing is
+                trained on, or a recipe that selects an epoch on dev, which the set does not have.
 
         """
+        if not isinstance(model, PreTrainedModel):
+            raise InputError(
+                f"fine_tune takes a loaded model, not {model!r}: "
+                f"AutoModelForSequenceClassification.from_pretrained(…, num_labels={self.labels.shape[1]})"
+            )
         if recipe is not None and recipe.select is not None:
             raise InputError("a set has no dev rows to select an epoch with; remove select from the recipe")
         if self.recipe.name == "majority":
@@ -331,19 +332,15 @@ class DistilledSet:
             batch_size: texts per forward pass.
 
         Raises:
-            InputError: one text instead of a list, or texts and pairs mixed.
+            InputError: one text instead of a list, texts and pairs mixed, or texts where the set is of pairs.
 
         """
-        if isinstance(texts, str) or len({isinstance(text, str) for text in texts}) > 1:
-            raise InputError("predict takes a list of texts, or a list of (first, second) pairs: [text], not text")
+        task = self.about.get("config", {}).get("source", {}).get("task", {}).get("text", [])
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(model.name_or_path)
         classes = self.about.get("classes") or [str(label) for label in range(self.labels.shape[1])]
+        lengths: dict[str, Any] = {"truncation": True, "max_length": self.about.get("max_length"), "padding": True}
         names: list[str] = []
-        for start in range(0, len(texts), batch_size):
-            chunk = [(text,) if isinstance(text, str) else text for text in texts[start : start + batch_size]]
-            columns = [list(column) for column in zip(*chunk, strict=True)]
-            batch = tokenizer(
-                *columns, truncation=True, max_length=self.about.get("max_length"), padding=True, return_tensors="pt"
-            ).to(model.device)
+        for columns in in_chunks(texts, task, batch_size):
+            batch = tokenizer(*columns, **lengths, return_tensors="pt").to(model.device)
             names += [classes[label] for label in model(**batch).logits.argmax(dim=-1).tolist()]
         return names

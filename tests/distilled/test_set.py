@@ -178,3 +178,19 @@ def test_predict_takes_a_list_of_one_kind(encoder_folder: Callable[[str], Path],
     model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
     with pytest.raises(InputError, match="list of texts, or a list of"):
         real_text().predict(model, texts)
+
+
+def test_predict_asks_for_what_the_task_has(distilled_file: Path, encoder_folder: Callable[[str], Path]) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
+    found = distilled.load(distilled_file)
+    with pytest.raises(InputError, match=r"this set is of single texts \(text\): give predict a list of single texts"):
+        found.predict(model, [("good", "dull")])
+    found.about["config"]["source"]["task"]["text"] = ["question", "sentence"]
+    with pytest.raises(InputError, match=r"of pairs \(question, sentence\): give predict a list of pairs"):
+        found.predict(model, ["good"])
+    assert len(found.predict(model, [("good", "dull"), ("dull", "good word1")], batch_size=1)) == 2
+
+
+def test_a_path_is_no_model() -> None:
+    with pytest.raises(InputError, match=r"takes a loaded model, not 'some/bert'.*from_pretrained\(…, num_labels=2\)"):
+        real_text().fine_tune("some/bert")  # type: ignore[arg-type]
