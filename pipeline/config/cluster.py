@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -154,6 +154,14 @@ class Cluster(Frozen):
             levels += [getattr(rule, stage) for rule in fitting]
         request = Request.merged(levels)
         return self._grown(request, retry_after) if retry_after else request
+
+    def fits_nothing(self, cells: Collection[Stage]) -> list[str]:
+        """The entries of ``cells`` that ask for something for none of these: misspelt, or for another experiment."""
+        return [
+            f"cells.{number}, where {', '.join(f'{key}: {value}' for key, value in rule.where.items())}"
+            for number, rule in enumerate(self.cells)
+            if not any(map(rule.fits, cells))
+        ]
 
     @property
     def root_folder(self) -> Path | None:

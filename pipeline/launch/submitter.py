@@ -187,6 +187,8 @@ def described(experiment: Experiment, store: Store, cluster: Cluster, executor: 
             array.after = tuple(name for name in array.after if name not in here)
     lines += ["", str(planned)]
     if executor == "slurm" and planned.arrays:
+        idle = cluster.fits_nothing(experiment.cells)
+        lines += [f"note: {rule}, fits no cell of {experiment.name}" for rule in idle]
         lines += _foreseen(planned, cluster, scheduler, experiment.typed.cluster_file)
     return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def dry(path: Path, tmp_path: Path, **stages: Any) -> list[str]:
-    cluster = Cluster.model_validate({"logs": str(tmp_path / "logs"), "slurm": stages})
+def dry(path: Path, tmp_path: Path, rules: Sequence[Any] = (), **stages: Any) -> list[str]:
+    cluster = Cluster.model_validate({"logs": str(tmp_path / "logs"), "slurm": stages, "cells": list(rules)})
     experiment = load(path).model_copy(update={"typed": Typed(config=str(path), cluster_file="jz.yaml")})
     return described(experiment, Store(tmp_path / "root"), cluster, "slurm").splitlines()
 
@@ -67,6 +67,21 @@ def test_a_dry_run_names_the_last_two_jobs_and_slots_that_are_too_short(
     ]
     assert not any("would refuse" in line for line in lines)
     assert not (programs / "calls").read_text().count("sinfo")
+
+
+def test_a_dry_run_names_entries_of_cells_that_fit_nothing(experiment: Write, programs: Path, tmp_path: Path) -> None:
+    asked = [
+        {"where": {"prepare.task": name, "distill.method.steps": 1}, "distill": {"minutes": 90}}
+        for name in ("sst3", "reviews")
+    ]
+    asked[1]["where"]["distill.method.steps"] = 5
+    path = experiment(method={"steps": 1})
+    name, task = path.stem, load(path).cells[0].source.source.task.name
+    lines = dry(path, tmp_path, [*asked, {"where": {"prepare.task": task}, "distill": {"minutes": 90}}])
+    assert [line for line in lines if "fits no cell" in line] == [
+        f"note: cells.0, where prepare.task: sst3, distill.method.steps: 1, fits no cell of {name}",
+        f"note: cells.1, where prepare.task: reviews, distill.method.steps: 5, fits no cell of {name}",
+    ]
 
 
 def test_a_dry_run_without_slurm_says_that_nobody_was_asked(
