@@ -220,11 +220,10 @@ def _settings(distill: Distill, known: Sequence[Scored]) -> list[str]:
         return ["Hyper-parameters: how they were chosen is not recorded with the set."]
     own = _of_set(mine[0])
     row = row_of(mine[0])
-    tried = {
-        repr(_of_set(each.config)): each.config
-        for each in known
-        if _same(each.config.source.source, distill.source) and row_of(each.config) == row
-    }
+    alike = [
+        each.config for each in known if _same(each.config.source.source, distill.source) and row_of(each.config) == row
+    ]
+    tried = {repr(_of_set(config)): config for config in alike}
     others = [config for name, config in tried.items() if name != repr(own)]
     if not others:
         return [
@@ -232,10 +231,10 @@ def _settings(distill: Distill, known: Sequence[Scored]) -> list[str]:
             "whether others were tried elsewhere is not recorded with the set."
         ]
     axes = [key for key in searched([mine[0], *others]) if not key.startswith("evaluate.")]
-    on_dev = sum("dev" in config.splits for config in tried.values())
+    on_dev = {repr(_of_set(config)) for config in alike if "dev" in config.splits}
     return [
         f"Hyper-parameters: one of {len(tried)} settings that were evaluated where the card was written, which differ "
-        f"in {', '.join(axes)}; {on_dev} of them have dev scores to choose by."
+        f"in {', '.join(axes)}; {len(on_dev)} of them have dev scores to choose by."
     ]
 
 

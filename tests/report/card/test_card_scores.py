@@ -122,6 +122,9 @@ def test_settings_that_were_tried_are_told(fabric: Fabric) -> None:
     said = sentences(searched.cells[0], found)
     assert "one of 3 settings" in said
     assert "which differ in distill.method.outer.lr; 3 of them have dev scores" in said
+    again = fabric.experiment({"distill.method.outer.lr": [0.01], "distill.seed": [1, 2]}, splits=["test"])
+    tested = known(fabric, again, 0.6)
+    assert "3 of them have dev scores" in sentences(searched.cells[0], [*found, *tested]), "also where test came later"
     alone = [each for each in found if each.config.source.method == searched.cells[0].source.method]
     assert "no other setting of this method and budget was evaluated" in sentences(searched.cells[0], alone)
 
