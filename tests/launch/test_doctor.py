@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -239,7 +240,9 @@ def test_the_quota_of_a_control_group(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_a_wrong_hypergradient(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)
-    assert machine.step().startswith("one outer step in 0.")
+    assert re.match(
+        r"one outer step in \d+\.\d\d s, fused on cpu differs from unroll by \de-1\d \(float64\)", machine.step()
+    )
     true = adjoint._Sums.add
 
     def longer(self: Any, end: Any, gradient: Any, factor: Any = None) -> None:

@@ -607,17 +607,14 @@ def test_500_cells(grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch) ->
             beats(cell)
         else:
             jobs[f"8_{number}"] = JobState(f"8_{number}", "PENDING", "Dependency")
-    began = time.perf_counter()
-    found = rows(experiment, store, jobs, tables)
-    shown, everything, written = text(found), text(found, everything=True), to_json(found)
-    assert time.perf_counter() - began < 2
     opened: list[Any] = []
     plain = io.open
     for name in ("builtins.open", "io.open"):
         monkeypatch.setattr(name, lambda *given, **named: (opened.append(given[0]), plain(*given, **named))[1])
-    rows(experiment, store, jobs, tables)
+    found = rows(experiment, store, jobs, tables)
     monkeypatch.undo()
-    assert 0 < len(opened) < 5 * len(found), "files opened: the cause of seconds, and the same on a busy machine"
+    shown, everything, written = text(found), text(found, everything=True), to_json(found)
+    assert 0 < len(opened) < 5 * len(found), "files opened; the seconds are in analysis/benchmarks/launching.py"
     assert len(found) == 1001
     assert json.loads(written)["counts"] == {
         "prepare": {"done": 1},
