@@ -58,6 +58,7 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     from pipeline.report.ledger import Ledger, sentences, with_costs
     from pipeline.report.render import latex, markdown
     from pipeline.report.robustness.tables import write_robustness
+    from pipeline.report.settled import sentences as searched_before
     from pipeline.report.tables import long_form, results_table, task_table
     from pipeline.report.transfer.tables import write_transfer
 
@@ -66,7 +67,8 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     ledger = Ledger(out / f"{experiment.name}.ledger.csv", store)
     ledger.add(finished for finished, _ in collected.cells)
     results = results_table(experiment, collected)
-    results = replace(results, caption=(*results.caption, *sentences(collected, ledger)))
+    remarks = (*results.caption, *searched_before(collected, out), *sentences(collected, ledger))
+    results = replace(results, caption=remarks)
     tables = (task_table(experiment, collected), results)
     files = [out / f"{experiment.name}.csv"]
     frame = with_costs(long_form(collected), collected, ledger)

@@ -29,8 +29,9 @@ def test_tables_follow_from_the_runs(name: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(ROOT)  # which the paths of a config are relative to
     experiment, out = load(f"configs/{name}.yaml"), tmp_path / "results"
     out.mkdir()
-    for found in [*RUNS, *([".csv"] if (search := experiment.report.search) else [])]:
-        source = RESULTS / f"{search if found == '.csv' else name}{found}"
+    search = experiment.report.search
+    of_search = [f"{search}.csv", f"{search}.ledger.csv"] if search else []
+    for source in (RESULTS / found for found in [*(name + suffix for suffix in RUNS), *of_search]):
         if source.is_file():
             shutil.copy(source, out)
     run(experiment, Store(tmp_path / "empty"), out)

@@ -232,10 +232,16 @@ def _settings(distill: Distill, known: Sequence[Scored]) -> list[str]:
         ]
     axes = [key for key in searched([mine[0], *others]) if not key.startswith("evaluate.")]
     on_dev = {repr(_of_set(config)) for config in alike if "dev" in config.splits}
-    return [
+    found = [
         f"Hyper-parameters: one of {len(tried)} settings that were evaluated where the card was written, which differ "
         f"in {', '.join(axes)}; {len(on_dev)} of them have dev scores to choose by."
     ]
+    if any("dev" in config.splits and _same(config.source, distill) for config in alike):
+        found.append(
+            "THIS VERY SET is one of those whose dev scores were compared: where its settings were chosen by them, it "
+            "was chosen, too, and luck is part of its score; what these settings give is what other seeds' sets score."
+        )
+    return found
 
 
 def _seeds(distill: Distill, known: Sequence[Scored]) -> list[str]:
@@ -259,6 +265,8 @@ def _seeds(distill: Distill, known: Sequence[Scored]) -> list[str]:
                 f"{_percent(statistics.fmean(by_seed.values()))} ± {_percent(statistics.stdev(by_seed.values()))} "
                 f"(sample standard deviation between sets; {how}); this one, seed {distill.seed}, is number {rank}."
             )
+    if not means:
+        return ["Seeds: no set by these settings, of this seed or another, had test scores where the card was written."]
     return found or [
         f"Seeds: the only set by these settings that was evaluated where the card was written is this one, "
         f"seed {distill.seed}: what another distillation would give is not known."

@@ -122,7 +122,8 @@ def _use(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
         if revision
         else f"\n\nENCODER is the path of what was `{model.name}`, or of the snapshot that stage 1 made of it."
     )
-    check = f"\n\nWhether the scores below hold on your machine: `python -m pipeline verify {facts.file}`."
+    verify = f"\n\nWhether the scores below hold on your machine: `python -m pipeline verify {facts.file}`."
+    check = verify if facts.evaluations else ""
     return "```python\n" + "\n".join([*head, "", *code]) + "\n```" + place + check
 
 
@@ -324,10 +325,8 @@ def _limits(distilled: DistilledSet, config: Distill, facts: Facts) -> list[str]
             "The samples are vectors among those of this encoder, frozen, with this pooling; another encoder, and the "
             "same one after any training, is refused. They are no text."
         )
-    elif distilled.steps:
-        lines.append(
-            "The scores are for the recipe above; other optimisers, step sizes, orders and steps were not scored."
-        )
+    elif distilled.steps and facts.evaluations:
+        lines.append("The scores are for the recipe above; other optimisers, steps and orders were not scored.")
     if isinstance(config.method, Generated):
         lines.append(
             "A language model wrote the texts: what it remembers of its own training data, which the audit does not "

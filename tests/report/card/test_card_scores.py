@@ -129,6 +129,24 @@ def test_settings_that_were_tried_are_told(fabric: Fabric) -> None:
     assert "no other setting of this method and budget was evaluated" in sentences(searched.cells[0], alone)
 
 
+def test_a_set_that_won_the_search_is_named(fabric: Fabric) -> None:
+    """Its own dev score chose its settings; a set of another seed by the same settings had no part in it."""
+    rates = {"distill.method.outer.lr": [0.01, 0.02]}
+    searched = fabric.experiment({**rates, "distill.seed": [1]}, splits=["dev"])
+    found = known(fabric, searched, 0.5)
+    fresh = fabric.experiment({**rates, "distill.seed": [2]}, splits=["test"], name="fresh")
+    found += known(fabric, fresh, 0.6)
+    assert "THIS VERY SET is one of those whose dev scores were compared" in sentences(searched.cells[0], found)
+    assert "one of 2 settings" in sentences(fresh.cells[0], found)
+    assert "THIS VERY SET" not in sentences(fresh.cells[0], found)
+
+
+def test_without_scores_nothing_is_said_of_other_seeds(fabric: Fabric) -> None:
+    said = sentences(fabric.experiment().cells[0], [])
+    assert "no set by these settings, of this seed or another, had test scores" in said
+    assert "the only set" not in said
+
+
 def test_a_chosen_seed_is_told(fabric: Fabric) -> None:
     experiment = fabric.experiment({"distill.seed": [1, 2, 3]}, splits=["test"])
     found = known(fabric, experiment, 0.5, 0.6)

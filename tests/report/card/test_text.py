@@ -124,6 +124,8 @@ def test_how_real_rows_were_chosen(method: dict[str, Any], words: str) -> None:
 def test_what_is_not_known_is_said() -> None:
     text = card_text(made({"name": "random"}), facts(evaluations=(), license="unknown"))
     assert "No evaluation of this set was at hand" in text
+    assert "Whether the scores below hold" not in text
+    assert "Whether the scores below hold" in card_text(made({"name": "random"}), facts())
     assert "Not audited: the prepared data were not at hand" in text
     assert "Licence: not stated" in text
     assert "How often the test split of this task was scored is not known" in text
