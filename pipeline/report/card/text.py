@@ -326,7 +326,7 @@ def _limits(distilled: DistilledSet, config: Distill, facts: Facts) -> list[str]
             "same one after any training, is refused. They are no text."
         )
     elif distilled.steps and facts.evaluations:
-        lines.append("The scores are for the recipe above; other optimisers, steps and orders were not scored.")
+        lines.append("Scores are for the recipe above; other optimisers, step sizes, orders and steps were not scored.")
     if isinstance(config.method, Generated):
         lines.append(
             "A language model wrote the texts: what it remembers of its own training data, which the audit does not "
