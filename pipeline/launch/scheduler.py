@@ -198,8 +198,7 @@ class Scheduler:
         self._seen = None
         self._look()
         if self._squeue.error is not None:
-            later = "on a node of the cluster" if "configuration source" in self._squeue.error else "later"
-            raise StageError(f"SLURM does not answer ({self._squeue.error}); try again {later}")
+            raise StageError(f"SLURM does not answer ({self._squeue.error}); try again later")
         return [state for state in self._queue.values() if state.live]
 
     def max_array_size(self) -> int | None:
