@@ -71,7 +71,7 @@ def test_the_experiment_that_is_named_is_there(name: str) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Callable[[str], Path], corpus_file: Path) -> Path:
     """A folder with the notebooks, a config and a store that holds all of its results."""
     home = tmp_path_factory.mktemp("project")
-    for folder in ("configs", "analysis"):
+    for folder in ("configs", "analysis", "logs"):
         (home / folder).mkdir()
     for name in NOTEBOOKS:
         shutil.copy(ROOT / "analysis" / f"{name}.ipynb", home / "analysis")
