@@ -238,8 +238,8 @@ def _entry(
     groups = alternatives(cells)
     axes = searched([group[0] for group in groups])
     found = [[read[cell.model_dump_json()] for cell in group] for group in groups]
-    pooled = [_alternative([each for each in group if isinstance(each, Finished)]) for group in found]
-    finished = [alternative for alternative in pooled if alternative is not None]
+    tried = [pooled([each for each in group if isinstance(each, Finished)]) for group in found]
+    finished = [alternative for alternative in tried if alternative is not None]
     best = _best(finished, column, "test" if row.on_test else "dev")
     problems = tuple(each for group in found for each in group if isinstance(each, Problem))
     elsewhere = search if row.kind == "ddal" and not axes else None
@@ -257,7 +257,8 @@ def _best(finished: Sequence[Alternative], column: Column, split: str) -> Altern
     return finished[scores.index(max(scores))]
 
 
-def _alternative(cells: Sequence[Finished]) -> Alternative | None:
+def pooled(cells: Sequence[Finished]) -> Alternative | None:
+    """The runs of cells that differ in seeds alone, every run once; None of no cells."""
     if not cells:
         return None
     number = _numbered({cell.config.source.seeds for cell in cells})

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from pipeline.report.collect import Collected, Entry
+from pipeline.report.collect import Collected, Entry, pooled
 from pipeline.report.ledger import name_of
 
 WINNERS = (
@@ -47,12 +46,10 @@ def sentences(collected: Collected, folder: Path) -> tuple[str, ...]:
 
 def _others(entry: Entry, scored: set[str]) -> str | None:
     """The headline of the sets that the search had not scored, in percent; None where it had scored none of them."""
-    values: dict[str, list[float]] = {}
-    for cell in entry.chosen.cells if entry.chosen is not None else ():
-        runs = cell.runs
-        shown = runs[(runs["metric"] == entry.column.metric) & (runs["split"] == entry.column.split)]
-        values.setdefault(name_of(cell.config.source), []).extend(shown["value"])
-    fresh = [np.mean(of_set) for name, of_set in values.items() if name not in scored]
-    if len(fresh) == len(values):
+    cells = entry.chosen.cells if entry.chosen is not None else ()
+    fresh = [cell for cell in cells if name_of(cell.config.source) not in scored]
+    if len(fresh) == len(cells):
         return None
-    return f"{100 * np.mean(fresh):.1f} ({len(fresh)})" if fresh else "there is no other"
+    others = pooled(fresh)
+    sample = None if others is None else others.sample(entry.column.metric, entry.column.split)
+    return "there is no other" if sample is None else f"{100 * sample.estimate.mean:.1f} ({len(sample.by_set)})"

@@ -76,3 +76,13 @@ def test_the_same_seed_with_other_settings_is_another_set(fabric: Fabric) -> Non
 def test_without_the_searchs_ledger_it_is_said_that_nothing_is_known(fabric: Fabric, tmp_path: Path) -> None:
     (sentence,) = sentences(table(fabric, 0, 1), tmp_path / "elsewhere")
     assert sentence.endswith("is not known: hunt.ledger.csv is not there.")
+
+
+def test_a_run_that_two_cells_share_counts_once(fabric: Fabric) -> None:
+    """The fresh set's first two students were scored by both of its cells, the third one by one."""
+    grids = {"distill.seed": [0, 1], "evaluate.initialisations": [2, 3]}
+    experiment = fabric.experiment(grids, report={"search": "hunt"})
+    fabric.fill(experiment, lambda cell: dict.fromkeys(cell.splits, [0.5, 0.6, 0.9][: cell.initialisations]))
+    hunt(fabric, rate_of(fabric))
+    (sentence,) = sentences(collect(experiment, fabric.store), fabric.folder)
+    assert sentence.endswith("HL: sst2 66.7 (1).")
