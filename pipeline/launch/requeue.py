@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 
@@ -17,8 +18,7 @@ def requeue() -> None:
     job = job_id()
     if job is None:
         return
-    # The requeue kills everything in this job, the command that asked for it included: it must outlive the signals.
-    done = _scontrol("sh", "-c", 'trap "" TERM INT HUP CONT USR1 USR2; exec scontrol requeue "$0"', job)
+    done = _scontrol("requeue", job)
     if done is not None and done.returncode != 0 and "pending" not in done.stderr.lower():
         print(f"could not requeue job {job}: {done.stderr.strip()}; run again to go on", file=sys.stderr, flush=True)
 
@@ -35,7 +35,7 @@ def due(sent: str) -> bool:
 
     """
     job = job_id()
-    done = None if job is None else _scontrol("scontrol", "-o", "show", "job", job)
+    done = None if job is None else _scontrol("-o", "show", "job", job)
     if done is None or done.returncode != 0:
         return job is not None and sent in REQUEUE
     facts = dict(re.findall(r"(\w+)=(\S+)", done.stdout))
@@ -45,8 +45,14 @@ def due(sent: str) -> bool:
     return facts.get("Reason") == "TimeLimit"  # the warning came too late; anything else is cancelled or queued again
 
 
-def _scontrol(*command: str) -> subprocess.CompletedProcess[str] | None:
+def _scontrol(*words: str) -> subprocess.CompletedProcess[str] | None:
+    # A pre-emption signals all processes of the job, more than once, and a requeue ends them: the command has to
+    # outlive both. A signal that is blocked here is blocked in it from its first instant on.
+    ending = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCONT, signal.SIGUSR1, signal.SIGUSR2)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        return subprocess.run(("scontrol", *words), capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

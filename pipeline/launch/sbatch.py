@@ -83,6 +83,8 @@ else
     done
 fi
 
+# SLURM tells all of the job that it ends, more than once: what is asked from here on must outlive that.
+trap '' HUP INT CONT TERM USR1 USR2
 # An element is ARRAY_INDEX: SLURM_JOB_ID of an array's last element is the id of the whole array.
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID}
@@ -104,7 +106,6 @@ if [ -n "$early" ] && ((${SLURM_RESTART_COUNT:-0} >= @slots@)); then
     again='' code=1
 fi
 if [ -n "$again" ]; then
-    trap '' HUP INT CONT TERM USR1 USR2 # the requeue ends all of this job, and must outlive that itself
     said=$(scontrol requeue "$job" 2>&1) || case $said in
         *"pending execution"*) ;; # SLURM was faster
         *) echo "job $job could not be requeued: $said; submit it again to go on" >&2 ;;

@@ -18,7 +18,9 @@ from pipeline.stopping import Stopped
 PLACES = f"{Path(__file__).parents[2]}:{Path(__file__).parent}"  # of the package and of this file
 SCONTROL = """#!/bin/sh
 echo "scontrol $*" >> {folder}/calls
-case $* in *"show job"*) echo "JobId=12 JobState=RUNNING PreemptTime=None";; esac
+# SLURM tells every process of the job, as often as it likes, that this one has to end
+kill -TERM $$
+case $* in *"show job"*) echo "JobId=12 JobState=RUNNING PreemptTime={preempted}";; esac
 """
 
 
@@ -34,9 +36,9 @@ def fails() -> None:
     raise ValueError("not a planned stop")
 
 
-def job(folder: Path, function: object, *arguments: object) -> tuple[int, str, list[str]]:
+def job(folder: Path, function: object, *arguments: object, preempted: str = "None") -> tuple[int, str, list[str]]:
     """What submitit's own main does with a job: exit status, standard error, and what SLURM was asked."""
-    (folder / "scontrol").write_text(SCONTROL.format(folder=folder))
+    (folder / "scontrol").write_text(SCONTROL.format(folder=folder, preempted=preempted))
     (folder / "scontrol").chmod(0o755)
     DelayedSubmission(function, *arguments).dump(folder / "12_submitted.pkl")
     slurm = {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1"}
@@ -48,9 +50,14 @@ def job(folder: Path, function: object, *arguments: object) -> tuple[int, str, l
     return done.returncode, done.stderr, calls.read_text().splitlines() if calls.exists() else []
 
 
-@pytest.mark.parametrize(("name", "requeued"), [("SIGUSR2", True), ("SIGTERM", False)])
-def test_a_planned_stop_leaves_a_line_and_no_traceback(tmp_path: Path, name: str, requeued: bool) -> None:
-    status, said, calls = job(tmp_path, told, name)
+@pytest.mark.parametrize(
+    ("name", "preempted", "requeued"),
+    [("SIGUSR2", "None", True), ("SIGTERM", "None", False), ("SIGTERM", "2026-11-21T19:15:23", True)],
+)
+def test_a_planned_stop_leaves_a_line_and_no_traceback(
+    tmp_path: Path, name: str, preempted: str, requeued: bool
+) -> None:
+    status, said, calls = job(tmp_path, told, name, preempted=preempted)
     assert status == 1, "what submitit's process ended with when the exception went through it"
     assert "Traceback" not in said
     ours = [line for line in said.splitlines() if not line.startswith("submitit ")]

@@ -265,7 +265,8 @@ RUNNING = "JobId=16 ArrayJobId=12 JobState=RUNNING Reason=None PreemptEligibleTi
     ],
 )
 def test_a_job_that_is_told_to_end_is_requeued_where_it_is_preempted(job: Job, facts: str, requeued: bool) -> None:
-    job.program("scontrol", f'echo "$@" >>scontrol.txt; [ "$1" = requeue ] || echo "{facts}"')
+    # SLURM tells every process of the job, as often as it likes, that this one has to end
+    job.program("scontrol", f'echo "$@" >>scontrol.txt; kill -TERM $$; [ "$1" = requeue ] || echo "{facts}"')
     job.stage("85", "85", "143")
     assert job.signalled("TERM", **ELEMENT) == (143, "")
     assert job.read("heard") == ["TERM"]
