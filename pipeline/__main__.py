@@ -19,6 +19,7 @@ from pipeline.launch import display
 from pipeline.launch import sbatch as scripts
 from pipeline.launch.cancel import cancel_ours
 from pipeline.launch.doctor import examine
+from pipeline.launch.dry_run import described
 from pipeline.launch.here import run_here
 from pipeline.launch.known import remember
 from pipeline.launch.prune_command import prune as prune_superseded
@@ -27,7 +28,7 @@ from pipeline.launch.stages import StageName, name_of
 from pipeline.launch.status import Row
 from pipeline.launch.status import rows as rows_of
 from pipeline.launch.submission import all_of, jobs_of, note_code
-from pipeline.launch.submitter import Executor, described, locally, tables, to_slurm
+from pipeline.launch.submitter import Executor, locally, tables, to_slurm
 from pipeline.report.pairs import check_choices
 from pipeline.store import Store
 

@@ -5,7 +5,7 @@ submission need no torch. In the order of a grid's way through it:
 
 ``stages``      the cells of each stage
 ``work``        cells run in this process; ``command`` the command line of a stage, ``here`` all stages
-``plan``        what is missing -> arrays, and what each waits for
+``plan``        what is missing -> arrays, and what each waits for; ``dry_run`` says it and submits nothing
 ``submission``  array index -> cells, and a copy of the code, written down before anybody is asked to run it
 ``submitter``   an experiment handed over: to ``slurm`` (through submitit) or ``local`` processes; ``cancel`` taken back
 ``element``     what a job runs; ``requeue`` how it puts itself back; ``finish`` the last two jobs

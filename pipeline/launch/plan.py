@@ -90,6 +90,10 @@ class Plan:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, requests: bool = True) -> str:
+        """A line per array, with what each element asks for where ``requests``; then what is not submitted."""
         lines = []
         for array in self.arrays:
             one = "" if array.behind is None else f"[{array.behind}]"
@@ -97,7 +101,7 @@ class Plan:
             waits += "".join(f", after {name}" for name in array.after)
             asked = " ".join(written(option, value) for option, value in array.request.resources().items())
             jobs = f"{len(array.elements)} job{'s' if len(array.elements) > 1 else ''}"
-            lines.append(f"{array.name}: {len(array.cells)} cells in {jobs}{waits}: {asked}")
+            lines.append(f"{array.name}: {len(array.cells)} cells in {jobs}{waits}" + f": {asked}" * requests)
         counts = [f"{stage}: {n} done" for stage, n in self.done.items() if n]
         counts += [f"{stage}: {n} in the queue" for stage, n in self.live.items() if n]
         lines += [", ".join(counts)] if counts else []

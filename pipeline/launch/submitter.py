@@ -19,21 +19,18 @@ from filelock import SoftFileLease, Timeout
 
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster, load_cluster
-from pipeline.config.resources import written as option
 from pipeline.config.where import restricted
 from pipeline.errors import InputError, StageError
-from pipeline.launch.display import left, text
 from pipeline.launch.element import run_element
 from pipeline.launch.finish import aggregate, sweep
 from pipeline.launch.known import remember
 from pipeline.launch.local import supervise
 from pipeline.launch.plan import Live, Plan, plan
 from pipeline.launch.queue import adopt, live_of, orphans, settle_kills, startable, waited_for
-from pipeline.launch.refusals import mended, refused, short_slots
+from pipeline.launch.refusals import short_slots
 from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.slurm import Slurm
-from pipeline.launch.stages import MODULES, StageName, name_of, pin, stage_cells
-from pipeline.launch.status import rows
+from pipeline.launch.stages import MODULES, StageName, pin, stage_cells
 from pipeline.launch.submission import Queued, Submission, all_of, queued, submissions
 from pipeline.launch.work import run_stage
 from pipeline.store import Store
@@ -160,53 +157,6 @@ def locally(experiment: Experiment, store: Store, cluster: Cluster, out: Path, *
     stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
     if ended is not None and ended.badly:
         raise StageError(f"{len(ended.badly)} jobs failed; {experiment.typed.command('status')} says why and where")
-
-
-def described(experiment: Experiment, store: Store, cluster: Cluster, executor: Executor) -> str:
-    """What a run would do: cells and states, and for a cluster the arrays with what their elements ask for."""
-    found = rows(experiment, store, {}, {})
-    remaining = left(found)
-    lines = [f"{experiment.name}: {len(experiment.computed)} cells", text(found, everything=executor == "debug"), ""]
-    lines += [f"{stage}: {what}" for stage, what in remaining.items()]
-    if executor == "debug":
-        return "\n".join(lines)
-    scheduler = Scheduler.here() if executor == "slurm" else None
-    jobs = [] if scheduler is None else startable(queued(cluster.logs_folder, scheduler.mine()))
-    live = live_of(cluster.logs_folder, store.root, jobs)
-    limit = None if scheduler is None else scheduler.max_array_size()
-    planned = plan(experiment, store, cluster, live, limit=limit)
-    if executor == "slurm":
-        gpus = {name_of(cell): array.request.gpus or 0 for array in planned.arrays for cell in array.cells}
-        seconds = [one * gpus.get(name, 0) for what in remaining.values() for name, one in what.seconds.items()]
-        hours = f"about {sum(seconds) / 3600:.1f}" if any(seconds) else "nothing measured yet"
-        lines.append(f"GPU-hours, from the cells done so far and what was estimated: {hours}")
-    if executor == "slurm" and cluster.prepares_here:
-        here = [array.name for array in planned.of("prepare")]
-        planned.arrays = [array for array in planned.arrays if array.stage != "prepare"]
-        for array in planned.arrays:
-            array.after = tuple(name for name in array.after if name not in here)
-    lines += ["", str(planned)]
-    if executor == "slurm" and planned.arrays:
-        idle = cluster.fits_nothing(experiment.cells)
-        lines += [f"note: {rule}, fits no cell of {experiment.name}" for rule in idle]
-        lines += _foreseen(planned, cluster, scheduler, experiment.typed.cluster_file)
-    return "\n".join(lines)
-
-
-def _foreseen(planned: Plan, cluster: Cluster, scheduler: Scheduler | None, file: str | None) -> Iterator[str]:
-    """The last two jobs, and what is wrong with what the jobs of a plan ask for."""
-    asked = {array.name: array.request for array in planned.arrays}
-    last = cluster.request(None, "aggregate")
-    options = " ".join(option(name, value) for name, value in last.resources().items())
-    yield f"sweep: 1 job, after all that distil: cancels what waits for a cell that failed: {options}"
-    yield f"aggregate: 1 job, after sweep and all that evaluate: tables and figures: {options}"
-    yield from (f"warning: {line}" for line in short_slots(asked))
-    if scheduler is None:
-        yield "note: there is no SLURM here, so what it would refuse is not known; type this on a log-in node"
-    found = [] if scheduler is None or scheduler.trouble is not None else refused(asked | {"sweep, aggregate": last})
-    if found:
-        reason = "; ".join(found)
-        yield f"SLURM would refuse {reason}; {mended(reason, file)}"
 
 
 def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, *, check: bool = True) -> Submitted:

@@ -13,8 +13,9 @@ from pipeline.config import load
 from pipeline.config.cluster import Cluster
 from pipeline.config.typed import Typed
 from pipeline.errors import StageError
+from pipeline.launch.dry_run import described
 from pipeline.launch.slurm import Slurm
-from pipeline.launch.submitter import described
+from pipeline.launch.submitter import Executor
 from pipeline.store import Store
 
 Write = Callable[..., Path]
@@ -35,10 +36,12 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def dry(path: Path, tmp_path: Path, rules: Sequence[Any] = (), **stages: Any) -> list[str]:
+def dry(
+    path: Path, tmp_path: Path, rules: Sequence[Any] = (), executor: Executor = "slurm", **stages: Any
+) -> list[str]:
     cluster = Cluster.model_validate({"logs": str(tmp_path / "logs"), "slurm": stages, "cells": list(rules)})
     experiment = load(path).model_copy(update={"typed": Typed(config=str(path), cluster_file="jz.yaml")})
-    return described(experiment, Store(tmp_path / "root"), cluster, "slurm").splitlines()
+    return described(experiment, Store(tmp_path / "root"), cluster, executor).splitlines()
 
 
 def test_a_dry_run_asks_once_per_request(experiment: Write, programs: Path, tmp_path: Path) -> None:
@@ -91,6 +94,24 @@ def test_a_dry_run_without_slurm_says_that_nobody_was_asked(
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     notes = [line for line in dry(experiment(), tmp_path) if line.startswith("note: ")]
     assert notes == ["note: there is no SLURM here, so what it would refuse is not known; type this on a log-in node"]
+
+
+def test_a_dry_run_where_slurm_does_not_answer_shows_the_plan(
+    experiment: Write, programs: Path, tmp_path: Path
+) -> None:
+    (programs / "squeue").write_text("#!/bin/sh\necho 'could not find a config file' >&2\nexit 1\n")
+    lines = dry(experiment(), tmp_path)
+    assert any(line.startswith("distill-0: ") for line in lines)
+    assert lines[-1].startswith("note: SLURM does not answer (could not find a config file)")
+    assert "neither what is in the queue nor what would be refused" in lines[-1]
+
+
+def test_a_dry_run_on_this_machine_asks_nobody_for_anything(experiment: Write, programs: Path, tmp_path: Path) -> None:
+    lines = dry(experiment(), tmp_path, executor="local")
+    assert "on this machine, 2 at a time" in lines
+    assert any(line.startswith("evaluate-0: ") for line in lines)
+    assert not any("--" in line for line in lines), "no options of sbatch"
+    assert not (programs / "calls").exists()
 
 
 def test_a_refused_job_names_the_file_that_was_given(programs: Path) -> None:
