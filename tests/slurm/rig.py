@@ -20,6 +20,7 @@ _PROGRAMS = {
     "none": ("slurmctld", "slurmd", "munged", "sbatch"),
     "db": ("slurmctld", "slurmd", "munged", "sbatch", "slurmdbd", "mariadbd"),
 }
+PATIENCE = 300.0  # seconds until what is waited for is given up: machines under load are slow, and none is timed here
 _MOVING = ("COMPLETING", "CONFIGURING", "STAGE_OUT")
 
 
@@ -87,7 +88,7 @@ class Slurm:
         return self.states(job).get(job)
 
     def wait_for(
-        self, predicate: Callable[[], object], seconds: float = 60, what: str = "the event", every: float = 0.1
+        self, predicate: Callable[[], object], seconds: float = PATIENCE, what: str = "the event", every: float = 0.1
     ) -> Any:
         """The first true answer; fails with the queue and the controller's last words after ``seconds``."""
         end = time.monotonic() + seconds
@@ -96,21 +97,21 @@ class Slurm:
             time.sleep(every)
         return found
 
-    def wait_state(self, job: str, *states: str, seconds: float = 60) -> str:
+    def wait_state(self, job: str, *states: str, seconds: float = PATIENCE) -> str:
         """Waits until a job or element has one of the states."""
         return self.wait_for(
             lambda: (state := self.state(job)) in states and state, seconds, f"job {job} as {' or '.join(states)}"
         )
 
-    def wait_gone(self, *jobs: str, seconds: float = 60) -> None:
+    def wait_gone(self, *jobs: str) -> None:
         """Waits until nothing of the jobs (default: of any job) is in the queue."""
 
         def gone() -> bool:
             return not ([line for job in jobs for line in self.queue(job)] if jobs else self.queue())
 
-        self.wait_for(gone, seconds, f"the end of {' '.join(jobs) or 'all jobs'}")
+        self.wait_for(gone, what=f"the end of {' '.join(jobs) or 'all jobs'}")
 
-    def start_now(self, job: str, seconds: float = 30) -> None:
+    def start_now(self, job: str) -> None:
         """Ends the wait of requeued elements: 10 s here, 121 s on a real cluster.
 
         An update while SLURM still completes the earlier run would be lost, and a start in the second of the requeue is
@@ -126,7 +127,7 @@ class Slurm:
                     self.run("scontrol", "update", f"jobid={line.job}", "starttime=now", check=False)
             return not any(line.state in _MOVING or line.reason == "BeginTime" for line in lines)
 
-        self.wait_for(free, seconds, f"job {job} free to start")
+        self.wait_for(free, what=f"job {job} free to start")
 
     def restarts(self, job: str) -> int:
         """How often a job or element was requeued."""
@@ -143,7 +144,7 @@ class Slurm:
         options = ("--job-name=taker", "--partition=debug", "--exclusive", "--mem=0", *where)
         job = self.sbatch(f"sleep {seconds}", *options)
         if wait:
-            self.wait_state(job, "RUNNING", "COMPLETING", "COMPLETED", seconds=90)
+            self.wait_state(job, "RUNNING", "COMPLETING", "COMPLETED")
         return job
 
     @contextmanager
@@ -163,7 +164,7 @@ class Slurm:
                 self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
             return not set(self.run("sinfo", "-h", "-n", node, "-o", "%T").split()) - {"idle", "mixed", "allocated"}
 
-        self.wait_for(up, 30, f"{node} back")
+        self.wait_for(up, what=f"{node} back")
 
     def cancel(self, *jobs: str) -> None:
         """Jobs, arrays or elements; default: all. Never by %A: SLURM refuses the raw number of an element."""
@@ -174,7 +175,7 @@ class Slurm:
     def clean(self) -> None:
         """Nothing in the queue, every node up."""
         self.cancel()
-        self.wait_gone(seconds=90)
+        self.wait_gone()
         for node in NODES:
             self.node_up(node)
 

@@ -34,7 +34,7 @@ def test_three_sets_of_one_parent_and_a_chain_that_fails(tiny: Write, slurm: Slu
     said = case.pipeline("run", case.config, "--cluster", "slurm", "--no-check")
     assert "distill-0: 2 cells in 2 jobs: " in said
     assert "distill-1: 3 cells in 3 jobs, behind distill-0[0]: " in said
-    slurm.wait_gone(seconds=240)  # what waits for the failed chain is gone, too, and the tables' job ran
+    slurm.wait_gone()  # what waits for the failed chain is gone, too, and the tables' job ran
     found = rows(case)
     assert [(row["state"], row["why"]) for row in found["distill"]][:4] == [("done", "")] * 4
     root, middle, last = found["distill"][4:]

@@ -154,7 +154,7 @@ def test_four_stages(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     waiting = status(case)
     assert {row["state"] for row in waiting["distill"] + waiting["evaluate"]} <= {"pending", "running"}
     assert "waits for its distill cell" in {row["why"] for row in waiting["evaluate"]}
-    slurm.wait_gone(seconds=120)
+    slurm.wait_gone()
     assert_finished(case, undisturbed, cells=4)
 
     tried = attempts(case)
@@ -188,7 +188,7 @@ def test_four_stages(write: Write, slurm: Slurm, undisturbed: Path) -> None:
 def test_a_cell_that_fails(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     case = prepared(write({"attempts": 2}, grids=[{"distill.seed": [0]}, TOO_LONG]), undisturbed)
     run(case)
-    slurm.wait_gone(seconds=120)  # what waits for the failed cell was swept away, and the tables' job ran
+    slurm.wait_gone()  # what waits for the failed cell was swept away, and the tables' job ran
     assert_finished(case, undisturbed, cells=1)
     table = (case.folder / "analysis/results/tiny.table2.md").read_text()
     assert "Without results (1):" in table
@@ -220,14 +220,14 @@ def test_retry_leaves_what_is_merely_missing(write: Write, slurm: Slurm, undistu
     grids = [{"distill.seed": [0, 1]}, TOO_LONG | {"distill.seed": [7]}]
     case = prepared(write(grids=grids, report={"table": "table2"}), undisturbed)
     run(case, "--only", "distill.seed=0,7")
-    slurm.wait_gone(seconds=120)
+    slurm.wait_gone()
     before = status(case)
     good, missing, bad = (row["name"] for row in before["distill"])
     states = [[row["state"] for row in before[stage]] for stage in ("distill", "evaluate")]
     assert states == [["done", "missing", "failed"]] * 2
 
     case.pipeline("retry", case.config, "--cluster", "slurm")
-    slurm.wait_gone(seconds=120)
+    slurm.wait_gone()
     assert sorted(submitted(submissions(case)[1])) == [bad, before["evaluate"][2]["name"]]
     after = status(case)
     assert [[row["state"] for row in after[stage]] for stage in ("distill", "evaluate")] == states
@@ -252,7 +252,7 @@ def test_disturbed(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     prepared(case, undisturbed)
     gate = watched(case, names(case, "distill"))
     run(case)
-    slurm.wait_for(lambda: all(path.read_text() for path in (gate / "waits").iterdir()), 120, "five that wait")
+    slurm.wait_for(lambda: all(path.read_text() for path in (gate / "waits").iterdir()), what="five that wait")
     cells = status(case)["distill"]
     assert {(row["state"], row["progress"]) for row in cells[1:]} == {("running", 2)}  # the first may be over
     late, cheap, moved, hit, unwanted = (row["job"] for row in cells)
@@ -263,14 +263,14 @@ def test_disturbed(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     slurm.wait_for(lambda: slurm.restarts(moved) == 1, what="the requeue from outside")
     slurm.wait_for(lambda: slurm.restarts(cheap) == 1, what="the requeue of what was pre-empted")
     slurm.wait_state(unwanted, "CANCELLED")
-    slurm.wait_for(lambda: slurm.restarts(late) > 0, 240, "the requeue ahead of the time limit")
+    slurm.wait_for(lambda: slurm.restarts(late) > 0, what="the requeue ahead of the time limit")
     slurm.wait_gone(taker)
     for job in (cheap, moved, late):
         slurm.start_now(job)
-        slurm.wait_state(job, "COMPLETED", seconds=120)
+        slurm.wait_state(job, "COMPLETED")
     with slurm.node_down("n1"):
         slurm.wait_for(lambda: slurm.restarts(hit) == 1, what="the requeue from a node that failed")
-    slurm.wait_gone(seconds=120)  # no start_now: the processes on the node that failed live on for a few seconds
+    slurm.wait_gone()  # no start_now: the processes on the node that failed live on for a few seconds
 
     assert slurm.restarts(unwanted) == 0
     *stopped, done = outcomes(case, cells[0]["name"])
@@ -285,7 +285,7 @@ def test_disturbed(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     assert (child["state"], child["reason"]) == ("failed", "source failed")
     assert_no_traceback(submissions(case)[0])
     run(case)
-    slurm.wait_gone(seconds=120)
+    slurm.wait_gone()
     assert submitted(submissions(case)[1]) == [row["name"], child["name"]]
     assert_finished(case, undisturbed, cells=5)
 
@@ -310,7 +310,7 @@ def test_a_second_run_submits_what_is_missing(write: Write, slurm: Slurm, undist
     assert "nothing to submit" not in run(case, *again, "--dry-run")
 
     slurm.run("scontrol", "release", parent)
-    slurm.wait_gone(seconds=120)
+    slurm.wait_gone()
     assert_finished(case, undisturbed, cells=4)
     tried = {name: len(of_cell) for name, of_cell in attempts(case).items() if not name.startswith("prepare/")}
     assert tried.pop(failing) == 2
@@ -339,7 +339,7 @@ def test_submitters_that_are_killed_and_that_meet(write: Write, slurm: Slurm, un
     assert len(lost) == 1
     slurm.cancel(*lost)
     run(case)
-    slurm.wait_gone(seconds=120)
+    slurm.wait_gone()
     assert_finished(case, undisturbed, cells=2)
     assert [len(of_cell) for of_cell in attempts(case).values()] == [1] * 5
     assert sum(map(len, map(submitted, submissions(case)))) == 4
@@ -361,9 +361,9 @@ def test_a_queue_with_limits(write: Write, slurm: Slurm, undisturbed: Path) -> N
                 "error: SLURM refused the job: AssocMaxSubmitJobLimit; Batch job submission failed"
             )
             assert said[-1].endswith("run again: what was submitted is not submitted twice")
-            other.wait_gone(seconds=60)
+            other.wait_gone()
         run(case)
-        other.wait_gone(seconds=120)
+        other.wait_gone()
     sizes = [len(row.elements) for row in submissions(case)[0].rows.values()]
     assert sizes == [2, 1, 2, 1]
     assert_finished(case, undisturbed, cells=3)
@@ -390,12 +390,12 @@ def test_side_by_side_by_the_code_of_then(write: Write, slurm: Slurm, undisturbe
     for path in tree.rglob("*.py"):
         path.write_text("raise SystemExit('broken')")
     slurm.run("scontrol", "release", job)
-    slurm.wait_for(lambda: all(path.read_text() for path in (gate / "waits").iterdir()), 120, "both that wait")
+    slurm.wait_for(lambda: all(path.read_text() for path in (gate / "waits").iterdir()), what="both that wait")
     slurm.run("scancel", "--signal=USR1", job)
     slurm.wait_for(lambda: slurm.restarts(job) == 1, what="the requeue")
     assert slurm.state(child) == "PENDING"
     slurm.start_now(job)
-    slurm.wait_gone(seconds=120)
+    slurm.wait_gone()
     case.environment["PYTHONPATH"] = str(REPOSITORY)
     for name in names(case, "distill"):
         assert [outcome for outcome, _ in outcomes(case, name)] == ["stopped", "done"]
