@@ -66,7 +66,6 @@ if "KILLER" in os.environ:
     atexit.register(most)
     import sys; sys.addaudithook(hook)
 """
-PATIENCE = 300  # seconds, for a machine that has other things to do
 STAGES = ("prepare", "distill", "evaluate", "aggregate")
 Executor = Literal["local", "slurm", "debug"]
 
@@ -124,7 +123,7 @@ class Victim:
                     self.kill_all()
                 time.sleep(0.02)
             _, said = process.communicate()
-            self.slurm.wait_gone(seconds=PATIENCE)
+            self.slurm.wait_gone()
             if (self.home / "killed").exists():
                 return
             time.sleep(3)
@@ -145,7 +144,7 @@ class Victim:
         process = self.start(executor)
         _, said = process.communicate()
         assert process.returncode == 0, said
-        self.slurm.wait_gone(seconds=PATIENCE)
+        self.slurm.wait_gone()
 
     def made(self) -> dict[str, Any]:
         return made(self.folder / "artifacts", self.folder / "results")

@@ -24,7 +24,6 @@ from tests.slurm.conftest import REPOSITORY, made
 from tests.slurm.rig import Slurm
 
 DDAL = {"name": "ddal", "sequence_length": 8, "learning_rate": 0.1, "outer": {"steps": 3, "batch_size": 8}}
-PATIENCE = 300  # seconds, for a machine that has other things to do
 SMALL = {"gpus": 1, "cpus": 1, "memory_gb": 2, "minutes": 5}
 # Python starts this file by itself. It holds a process at a save until a signal comes: once for every file in waits/,
 # whose name is the stage, the element and which save of the process it is.
@@ -165,7 +164,7 @@ def test_the_quickstarts_shape(make: Make, slurm: Slurm, tmp_path: Path) -> None
     positions = len(load(tmp_path / "tiny.yaml").cells)
     debug = clone.start("python -m pipeline run tiny.yaml --cluster debug --no-check --root debug --out debug-results")
     job = clone.submit("sbatch sbatch/1_prepare.sbatch tiny.yaml")
-    slurm.wait_gone(job, seconds=PATIENCE)
+    slurm.wait_gone(job)
     assert slurm.states(job) == {job: "COMPLETED"}, clone.log(job)
 
     job, most = clone.array("distill"), 0
@@ -177,10 +176,10 @@ def test_the_quickstarts_shape(make: Make, slurm: Slurm, tmp_path: Path) -> None
     assert clone.refused("distill") == f"nothing is left of distill: 0 left, {positions} done, 0 running, 0 given up"
 
     job = clone.array("evaluate")
-    slurm.wait_gone(job, seconds=PATIENCE)
+    slurm.wait_gone(job)
     assert set(slurm.states(job).values()) == {"COMPLETED"}
     job = clone.submit("sbatch sbatch/4_aggregate.sbatch tiny.yaml")
-    slurm.wait_gone(job, seconds=PATIENCE)
+    slurm.wait_gone(job)
     assert slurm.states(job) == {job: "COMPLETED"}, clone.log(job)
 
     assert "| SL + AL |" in clone.log(job)
@@ -252,7 +251,7 @@ def disturbed(make: Make, prepared: Path, slurm: Slurm, tmp_path_factory: pytest
         return all((folder / "gate" / "waits" / name).read_text() for name in names)
 
     def ended(*numbers: str) -> None:
-        slurm.wait_gone(*numbers, seconds=PATIENCE)
+        slurm.wait_gone(*numbers)
         for number in numbers:  # the controller forgets them after five minutes
             states.update(slurm.states(number))
 
@@ -262,12 +261,12 @@ def disturbed(make: Make, prepared: Path, slurm: Slurm, tmp_path_factory: pytest
     jobs["limit"] = clone.submit(line.replace("sbatch", "sbatch --nodelist=n2", 1))
     jobs["array"] = clone.submit(f"sbatch --nodelist=n2 --array={OUTSIDE},{CANCELLED}-{FAILS} {script}")
     jobs["preempted"] = clone.submit(f"sbatch --nodelist=n1 --partition=scavenge --array={PREEMPTED} {script}")
-    slurm.wait_for(lambda: reached(*once), PATIENCE, "the first saves")
+    slurm.wait_for(lambda: reached(*once), what="the first saves")
     slurm.run("scontrol", "requeue", f"{jobs['array']}_{OUTSIDE}")
     slurm.run("scancel", f"{jobs['array']}_{CANCELLED}")
     slurm.preempt("n1", wait=False)
     os.kill(clone.cells("distill")[KILLED].attempts()[0].pid, signal.SIGKILL)
-    slurm.wait_state(f"{jobs['array']}_{KILLED}", "FAILED", seconds=PATIENCE)
+    slurm.wait_state(f"{jobs['array']}_{KILLED}", "FAILED")
     slurm.run("scontrol", "requeue", f"{jobs['array']}_{KILLED}")
     ended(jobs["array"], jobs["preempted"])
     typed.append(clone.type("python -m pipeline array tiny.yaml distill"))
@@ -276,7 +275,7 @@ def disturbed(make: Make, prepared: Path, slurm: Slurm, tmp_path_factory: pytest
 
     debug = clone.start("python -m pipeline run tiny.yaml --no-check --root debug --out debug-results")
     jobs["evaluate"] = clone.submit(f"sbatch --array={OUTSIDE}-{KILLED} sbatch/3_evaluate.sbatch tiny.yaml")
-    slurm.wait_for(lambda: reached(later), PATIENCE, "the first initialisation")
+    slurm.wait_for(lambda: reached(later), what="the first initialisation")
     slurm.run("scontrol", "requeue", f"{jobs['evaluate']}_{OUTSIDE}")
     ended(jobs["limit"], jobs["evaluate"])
     typed.append(clone.type("python -m pipeline array tiny.yaml evaluate"))
@@ -359,14 +358,14 @@ def test_code_that_was_edited_after_the_submission_does_not_run(
     with open(tmp_path / "pipeline" / "stage2_distill.py", "a") as code:
         print("# edited", file=code)
     slurm.run("scontrol", "release", f"{job}_0")
-    assert slurm.wait_state(f"{job}_0", "FAILED", "COMPLETED", seconds=PATIENCE) == "FAILED"
+    assert slurm.wait_state(f"{job}_0", "FAILED", "COMPLETED") == "FAILED"
     assert "error: the code has changed since this job was submitted" in clone.log(f"{job}_0")
     accept = "python -m pipeline array tiny.yaml distill notes it, then scontrol requeue this job"
     assert accept in clone.log(f"{job}_0")
     assert clone.cells("distill")[0].state == "missing"
     clone.type("python -m pipeline array tiny.yaml distill && scontrol requeue " + f"{job}_0")
     slurm.start_now(f"{job}_0")
-    assert slurm.wait_state(f"{job}_0", "FAILED", "COMPLETED", seconds=PATIENCE) == "COMPLETED", clone.log(f"{job}_0")
+    assert slurm.wait_state(f"{job}_0", "FAILED", "COMPLETED") == "COMPLETED", clone.log(f"{job}_0")
     assert clone.cells("distill")[0].state == "done"
 
 
@@ -395,6 +394,6 @@ def test_a_job_that_was_submitted_in_another_folder_says_so(make: Make, slurm: S
     clone = make(tmp_path, [{}])
     (tmp_path / "other" / "logs" / "slurm").mkdir(parents=True)
     job = clone.submit("sbatch ../sbatch/1_prepare.sbatch ../tiny.yaml", where="other")
-    assert slurm.wait_state(job, "FAILED", "COMPLETED", seconds=PATIENCE) == "FAILED"
+    assert slurm.wait_state(job, "FAILED", "COMPLETED") == "FAILED"
     (log,) = (tmp_path / "other").glob(f"logs/slurm/*-{job}.out")
     assert log.read_text() == f"no sbatch/env.sh in {tmp_path}/other: submit from the folder of the repository\n"
