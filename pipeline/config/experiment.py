@@ -49,6 +49,8 @@ class Report(Frozen):
         table: ``table2`` (methods x tasks) or ``table3`` (steps and shots x tasks).
         compare: pairs of row labels whose difference is reported with its 95 % interval.
         paper: show the paper's own numbers beside ours, marked as the paper's.
+        apart: dotted keys in which cells of one row differ and whose values make rows of their own, for comparisons;
+            by default they are hyper-parameters, of which the best on dev is reported.
         search: the experiment whose dev scores settled the hyper-parameters of ``ddal`` rows; named with them.
 
     """
@@ -56,6 +58,7 @@ class Report(Frozen):
     table: Literal["table2", "table3"] = "table2"
     compare: tuple[Annotated[tuple[str, ...], Field(min_length=2, max_length=2)], ...] = ()
     paper: bool = True
+    apart: tuple[str, ...] = ()
     search: Annotated[str | None, Field(min_length=1)] = None
 
 

@@ -150,13 +150,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Collected:
-    """All that the tables and figures show; ``cells`` are the finished ones, with the split that is reported."""
+    """All that the tables and figures show.
+
+    ``cells`` are the finished ones, with the split that is reported; ``places`` is where each of them stands.
+    """
 
     layout: Layout
     entries: dict[tuple[Row, Column], Entry]
     manifests: dict[Column, dict[str, Any]]
     prepared: tuple[tuple[Prepare, dict[str, Any]], ...]
     cells: tuple[tuple[Finished, str], ...]
+    places: tuple[tuple[Row, Column], ...]
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -199,7 +203,7 @@ def collect(experiment: Experiment, store: Store, archive: Archive | None = None
 
     """
     check_choices(experiment)
-    plan = layout(experiment.cells, experiment.report.table)
+    plan = layout(experiment.cells, experiment.report.table, experiment.report.apart)
     members = plan.members(experiment.cells)
     order = [(row, column) for column in plan.columns for row in plan.rows if (row, column) in members]
     found = [_read(cell, store, archive) for cell in experiment.cells]
@@ -207,8 +211,9 @@ def collect(experiment: Experiment, store: Store, archive: Archive | None = None
     entries = {place: _entry(*place, members[place], read, experiment.report.search) for place in order}
     prepared = [(prepare, _manifest(prepare, store, archive)) for column in plan.columns for prepare in column.prepares]
     manifests = {c: next((m for p, m in prepared if m and p in c.prepares), {}) for c in plan.columns}
-    cells = [(each, c.split) for each, (_, c) in zip(found, plan.places, strict=True) if isinstance(each, Finished)]
-    return Collected(plan, entries, manifests, tuple(prepared), tuple(cells))
+    cells = [(each, at) for each, at in zip(found, plan.places, strict=True) if isinstance(each, Finished)]
+    scored, places = tuple((each, column.split) for each, (_, column) in cells), tuple(at for _, at in cells)
+    return Collected(plan, entries, manifests, tuple(prepared), scored, places)
 
 
 def _read(config: Evaluate, store: Store, archive: Archive | None) -> Finished | Problem:

@@ -2,7 +2,8 @@
 
 A row is a method with its budget; a column is one set of splits and one encoder, the students'. A set that another
 encoder was used to make has a row of its own, which names that one. Whatever else two cells differ in is a
-hyper-parameter, except seeds, the number of initialisations and the scored splits, which only add runs.
+hyper-parameter, except what ``report.apart`` names, which makes rows, and seeds, the number of initialisations and the
+scored splits, which only add runs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from pipeline.config import (
     RandomReal,
     Text,
 )
-from pipeline.report.alternatives import flat
+from pipeline.config.problems import nearest
+from pipeline.errors import InputError
+from pipeline.report.alternatives import flat, hyper_parameters, searched
 from pipeline.report.words.cells import ATTENTION, BUDGETS, LABELS, REAL, correction, encoder_name, real_name
 from pipeline.report.words.composed import composed_name, is_small
 from pipeline.report.words.language import generated_name, generated_order
@@ -115,9 +118,19 @@ class Layout:
         return found
 
 
-def layout(cells: Sequence[Evaluate], table: str) -> Layout:
-    """Rows in the paper's order, columns in the file's."""
-    rows = [row_of(cell) for cell in cells]
+def layout(cells: Sequence[Evaluate], table: str, apart: Sequence[str] = ()) -> Layout:
+    """Rows in the paper's order, columns in the file's.
+
+    Args:
+        cells: of a grid.
+        table: as ``report.table``.
+        apart: dotted keys whose values make rows of their own, as ``report.apart``.
+
+    Raises:
+        InputError: cells of no row differ in one of ``apart``.
+
+    """
+    rows = told_apart([row_of(cell) for cell in cells], cells, apart)
     columns = _columns(cells)
     places = tuple(zip(rows, [columns[column_key(cell)] for cell in cells], strict=True))
     distinct = tuple(sorted(set(rows)))
@@ -138,6 +151,33 @@ def row_of(cell: Evaluate) -> Row:
         kind: Kind = "mixture" if row.kind == "full" else row.kind
         return row._replace(method=f"{row.method}, of {cell.source.source.task.name}", order=(*row.order, 1), kind=kind)
     return row._replace(method=f"{row.method}, made with {_names(cell.source.source)[1]}", order=(*row.order, 1))
+
+
+def told_apart(rows: Sequence[Row], cells: Sequence[Evaluate], apart: Sequence[str]) -> list[Row]:
+    """The rows of cells, in which those keys of ``apart`` that cells of one row differ in are named."""
+    if not apart:
+        return list(rows)
+    settings = [hyper_parameters(cell) for cell in cells]
+    alike: dict[Row, list[int]] = {}
+    for number, row in enumerate(rows):
+        alike.setdefault(row, []).append(number)
+    differ = {row: searched([cells[number] for number in numbers]) for row, numbers in alike.items()}
+    for key in apart:
+        if not any(key in keys for keys in differ.values()):
+            allowed = list(dict.fromkeys(name for keys in differ.values() for name in keys))
+            choice = f"allowed: {', '.join(allowed)}" if allowed else "nothing else differs in a row; leave it out"
+            raise InputError(f"report.apart: no two cells of a row differ in '{key}'{nearest(key, allowed)}; {choice}")
+    found = list(rows)
+    for row, numbers in alike.items():
+        keys = [key for key in apart if key in differ[row]]
+        last = {key: key.rpartition(".")[2] for key in keys}
+        names = last if len(set(last.values())) == len(last) else {key: key for key in keys}
+        words = [", ".join(f"{names[key]}={settings[number].get(key)}" for key in keys) for number in numbers]
+        position = {text: place for place, text in enumerate(dict.fromkeys(words))}
+        for number, text in zip(numbers, words, strict=True):
+            if keys:
+                found[number] = row._replace(method=f"{row.method}, {text}", order=(*row.order, position[text]))
+    return found
 
 
 def _own_row(cell: Evaluate) -> Row:

@@ -22,7 +22,7 @@ from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.report.collect import Collected, Entry
 from pipeline.report.finished import Finished
-from pipeline.report.layout import Column, Row, column_key, row_of
+from pipeline.report.layout import Column, Row
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import write_text
 from pipeline.store.cells import STAGE_NAMES, Stage
@@ -220,19 +220,13 @@ def _search(collected: Collected, row: Row, column: Column, ledger: Ledger) -> f
     assert entry.chosen is not None
     one = ledger.totals(entry.chosen.cells).distill["flops"]
     tried: dict[str, Stage] = {}
-    for (finished, _), place in zip(collected.cells, _places(collected), strict=True):
+    for (finished, _), place in zip(collected.cells, collected.places, strict=True):
         if place == (row, column):
             artifacts: tuple[Stage, ...] = (*finished.config.source.chain, finished.config)
             tried |= {name_of(config): config for config in artifacts}
     costs = [ledger.number(config, "flops") for config in tried.values()]
     known = [cost for cost in costs if cost is not None]
     return None if one is None or len(known) < len(costs) else sum(known) - one
-
-
-def _places(collected: Collected) -> list[tuple[Row, Column]]:
-    """Where each finished cell stands."""
-    by_key = {column.key: column for column in collected.layout.columns}
-    return [(row_of(found.config), by_key[column_key(found.config)]) for found, _ in collected.cells]
 
 
 def _facts(config: Stage) -> dict[str, Any]:

@@ -16,10 +16,10 @@ def check_choices(experiment: Experiment) -> None:
 
     Raises:
         InputError: alternatives for one place of the table are not scored on the split that selects, or
-            ``report.compare`` names what is not there (see :func:`asked_pairs`).
+            ``report.compare`` (see :func:`asked_pairs`) or ``report.apart`` names what is not there.
 
     """
-    plan = layout(experiment.cells, experiment.report.table)
+    plan = layout(experiment.cells, experiment.report.table, experiment.report.apart)
     asked_pairs(experiment.report.compare, plan)
     for (row, column), cells in plan.members(experiment.cells).items():
         groups = alternatives(cells)

@@ -1,7 +1,10 @@
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.report.alternatives import hyper_parameters
+from pipeline.report.collect import collect
 from pipeline.report.layout import layout, row_of
+from pipeline.report.pairs import check_choices
 from pipeline.report.words.cells import selection
 from pipeline.report.words.composed import published_split
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
@@ -50,6 +53,46 @@ def test_table2_rows_in_the_papers_order(fabric: Fabric):
         "majority", "random real", "HL", "SL", "SL (softmax)", "HL + AL", "SL + AL", "SL (softmax) + AL",
         "HL + AL (all)", "SL + AL (all)", "SL (softmax) + AL (all)", "full data",
     ]  # fmt: skip
+
+
+TRIED = {"distill.method.outer.lr": [0.1, 0.01], "distill.method.learning_rate": [0.5], "distill.seed": [1, 2]}
+
+
+def test_what_is_told_apart_has_rows_of_its_own(fabric: Fabric):
+    """In the order of the file, and only where cells of a row differ."""
+    experiment = fabric.experiment(MAJORITY, RANDOM, TRIED, report={"apart": ["distill.method.outer.lr"]})
+    plan = layout(experiment.cells, "table2", experiment.report.apart)
+    ours = [label for label in plan.labels.values() if label.startswith("HL")]
+    assert [plan.labels[row] for row in plan.rows] == ["majority", "random real", *ours]
+    assert [label.rpartition(", ")[2] for label in ours] == ["lr=0.1", "lr=0.01"]
+    cells = plan.members(experiment.cells)
+    assert [len(cells[row, plan.columns[0]]) for row in plan.rows] == [1, 1, 2, 2], "seeds are runs of one row"
+    assert len(layout(experiment.cells, "table2").rows) == 3, "otherwise the better one is reported"
+
+
+def test_telling_apart_what_does_not_differ(fabric: Fabric):
+    experiment = fabric.experiment(RANDOM, TRIED, report={"apart": ["distill.method.outer.lrr"]})
+    with pytest.raises(InputError) as caught:
+        check_choices(experiment)
+    assert str(caught.value) == (
+        "report.apart: no two cells of a row differ in 'distill.method.outer.lrr' (did you mean "
+        "'distill.method.outer.lr'?); allowed: distill.method.outer.lr"
+    )
+    alone = fabric.experiment(RANDOM, report={"apart": ["distill.method.outer.lr"]})
+    with pytest.raises(InputError, match="nothing else differs in a row; leave it out"):
+        check_choices(alone)
+
+
+def test_what_is_told_apart_is_collected_apart(fabric: Fabric):
+    """Every row has its own numbers, and none of them was chosen."""
+    experiment = fabric.experiment(RANDOM, TRIED, report={"apart": ["distill.method.outer.lr"]})
+    for number, cell in enumerate(experiment.cells):
+        fabric.finish(cell, {"dev": [0.1 + number / 10], "test": [0.2 + number / 10]})
+    collected = collect(experiment, fabric.store)
+    ours = [entry for (row, _), entry in collected.entries.items() if row.kind == "ddal"]
+    assert [entry.headline.values for entry in ours] == [pytest.approx((0.3, 0.4)), pytest.approx((0.5, 0.6))]
+    assert [(entry.axes, entry.planned) for entry in ours] == [((), 1), ((), 1)]
+    assert len(collected.places) == len(collected.cells) == 5
 
 
 def test_inner_optimisers_are_separate_rows(fabric: Fabric):

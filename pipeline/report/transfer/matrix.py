@@ -106,7 +106,8 @@ def matrices(experiment: Experiment, collected: Collected) -> tuple[Matrix, ...]
     if not moved:
         return ()
     # where the same sets would be, learned from by their own encoder
-    home = layout([cell.model_copy(update={"data": None}) for cell, _ in moved], experiment.report.table)
+    here = [cell.model_copy(update={"data": None}) for cell, _ in moved]
+    home = layout(here, experiment.report.table, experiment.report.apart)
     at = {column.key: column for column in collected.layout.columns}
     lines: dict[tuple[Row, str], Line] = {}
     for (cell, place), (row, source) in zip(moved, home.places, strict=True):
