@@ -108,14 +108,14 @@ class Boost(Frozen):
     Attributes:
         stages: samples per class at the end of each stage, the last one ``shots``. A stage begins with the samples
             that the one before it selected.
-        beta: what older samples keep of the step that the outer optimiser makes: 0 freezes them, 1 is no boosting. The
-            published 0.3 is of no use to the prefixes of the final set: on AG News one sample per class trains an MLP
-            to 88 % with 0 and to 30 % with 0.3 (``configs/vectors_boost.yaml``).
+        beta: what older samples keep of the step that the outer optimiser makes: 0 freezes them, 1 is no boosting. It
+            has no default: the published 0.3 leaves the prefixes of the final set of no use. On AG News one sample
+            per class trains an MLP to 88 % with 0 and to 30 % with 0.3 (``configs/vectors_boost.yaml``).
 
     """
 
     stages: Annotated[tuple[Count, ...], Field(min_length=2)]
-    beta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    beta: Annotated[float, Field(ge=0, le=1)]
 
     @model_validator(mode="after")
     def _check(self) -> Boost:

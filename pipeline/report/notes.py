@@ -87,12 +87,26 @@ def _spreads(collected: Collected) -> list[str]:
             kinds[NEGATIVE].setdefault(row, []).append(column.title)
     sentences = []
     for sentence, rows in kinds.items():
-        names = [
-            collected.layout.labels[row] + ("" if titles == shown[row] else f" ({', '.join(titles)})")
+        everywhere = [row for row, titles in sorted(rows.items()) if titles == shown[row]]
+        names = _names(everywhere, list(shown), collected)
+        names += [
+            f"{collected.layout.labels[row]} ({', '.join(titles)})"
             for row, titles in sorted(rows.items())
+            if titles != shown[row]
         ]
         sentences += [sentence.format(listed(names))] if names else []
     return [*sentences, *([INTERVALS] if shown else [])]
+
+
+def _names(rows: Sequence[Row], shown: Sequence[Row], collected: Collected) -> list[str]:
+    """Labels of rows; a method all of whose budgets are meant is named once."""
+    labels = collected.layout.labels
+    names: dict[str, None] = {}
+    for row in rows:
+        alike = [other for other in shown if other.method == row.method]
+        whole = len(alike) > 1 and all(other in rows and labels[other].startswith(row.method) for other in alike)
+        names[row.method if whole else labels[row]] = None
+    return list(names)
 
 
 def unfinished(problems: Sequence[Problem]) -> tuple[str, ...]:
@@ -153,12 +167,13 @@ def _searched(collected: Collected) -> list[str]:
 
 def _grouped(title: str, collected: Collected, words: Callable[[Alternative], str | None]) -> str:
     """What is to be said of each row, those of which the same is said together."""
-    rows: dict[str, list[str]] = {}
+    rows: dict[str, list[Row]] = {}
     for (row, _), entry in collected.entries.items():
         said = None if entry.chosen is None else words(entry.chosen)
         if said is not None:
-            rows.setdefault(said, []).append(collected.layout.labels[row])
-    parts = [f"{listed(dict.fromkeys(labels))}: {said}" for said, labels in rows.items()]
+            rows.setdefault(said, []).append(row)
+    shown = [row for (row, _), entry in collected.entries.items() if entry.chosen is not None]
+    parts = [f"{listed(_names(found, shown, collected))}: {said}" for said, found in rows.items()]
     return f"{title}: {'; '.join(parts)}." if parts else ""
 
 

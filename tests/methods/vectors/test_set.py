@@ -142,8 +142,8 @@ def test_projection_and_stale_rate() -> None:
         ({"window": 6}, "window: 6 is longer than steps: 5; give at most 5"),
         ({"window": 3, "min_start": 3}, "min_start: 3 leaves no room .* give at most 2"),
         ({"batch_shots": 3}, "batch_shots: 3 samples per class are not there"),
-        ({"boost": {"stages": [1, 3]}}, "boost.stages end at 3 and shots is 2"),
-        ({"boost": {"stages": [2, 1]}}, "do not grow"),
+        ({"boost": {"stages": [1, 3], "beta": 0.3}}, "boost.stages end at 3 and shots is 2"),
+        ({"boost": {"stages": [2, 1], "beta": 0.3}}, "do not grow"),
         ({"nonnegative_labels": True}, "nonnegative_labels is for labels: unrestricted"),
     ],
 )

@@ -38,7 +38,7 @@ def test_rows_say_who_learns_and_how_sets_were_made(fabric: Fabric) -> None:
     experiment = on_vectors(
         fabric,
         ([{"name": "random"}, {"name": "full"}], [MLP, TRANSFORMER]),
-        ([{"name": "bptt"}, RAT, RAT | {"start": "end"}, RAT | {"boost": {"stages": [1, 5]}}], [OWN]),
+        ([{"name": "bptt"}, RAT, RAT | {"start": "end"}, RAT | {"boost": {"stages": [1, 5], "beta": 0.3}}], [OWN]),
         ([{"name": "bptt"}], [TRANSFORMER]),
     )
     assert labels(experiment) == [
@@ -67,7 +67,7 @@ def test_other_lengths_and_published_recipes_are_other_rows(fabric: Fabric) -> N
 
 
 def test_prefixes_are_rows_of_their_own_budget(fabric: Fabric) -> None:
-    boosted = RAT | {"boost": {"stages": [1, 5]}}
+    boosted = RAT | {"boost": {"stages": [1, 5], "beta": 0.3}}
     experiment = on_vectors(fabric, ([boosted], [OWN]), **{"evaluate.prefix": [None, 1, 2]})
     assert [row_of(cell).shots for cell in experiment.cells] == [5, 1, 2]
     assert labels(experiment)[0] == "RaT-BPTT (W 40, T 100) + Boost, β = 0.3, MLP, 1 shot"
