@@ -145,7 +145,8 @@ class BPTT(Learned):
             always T − W (T-BPTT); ``forward`` from ``min_start``, W further whenever ``patience`` validations have not
             improved.
         patience: of ``forward``.
-        batch_shots: samples per class in an inner step, drawn per step without replacement; ``null`` takes all.
+        batch_shots: samples per class in an inner step, drawn per step without replacement; ``null`` takes all, as do
+            stages of ``boost`` that have no more.
         classes_per_batch: classes in an inner step, drawn per step; ``null`` takes all.
         inner_optimizer: of the student.
         learning_rate: its step size.
@@ -193,7 +194,7 @@ class BPTT(Learned):
                 f"min_start: {self.min_start} leaves no room for the {self.differentiated} differentiated of "
                 f"{self.steps} steps; give at most {self.steps - self.differentiated}"
             )
-        if self.batch_shots is not None and self.batch_shots > (self.boost.stages[0] if self.boost else self.shots):
+        if self.batch_shots is not None and self.batch_shots > self.shots:
             raise ValueError(
                 f"batch_shots: {self.batch_shots} samples per class are not there; leave it out to use all"
             )

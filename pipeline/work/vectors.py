@@ -24,7 +24,7 @@ def of_bptt(config: Distill, manifest: dict[str, Any]) -> Kinds:
     rows = 0 if validation.split == "none" else min(validation.examples or math.inf, sizes[validation.split])
     times = len({*range(method.every, outer.steps + 1, method.every), outer.steps}) if rows else 0
     for shots in method.stages:
-        samples = (method.classes_per_batch or C) * (method.batch_shots or shots)
+        samples = (method.classes_per_batch or C) * min(method.batch_shots or shots, shots)
         loop = method.mean_start * one.training + method.differentiated * one.differentiated(way)
         found["outer"] += outer.steps * method.draws * (samples * loop + real)
         trained = (validation.steps or method.steps) * samples * one.training

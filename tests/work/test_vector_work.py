@@ -19,7 +19,12 @@ BPTT: dict[str, Any] = {"name": "bptt", "steps": 16, "outer": {"steps": 5, "batc
 METHODS: list[dict[str, Any]] = [
     {"shots": 2, "draws": 2, "validation": {"every": 2, "examples": 20, "initialisations": 3, "steps": 20}},
     {"window": 8, "start": "end", "student": TRANSFORMER, "validation": {"split": "none"}},
-    {"shots": 3, "boost": {"stages": [1, 3], "beta": 0.3}, "validation": {"every": 4}, "outer": {"hard_mining": {"every": 2}}},
+    {
+        "shots": 3,
+        "boost": {"stages": [1, 3], "beta": 0.3},
+        "validation": {"every": 4},
+        "outer": {"hard_mining": {"every": 2}},
+    },
     {"shots": 3, "batch_shots": 2, "classes_per_batch": 1, "validation": {"split": "none"}, "estimator": "unroll"},
 ]
 
@@ -51,7 +56,10 @@ def test_real_rows(experiment: Callable[..., Path], tmp_path: Path, method: dict
 
 def test_an_estimate_of_such_a_grid(experiment: Callable[..., Path], tmp_path: Path) -> None:
     """Its slices by interpreters that start anew, as for a user."""
-    config, store = cell(experiment, BPTT | {"shots": 3, "boost": {"stages": [1, 3], "beta": 0.3}}), Store(tmp_path / "root")
+    config, store = (
+        cell(experiment, BPTT | {"shots": 3, "boost": {"stages": [1, 3], "beta": 0.3}}),
+        Store(tmp_path / "root"),
+    )
     lines = estimate(config, store, lambda text: None)
     assert [line.trouble for line in lines] == ["", ""]
     assert all(line.predicted is not None and line.predicted[0].seconds > 0 for line in lines)

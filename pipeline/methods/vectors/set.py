@@ -85,7 +85,7 @@ class LearnedVectors(Leaves):
 
     def _order(self, seed: int, step: int, steps: int) -> list[Tensor] | list[None]:
         """The rows of every step; ``None`` where all of them are in all steps."""
-        per_class = self.method.batch_shots or self.shots
+        per_class = min(self.method.batch_shots or self.shots, self.shots)  # an early stage of a chain may have fewer
         in_step = self.method.classes_per_batch or self.classes
         if per_class == self.shots and in_step == self.classes:
             return [None] * steps

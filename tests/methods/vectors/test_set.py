@@ -97,6 +97,14 @@ def test_small_batches_are_drawn_per_class_and_step() -> None:
     assert drawn(2, 5, 40) != found
 
 
+def test_an_early_stage_has_fewer_samples_than_a_small_batch() -> None:
+    given = method(shots=4, batch_shots=2, boost={"stages": [1, 4], "beta": 0})
+    first, last = (LearnedVectors(given, C, initial_tensors(given, split(), C, shots, 3)) for shots in (1, 4))
+    assert {len(batch.inputs) for batch in first.inner_batches(0, 0, 5)} == {C}
+    assert len({id(batch.inputs) for batch in first.inner_batches(0, 0, 5)}) == 1, "all of them in every step"
+    assert {len(batch.inputs) for batch in last.inner_batches(0, 0, 5)} == {2 * C}
+
+
 def test_noise_and_mixup_by_hand() -> None:
     plain = learned()
     vectors, labels = plain.tensors["vectors"].detach(), plain.labels
