@@ -1,4 +1,7 @@
-"""Budget curves: the score against samples per class and against steps; readable in black and white."""
+"""Budget curves: the score against samples per class and against steps; readable in black and white.
+
+Students on vectors have panels of their own, one per network, as their scores at one budget lie far apart.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +33,19 @@ class Point(NamedTuple):
 
 
 def draw(collected: Collected, title: str, stem: Path) -> tuple[Path, Path]:
-    """Writes ``<stem>.png`` and ``<stem>.pdf``: a panel per task for samples, and one for steps where they vary."""
+    """Writes ``<stem>.png`` and ``<stem>.pdf``: a panel per task and network for samples, and one for steps."""
     columns = collected.layout.columns
     rows = [row for row in collected.layout.rows if row.kind == "ddal"]
     steps = len({row.steps for row in rows if row.steps}) > 1
     axes: list[Axis] = ["shots"] if not steps else ["shots", "steps"]
-    places = [(column, axis) for column in columns for axis in axes]
+    networks = list(dict.fromkeys(row.network for row in collected.layout.rows if row.competes)) or [""]
+    places = [(column, axis, network) for column in columns for axis in axes for network in networks]
     wide = min(2, len(places))
     high = -(-len(places) // wide)
     with sheet(stem, (7.0 * wide, 3.7 * high + 1.0)) as figure:
         panels = figure.subplots(high, wide, squeeze=False)
-        for panel, (column, axis) in zip(panels.flat, places, strict=False):
-            _panel(panel, collected, column, axis)
+        for panel, (column, axis, network) in zip(panels.flat, places, strict=False):
+            _panel(panel, collected, column, axis, network)
         for panel in panels.flat[len(places) :]:
             panel.set_axis_off()
         leaky = any(row.on_test for row in collected.layout.rows)
@@ -50,16 +54,20 @@ def draw(collected: Collected, title: str, stem: Path) -> tuple[Path, Path]:
     return paths_of(stem)
 
 
-def series(collected: Collected, column: Column, axis: Axis) -> dict[str, list[Point]]:
-    """The curves of a task by their names, each in order of its budget.
+def series(collected: Collected, column: Column, axis: Axis, network: str = "") -> dict[str, list[Point]]:
+    """The curves of a task and a network by their names, each in order of its budget.
 
-    Along steps, a curve begins at the one step on as many samples as each of its steps sees.
+    Along steps, a curve begins at the one step on as many samples as each of its steps sees. Names do not say what the
+    students of all curves have in common.
     """
-    rows = [row for row in collected.layout.rows if row.competes and collected.sample(row, column) is not None]
+    rows = [row for row in collected.layout.rows if row.competes and row.network == network]
+    rows = [row for row in rows if collected.sample(row, column) is not None]
+    students = {row.student for row in rows}
+    shared = f", {min(students)}" if network and len(students) == 1 else ""
     found: dict[str, list[Row]] = {}
     for row in rows:
         if axis == "shots":
-            found.setdefault(_along_shots(row), []).append(row)
+            found.setdefault(_along_shots(row).replace(shared, ""), []).append(row)
         elif row.kind == "ddal" and row.steps and row.steps > 1:
             found.setdefault(_along_steps(row), _begins(row, rows)).append(row)
     return {name: sorted(_point(row, collected, column, axis) for row in of) for name, of in found.items()}
@@ -105,13 +113,14 @@ def _point(row: Row, collected: Collected, column: Column, axis: Axis) -> Point:
     return Point(x or 0, row, 100 * sample.estimate.mean, low, high)
 
 
-def _panel(panel: Any, collected: Collected, column: Column, axis: Axis) -> None:
-    found = series(collected, column, axis)
+def _panel(panel: Any, collected: Collected, column: Column, axis: Axis, network: str) -> None:
+    found = series(collected, column, axis, network)
     size = collected.size(column, column.split)
     rows = "? rows" if size is None else f"{size:,} rows"
     samples = [collected.sample(point.row, column) for points in found.values() for point in points]
     numbers = "; ".join(dict.fromkeys(sample.size for sample in samples if sample is not None))
-    about = f"{column.title}: n = {numbers or 0} (sets × initialisations)"
+    students = ", ".join(dict.fromkeys(point.row.student for points in found.values() for point in points))
+    about = ", ".join(filter(None, (column.title, students))) + f": n = {numbers or 0} (sets × initialisations)"
     panel.set_title("\n".join(filter(None, (about, sample_of_train(collected, column)))), fontsize=9)
     panel.set_ylabel(f"{column.split} {METRIC_NAMES[column.metric]} ({rows})", fontsize=9)
     panel.set_xlabel(AXES[axis], fontsize=9)
@@ -134,7 +143,7 @@ def _panel(panel: Any, collected: Collected, column: Column, axis: Axis) -> None
         _curve(panel, points, number, xs)
         last = points[-1]
         ends.append((xs[-1], last.mean, f"{name}  {last.mean:.1f}", look(number)))
-    _references(panel, collected, column)
+    _references(panel, collected, column, network)
     label_on_the_right(panel, ends)
 
 
@@ -152,10 +161,11 @@ def _curve(panel: Any, points: Sequence[Point], number: int, xs: Sequence[float]
             panel.errorbar(x, point.mean, yerr=reach, **style)
 
 
-def _references(panel: Any, collected: Collected, column: Column) -> None:
+def _references(panel: Any, collected: Collected, column: Column, network: str) -> None:
     line: dict[str, Any] = {"color": "0.4", "linewidth": 1.0, "zorder": 1}
     majority = collected.reference("majority", column)
     if majority is not None:
         panel.axhline(100 * majority.estimate.mean, linestyle=":", label="majority", **line)
-    for (row, sample), style in zip(collected.references("full", column), cycle(("--", "-.", (0, (6, 2))))):
+    full = [(row, sample) for row, sample in collected.references("full", column) if row.network in ("", network)]
+    for (row, sample), style in zip(full, cycle(("--", "-.", (0, (6, 2))))):
         panel.axhline(100 * sample.estimate.mean, linestyle=style, label=row.method, **line)

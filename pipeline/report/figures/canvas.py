@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p", "d", "8")
 LINESTYLES = ("-", "--", "-.", ":")
 GREYS = ("black", "0.35", "0.55")
 DPI = 160
+_WIDEST = 52  # characters of a name beside a panel, then it goes on in the next line
 
 
 @contextmanager
@@ -69,11 +71,13 @@ def label_on_the_right(panel: Any, points: Sequence[tuple[float, float, str, dic
     low, high = panel.get_ylim()
     gap = (high - low) * 0.066
     ordered = sorted(points, key=lambda point: point[:2][::-1])
-    gaps = gap * np.arange(len(ordered))
+    names = [textwrap.fill(name, _WIDEST, break_long_words=False) for _, _, name, _ in ordered]
+    lines = np.array([1 + name.count("\n") for name in names])
+    gaps = gap * np.concatenate([[0.0], np.cumsum((lines[1:] + lines[:-1]) / 2)])
     places = isotonic_regression(np.array([y for _, y, _, _ in ordered]) - gaps).x + gaps
     panel.set_ylim(min(low, places[0] - gap), max(high, places[-1] + gap))
     edge = blended_transform_factory(panel.transAxes, panel.transData)
-    for (x, y, name, style), at in zip(ordered, places, strict=True):
+    for (x, y, _, style), name, at in zip(ordered, names, places, strict=True):
         panel.annotate(
             "", (x, y), (1.02, at), xycoords="data", textcoords=("axes fraction", "data"), annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},

@@ -16,6 +16,18 @@ def test_labels_keep_their_distance_and_stay_near() -> None:
     assert panel.get_ylim() == (0, 1)
 
 
+def test_long_labels_take_two_lines_and_their_room() -> None:
+    panel = Figure().subplots()
+    panel.set_ylim(0, 1)
+    long = "RaT-BPTT (W 40, T 100, soft labels) + Boost, β = 0 (balanced batches)  88.6"
+    label_on_the_right(panel, [(1.0, 0.5, long, look(0)), (1.0, 0.5, "random real", look(1))])
+    at = {text.get_text(): text.get_position()[1] for text in panel.texts if text.get_text()}
+    (folded,) = (name for name in at if name != "random real")
+    assert folded.replace("\n", " ") == long
+    assert folded.count("\n") == 1
+    assert abs(at[folded] - at["random real"]) == pytest.approx(1.5 * 0.066)
+
+
 def test_looks_differ_without_colour() -> None:
     looks = [look(number) for number in range(12)]
     assert len({(each["linestyle"], each["marker"]) for each in looks}) == 12

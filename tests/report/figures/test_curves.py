@@ -74,6 +74,29 @@ def test_random_real_is_a_curve_over_samples(fabric: Fabric):
     assert [point.x for point in curves["random real"]] == [1, 5]
 
 
+def test_networks_on_vectors_have_panels_of_their_own(fabric: Fabric, panels, tmp_path):
+    """And names in them do not repeat who learns there."""
+    of = {
+        "prepare.vectors": ["mean"],
+        "evaluate.protocol": [{"name": "vectors", "student": name} for name in ("mlp", "transformer")],
+    }
+    grids = (
+        of | {"distill.method": [{"name": "random"}], "distill.method.shots": [1, 5]},
+        of | {"distill.method": [{"name": "full"}]},
+        of | {"distill.method": [{"name": "bptt"}], "evaluate.protocol": [{"name": "vectors"}]},
+    )
+    experiment = fabric.experiment(*grids)
+    fabric.fill(experiment, lambda cell: {"test": [0.5, 0.6]})
+    found = collect(experiment, fabric.store)
+    (column,) = found.layout.columns
+    assert list(budget_figure.series(found, column, "shots", "MLP")) == ["random real", "Full-BPTT (T 40)"]
+    assert list(budget_figure.series(found, column, "shots", "Transformer")) == ["random real"]
+    budget_figure.draw(found, "title", tmp_path / "figure")
+    assert [panel.get_title().partition(":")[0] for panel in panels] == ["sst2, MLP", "sst2, Transformer"]
+    for panel, name in zip(panels, ("MLP", "Transformer"), strict=True):
+        assert {label for label in panel.get_legend_handles_labels()[1] if "full" in label} == {f"full data, {name}"}
+
+
 def test_budget_panels(fabric: Fabric, panels, tmp_path):
     tasks = [fabric.task("sst2"), fabric.task("imdb")]
     png, pdf = budget_figure.draw(stepped(fabric, tasks=tasks), "title", tmp_path / "new" / "demo.budget")
