@@ -27,6 +27,7 @@ from pipeline.report.figures import pareto
 from pipeline.report.figures import scores as bars_figure
 from pipeline.report.ledger import Ledger, sentences
 from pipeline.report.render import markdown
+from pipeline.report.settled import sentences as searched_before
 from pipeline.report.statistics import claims as paper_claims
 from pipeline.report.tables import results_table
 from pipeline.store import Store
@@ -129,7 +130,8 @@ def gather(experiment: str, settings: Sequence[str] = (), full_data: str = "") -
 def table(results: Results) -> Page:
     """Table 2 or 3 as stage 4 prints it."""
     found = results_table(results.experiment, results.collected)
-    caption = (*found.caption, *sentences(results.collected, results.ledger))
+    before = searched_before(results.collected, results.home / "analysis" / "results")
+    caption = (*found.caption, *before, *sentences(results.collected, results.ledger))
     return Page(markdown(replace(found, caption=caption)))
 
 
