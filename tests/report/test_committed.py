@@ -42,8 +42,10 @@ def test_tables_follow_from_the_runs(name: str, tmp_path: Path, monkeypatch: pyt
         assert made[file.name].read_text() == file.read_text(), f"{file.name}: stage 4 gives another one"
 
 
-@pytest.mark.parametrize("name", ["table2", "table3"])
-def test_notebooks_show_what_is_committed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "texts"), [("table2", 4), ("table3", 4), ("vectors", 2)])
+def test_notebooks_show_what_is_committed(
+    name: str, texts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their first cells run again on the committed runs, without a store; every text they show is the one they kept."""
     monkeypatch.setenv("TEXTDD_ROOT", str(tmp_path / "empty"))
     monkeypatch.chdir(ROOT / "analysis")
@@ -62,4 +64,4 @@ def test_notebooks_show_what_is_committed(name: str, tmp_path: Path, monkeypatch
                     f"{cell.source}: TEXTDD_ROOT=/none jupyter execute --inplace"
                 )
                 compared += 1
-    assert compared == 4
+    assert compared == texts

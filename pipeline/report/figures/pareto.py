@@ -16,6 +16,7 @@ from pipeline.store.atomic import replacing
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p", "d", "8")
 LONGEST_LINE = 44  # characters of a name beside a panel, which has to keep most of the width
+MANY = 12  # points, beyond which names would hide each other
 PER_LINE = 2
 
 
@@ -80,7 +81,8 @@ def draw(collected: Collected, ledger: Ledger, title: str, stem: Path) -> tuple[
 
 
 def _panel(panel: Any, collected: Collected, found: Sequence[Point], column: Column) -> None:
-    panel.set_title(column.title, fontsize=10)
+    some = "; named: what no cheaper row equals" if len(found) > MANY else ""
+    panel.set_title(f"{column.title}{some}", fontsize=10)
     size = collected.size(column, column.split)
     rows = "? rows" if size is None else f"{size:,} rows"
     panel.set_ylabel(f"{column.split} {METRIC_NAMES[column.metric]} ({rows})", fontsize=9)
@@ -104,7 +106,20 @@ def _panel(panel: Any, collected: Collected, found: Sequence[Point], column: Col
     costs = [cost for point in found for cost in (point.first, point.further) if cost > 0]
     if max(costs) < 1.01 * min(costs):  # which a logarithmic axis would not give any width
         panel.set_xlim(min(costs) / 3, 3 * max(costs))
-    _labels(panel, collected, found)
+    _labels(panel, collected, named(found))
+
+
+def named(found: Sequence[Point]) -> list[Point]:
+    """The points whose names stand on the right edge: all, or of many those of the front that lie apart."""
+    if len(found) <= MANY:
+        return list(found)
+    best = sorted(front(found), key=lambda point: point.mean)
+    apart = (max(point.mean for point in found) - min(point.mean for point in found)) / MANY
+    kept = best[-1:]
+    for point in reversed(best):
+        if kept[-1].mean - point.mean >= apart:
+            kept.append(point)
+    return kept
 
 
 def _point(panel: Any, point: Point, marker: str) -> None:

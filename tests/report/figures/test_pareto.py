@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.collect import Collected, collect
+from pipeline.report.collect import Collected, Sample, collect
 from pipeline.report.figures import pareto
 from pipeline.report.ledger import Ledger
 from pipeline.work import Work
@@ -101,3 +101,20 @@ def test_a_training_that_nobody_counted_takes_no_place(
     found = collect(alone, fabric.store)
     (panel,), _ = drawn(found, ledger(fabric, found), monkeypatch, tmp_path)
     assert panel.get_xlim() == pytest.approx((5e12 / 3, 3 * 5e12))
+
+
+def test_of_many_rows_those_are_named_that_no_cheaper_one_equals() -> None:
+    def point(cost: float, mean: float) -> pareto.Point:
+        return pareto.Point(None, cost, cost, Sample(((mean / 100,),)))  # type: ignore[arg-type]
+
+    front = [point(10.0**k, 40 + 4 * k) for k in range(11)]
+    near = point(10**10.5, 80.5)  # dearer than the front's last, and hardly better
+    below = [point(10.0**k, 39.0) for k in range(1, 4)]
+    few = [*front[:5], *below]
+    assert pareto.named(few) == few
+    shown = pareto.named([*front, near, *below])
+    assert near in shown
+    assert not set(map(id, below)) & set(map(id, shown))
+    means = [one.mean for one in shown]
+    assert means == sorted(means, reverse=True)
+    assert all(a - b >= (80.5 - 39) / pareto.MANY for a, b in pairwise(means)), "names have room"
