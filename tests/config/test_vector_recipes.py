@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import BPTT, Evaluate, Mlp, OnVectors, RobustOnVectors, Transformer, Vectors, load
+from pipeline.config import BPTT, Evaluate, Mlp, OnVectors, RandomReal, RobustOnVectors, Transformer, Vectors, load
 from pipeline.config.schema import canonical
 
 Make = Callable[..., Evaluate]
@@ -54,10 +54,16 @@ def test_what_is_made_robust_is_in_the_tables() -> None:
 
 
 def test_a_horizon_changes_one_thing_after_the_other() -> None:
-    sets = [cell.source.method for cell in load(CONFIGS / "vectors_horizon.yaml").cells]
-    learned = [method.model_dump() for method in sets if isinstance(method, BPTT)]
+    """Then a grid of starts, budgets and kinds of vectors, each with random real rows beside it."""
+    cells = [cell for cell in load(CONFIGS / "vectors_horizon.yaml").cells if cell.source.seed == 42]
+    sets = [(cell.source.source.vectors.pooling, cell.source.method) for cell in cells if cell.source.source.vectors]
+    learned = [method.model_dump() for _, method in sets if isinstance(method, BPTT)][:5]
     changed = [{key for key in a if a[key] != b[key]} for a, b in pairwise(learned)]
     assert changed == [{"initialise", "unit_norm"}, {"student"}, {"labels"}, {"steps", "window"}]
+    grid = [(kind, one.initialise, one.shots) for kind, one in sets if isinstance(one, BPTT)][5:]
+    real = {(kind, one.shots) for kind, one in sets if isinstance(one, RandomReal)}
+    assert sorted(grid) == sorted(product(("cls", "mean"), ("centres", "noise"), (5, 20, 50)))
+    assert {(kind, shots) for kind, _, shots in grid} == real
 
 
 def test_the_students_of_a_set_are_those_it_was_made_for_unless_asked_otherwise(make: Make) -> None:

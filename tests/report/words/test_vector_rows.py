@@ -73,7 +73,7 @@ def test_prefixes_are_rows_of_their_own_budget(fabric: Fabric) -> None:
     assert labels(experiment)[0] == "RaT-BPTT (W 40, T 100) + Boost, β = 0.3, MLP, 1 shot"
     fabric.fill(experiment, lambda cell: {"dev": [0.6] * 3, "test": [0.5 + 0.1 * cell.shots / 5] * 3})
     collected = collect(experiment, fabric.store)
-    (points,) = series(collected, collected.layout.columns[0], "shots").values()
+    (points,) = series(collected, collected.layout.columns[0], "shots", "MLP").values()
     assert [(point.x, round(point.mean)) for point in points] == [(1, 52), (2, 54), (5, 60)]
 
 
