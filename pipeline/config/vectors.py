@@ -110,7 +110,7 @@ class Boost(Frozen):
             that the one before it selected.
         beta: what older samples keep of the step that the outer optimiser makes: 0 freezes them, 1 is no boosting. It
             has no default: the published 0.3 leaves the prefixes of the final set of no use. On AG News one sample
-            per class trains an MLP to 88 % with 0 and to 30 % with 0.3 (``configs/vectors_boost.yaml``).
+            per class trains an MLP to 88 % of dev with 0 and to 30 % with 0.3 (``configs/vectors_boost.yaml``).
 
     """
 

@@ -9,9 +9,9 @@ scored splits, which only add runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pipeline.config import (
     BPTT,
@@ -154,7 +154,10 @@ def row_of(cell: Evaluate) -> Row:
 
 
 def told_apart(rows: Sequence[Row], cells: Sequence[Evaluate], apart: Sequence[str]) -> list[Row]:
-    """The rows of cells, in which those keys of ``apart`` that cells of one row differ in are named."""
+    """The rows of cells, in which those keys of ``apart`` that cells of one row differ in are named.
+
+    They stand in the order in which their values come in the grid.
+    """
     if not apart:
         return list(rows)
     settings = [hyper_parameters(cell) for cell in cells]
@@ -167,17 +170,20 @@ def told_apart(rows: Sequence[Row], cells: Sequence[Evaluate], apart: Sequence[s
             allowed = list(dict.fromkeys(name for keys in differ.values() for name in keys))
             choice = f"allowed: {', '.join(allowed)}" if allowed else "nothing else differs in a row; leave it out"
             raise InputError(f"report.apart: no two cells of a row differ in '{key}'{nearest(key, allowed)}; {choice}")
-    found = list(rows)
-    for row, numbers in alike.items():
-        keys = [key for key in apart if key in differ[row]]
-        last = {key: key.rpartition(".")[2] for key in keys}
-        names = last if len(set(last.values())) == len(last) else {key: key for key in keys}
-        words = [", ".join(f"{names[key]}={settings[number].get(key)}" for key in keys) for number in numbers]
-        position = {text: place for place, text in enumerate(dict.fromkeys(words))}
-        for number, text in zip(numbers, words, strict=True):
-            if keys:
-                found[number] = row._replace(method=f"{row.method}, {text}", order=(*row.order, position[text]))
-    return found
+    values = [tuple(repr(each.get(key)) for key in apart) for each in settings]
+    position = {value: place for place, value in enumerate(dict.fromkeys(values))}
+    return [
+        row._replace(method=f"{row.method}, {_named(keys, own)}", order=(*row.order, position[value])) if keys else row
+        for row, own, value in zip(rows, settings, values, strict=True)
+        for keys in [[key for key in apart if key in differ[row]]]
+    ]
+
+
+def _named(keys: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """Such as ``lr=0.1``, by the last parts of the keys where those differ."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    short = len(set(last.values())) == len(last)
+    return ", ".join(f"{last[key] if short else key}={settings.get(key)}" for key in keys)
 
 
 def _own_row(cell: Evaluate) -> Row:

@@ -101,16 +101,19 @@ def matrices(experiment: Experiment, collected: Collected) -> tuple[Matrix, ...]
 
     Language models, which are prepared with another head, are no students.
     """
-    places = zip(experiment.cells, collected.layout.places, strict=True)
-    moved = [(cell, place) for cell, place in places if cell.data and cell.data.model.head == "classifier"]
-    if not moved:
+    is_moved = [bool(cell.data and cell.data.model.head == "classifier") for cell in experiment.cells]
+    if not any(is_moved):
         return ()
     # where the same sets would be, learned from by their own encoder
-    here = [cell.model_copy(update={"data": None}) for cell, _ in moved]
-    home = layout(here, experiment.report.table, experiment.report.apart)
+    cells = [
+        cell.model_copy(update={"data": None}) if moved else cell
+        for cell, moved in zip(experiment.cells, is_moved, strict=True)
+    ]
+    home = layout(cells, experiment.report.table, experiment.report.apart)
     at = {column.key: column for column in collected.layout.columns}
     lines: dict[tuple[Row, str], Line] = {}
-    for (cell, place), (row, source) in zip(moved, home.places, strict=True):
+    of_cells = zip(experiment.cells, is_moved, collected.layout.places, home.places, strict=True)
+    for cell, place, (row, source) in ((cell, place, own) for cell, moved, place, own in of_cells if moved):
         own = at.get(source.key)
         seen = frozenset(column_key(cell.model_copy(update={"data": one})) for one in cell.source.others)
         new = Line(row, home.labels[row], source.model, own, {}, seen)

@@ -98,6 +98,18 @@ def test_with_full_data_retention_is_of_the_columns_encoder(fabric: Fabric, mode
     assert f"Retention of {XLNET}: share of the same sets' score" in caption
 
 
+def test_lines_are_told_apart_as_rows_are(fabric: Fabric, models: list[str]) -> None:
+    """Also where what is told apart differs in sets that no other encoder learns from."""
+    at_home = {"distill.method.labels": ["hard"], "distill.method.outer.lr": [0.1, 0.01]}
+    moved = sets(models[:2], [1], **{"evaluate.protocol.steps": [50, 20]})
+    apart = {"apart": ["evaluate.protocol.steps", "distill.method.outer.lr"]}
+    experiment = fabric.experiment(at_home, moved, report=apart)
+    fabric.fill(experiment, lambda cell: {split: [0.6, 0.7] for split in cell.splits})
+    found = matrix(fabric, experiment)
+    assert [line.label for line in found.lines] == ["random real, steps=50", "random real, steps=20"]
+    assert [len(line.entries) for line in found.lines] == [2, 2], "its own encoder's and the other one's"
+
+
 def test_of_a_single_set_beside_full_data_initialisations_give_the_deviation(fabric: Fabric, models: list[str]) -> None:
     experiment = fabric.experiment(sets(models, [1]), FULL)
     fill(fabric, experiment, SCORES | {("full", BERT): [0.8]})
