@@ -157,10 +157,11 @@ class Slurm:
             self.node_up(node)
 
     def node_up(self, node: str) -> None:
-        """Brings a node back that is down."""
+        """Brings a node back that is down or, as SLURM does by itself after trouble with a job, drained."""
 
         def up() -> bool:
-            if "down" in self.run("sinfo", "-h", "-n", node, "-o", "%T"):
+            state = self.run("sinfo", "-h", "-n", node, "-o", "%T")
+            if "down" in state or "drain" in state:
                 self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
             return not set(self.run("sinfo", "-h", "-n", node, "-o", "%T").split()) - {"idle", "mixed", "allocated"}
 

@@ -147,6 +147,14 @@ def test_a_node_fails_and_is_back(slurm: Slurm) -> None:
     slurm.wait_state(job, "COMPLETED")
 
 
+def test_a_drained_node_comes_back(slurm: Slurm) -> None:
+    """SLURM drains a node of which it believes that it cannot end a process."""
+    slurm.run("scontrol", "update", "nodename=n2", "state=drain", "reason=Kill task failed")
+    slurm.wait_for(lambda: "drain" in slurm.run("sinfo", "-h", "-n", "n2", "-o", "%T"), what="n2 drained")
+    slurm.clean()
+    slurm.wait_state(slurm.sbatch("true", "--nodelist=n2"), "COMPLETED")
+
+
 def test_pretended_gpus_are_counted(slurm: Slurm, tmp_path: Path) -> None:
     job = slurm.sbatch(f"echo $CUDA_VISIBLE_DEVICES > {tmp_path}/seen; sleep 1", "--gpus-per-node=2")
     slurm.wait_state(job, "COMPLETED")
