@@ -25,7 +25,7 @@ def entries(experiment: Experiment) -> Counter[tuple[str, str, str]]:
     return Counter((column.task, plan.labels[row], column.model) for row, column in plan.places)
 
 
-@pytest.mark.parametrize("name", ["transfer", "transfer_paper", "full_data", "full_data_here"])
+@pytest.mark.parametrize("name", ["text", "transfer_paper", "full_data", "full_data_here"])
 def test_what_is_reported_selects_nothing(name: str) -> None:
     experiment = read(name)
     check_choices(experiment)
@@ -34,32 +34,21 @@ def test_what_is_reported_selects_nothing(name: str) -> None:
     assert {column.split for column in plan.columns} == {"test"}
 
 
-@pytest.mark.parametrize("task", ["sst2", "ag_news"])
-def test_every_set_of_minilm_is_learned_from_by_four_encoders(task: str) -> None:
-    found = entries(read("transfer"))
-    for label in ("random real", "k-centres", "text (swaps)", "SL, nearest tokens (cosine)"):
-        cells = [found[task, label if model == HERE[0] else f"{label}, made with {HERE[0]}", model] for model in HERE]
-        assert cells == [3, 3, 3, 2]
-    text = f"text (swaps), made with {HERE[1]}"
-    assert [found[task, text, model] for model in HERE[::2]] == [3, 3]
-    assert found[task, "text (swaps)", HERE[1]] == 3
-
-
-def test_mpnets_sets_are_among_those_of_the_others() -> None:
-    cells = read("transfer").cells
-    large = [cell.source for cell in cells if cell.prepared.model_slug == HERE[3]]
-    small = [cell.source for cell in cells if cell.prepared.model_slug == HERE[2]]
-    assert len(large) == 2 * 4 * 2
-    assert all(source in small for source in large)
-
-
-def test_sets_of_minilm_are_those_of_text_yaml() -> None:
-    text = {cell.source.model_dump_json() for cell in read("text").cells}
-    ours = {
-        cell.source.model_dump_json() for cell in read("transfer").cells if cell.source.source.model_slug == HERE[0]
-    }
-    assert len(ours) == 2 * 4 * 3
-    assert ours <= text
+def test_sets_of_text_are_learned_from_by_other_encoders_and_prompted() -> None:
+    found, by = entries(read("text")), f", made with {HERE[0]}"
+    for task in ("sst2", "ag_news"):
+        of_base_size = 3 if task == "sst2" else 0
+        for label in ("random real", "k-centres", "text (swaps)"):
+            cells = [found[task, label if model == HERE[0] else label + by, model] for model in HERE]
+            assert cells == [3, 3, 3, of_base_size], (task, label)
+            prompted = f"{label}, prompted, calibrated{'' if label == 'random real' else by}"
+            assert found[task, prompted, "smollm2"] == 3, (task, label)
+        nearest = "SL, nearest tokens (cosine)"
+        assert [found[task, nearest + by, model] for model in HERE[1:]] == [3, 3, 0]
+        assert [found[task, f"SL, nearest tokens ({measure})", HERE[0]] for measure in ("cosine", "l2")] == [3, 3]
+        assert found[task, "zero-shot, calibrated", "smollm2"] == 1
+    assert [found["sst2", f"text (swaps), made with {HERE[1]}", model] for model in HERE[::2]] == [3, 3]
+    assert found["sst2", "text (swaps)", HERE[1]] == 3
 
 
 def test_the_papers_encoders_and_its_cells() -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 from pipeline.report.collect import Collected, Sample
+from pipeline.report.figures.canvas import MARKERS, label_on_the_right, legend, paths_of, sheet
 from pipeline.report.layout import Column, Row
 from pipeline.report.ledger import Ledger, cost_of
 from pipeline.report.tables import METRIC_NAMES
-from pipeline.store.atomic import replacing
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p", "d", "8")
-LONGEST_LINE = 44  # characters of a name beside a panel, which has to keep most of the width
 MANY = 12  # points, beyond which names would hide each other
 PER_LINE = 2
 
@@ -56,15 +53,9 @@ def front(found: Sequence[Point]) -> list[Point]:
 
 def draw(collected: Collected, ledger: Ledger, title: str, stem: Path) -> tuple[Path, Path]:
     """Writes ``<stem>.png`` and ``<stem>.pdf``; the same results give the same bytes."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = collected.layout.columns
     wide, high = min(len(columns), PER_LINE), -(-len(columns) // PER_LINE)
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg"}):
-        figure = Figure(figsize=(max(6.4 * wide, 7.0), 4.6 * high + 1.2), layout="constrained")
-        FigureCanvasAgg(figure)
+    with sheet(stem, (max(6.4 * wide, 7.0), 4.6 * high + 1.2)) as figure:
         panels = list(figure.subplots(high, wide, squeeze=False).flat)
         for panel, column in zip(panels, columns, strict=False):
             _panel(panel, collected, points(collected, ledger, column), column)
@@ -72,12 +63,8 @@ def draw(collected: Collected, ledger: Ledger, title: str, stem: Path) -> tuple[
             panel.set_axis_off()
         leaky = any(row.on_test for row in collected.layout.rows)
         figure.suptitle(f"{title}: accuracy against compute" + ("\nSELECTED ON THE TEST SPLIT: some" if leaky else ""))
-        _legend(figure, panels[: len(columns)])
-        paths = (stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf"))
-        for path, fixed in zip(paths, ({"Software": None}, {"CreationDate": None}), strict=True):
-            with replacing(path) as aside:
-                figure.savefig(aside, format=path.suffix[1:], dpi=160, metadata=fixed)
-    return paths
+        legend(figure, panels[: len(columns)], columns=2)
+    return paths_of(stem)
 
 
 def _panel(panel: Any, collected: Collected, found: Sequence[Point], column: Column) -> None:
@@ -101,12 +88,18 @@ def _panel(panel: Any, collected: Collected, found: Sequence[Point], column: Col
         [point.first for point in best], [point.mean for point in best],
         where="post", color="0.55", linewidth=1.2, label="no cheaper row is as good", zorder=1,
     )  # fmt: skip
+    markers = {point.row: MARKERS[collected.layout.rows.index(point.row) % len(MARKERS)] for point in found}
     for point in found:
-        _point(panel, point, MARKERS[collected.layout.rows.index(point.row) % len(MARKERS)])
+        _point(panel, point, markers[point.row])
     costs = [cost for point in found for cost in (point.first, point.further) if cost > 0]
     if max(costs) < 1.01 * min(costs):  # which a logarithmic axis would not give any width
         panel.set_xlim(min(costs) / 3, 3 * max(costs))
-    _labels(panel, collected, named(found))
+    names = {point.row: f"{collected.layout.labels[point.row]}  {point.mean:.1f}" for point in found}
+    look = {"color": "black", "linestyle": "none"}
+    label_on_the_right(
+        panel,
+        [(at.first, at.mean, names[at.row], {**look, "marker": markers[at.row]}) for at in named(found)],
+    )
 
 
 def named(found: Sequence[Point]) -> list[Point]:
@@ -136,31 +129,3 @@ def _point(panel: Any, point: Point, marker: str) -> None:
             point.further, point.mean, marker, markerfacecolor="white", markeredgecolor="black", markersize=5,
             linestyle="none", zorder=3, label="each further student: training alone",
         )  # fmt: skip
-
-
-def _labels(panel: Any, collected: Collected, found: Sequence[Point]) -> None:
-    """Every point's name on the right edge, in the order of their means, none on top of another."""
-    low, high = panel.get_ylim()
-    gap = (high - low) * 0.052
-    places: list[float] = []
-    found = sorted(found, key=lambda point: point.mean)
-    names = [fill(f"{collected.layout.labels[point.row]}  {point.mean:.1f}", LONGEST_LINE) for point in found]
-    room = [gap * (1 + name.count("\n")) for name in names]
-    for point, own, below in zip(found, room, [0.0, *room], strict=False):
-        places.append(max(point.mean, places[-1] + (own + below) / 2) if places else point.mean)
-    panel.set_ylim(low, max(high, places[-1] + room[-1]))
-    for point, at, name in zip(found, places, names, strict=True):
-        panel.annotate(
-            name, (point.first, point.mean), (1.02, at), xycoords="data", textcoords=("axes fraction", "data"),
-            fontsize=8, va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": "0.75", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
-        )  # fmt: skip
-
-
-def _legend(figure: Any, panels: Sequence[Any]) -> None:
-    found: dict[str, Any] = {}
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if found:
-        figure.legend(found.values(), found.keys(), fontsize=8, frameon=False, loc="outside lower center", ncols=2)
