@@ -146,7 +146,7 @@ def _caption(matrix: Matrix) -> tuple[str, ...]:
         else "",
         SETS,
         SEEN if matrix.sees else "",
-        f"Scored: {'; '.join(sorted(scored))}. Students: {'; '.join(recipes)}.",
+        f"Scored: {'; '.join(sorted(scored))}." + (f" Students: {'; '.join(recipes)}." if recipes else ""),
         f"Hyper-parameters chosen on dev, for each column by its own students: {', '.join(dict.fromkeys(chosen))}."
         if chosen
         else "",

@@ -223,6 +223,12 @@ def test_without_other_encoders_nothing_is_written(fabric: Fabric, models: list[
     assert not [file for file in run(experiment, fabric.store, fabric.folder / "out").files if "transfer" in file.name]
 
 
+def test_before_anything_is_scored_no_students_are_named(fabric: Fabric, models: list[str]) -> None:
+    caption = matrix_table("demo", matrix(fabric, fabric.experiment(sets(models, [1])))).caption
+    assert [line for line in caption if line.startswith("Scored: test accuracy %")]
+    assert not [line for line in caption if "Students" in line]
+
+
 def test_a_language_model_is_no_student(fabric: Fabric, models: list[str]) -> None:
     reader = {"name": models[2], "head": "language"}
     asked = sets([reader], [1]) | {"evaluate.protocol": [{"name": "prompting"}]}
