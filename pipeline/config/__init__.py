@@ -65,6 +65,7 @@ from pipeline.config.real import (
     Majority,
     Moderate,
     RandomReal,
+    Telling,
 )
 from pipeline.config.resources import Request
 from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
@@ -152,6 +153,7 @@ __all__ = [
     "StraightThrough",
     "Swaps",
     "Task",
+    "Telling",
     "Text",
     "TextSelection",
     "TextValidation",

@@ -25,6 +25,7 @@ from pipeline.config.real import (
     Majority,
     Moderate,
     RandomReal,
+    Telling,
 )
 from pipeline.config.schema import Count, Frozen, Positive, runtime
 from pipeline.config.text import Project, Text
@@ -156,6 +157,7 @@ Method = Annotated[
     | Moderate
     | LossRank
     | EL2N
+    | Telling
     | Rank
     | FullData
     | Majority

@@ -207,7 +207,8 @@ class Text(Learned):
             first token's vectors, class by class; ``telling``: those whose words speak most surely for their class and
             are not in the others chosen; all among ``candidates`` rows; or ``words``: such words themselves.
         starts: so many draws (``real``) of which the one with the lowest outer loss is taken.
-        candidates: rows among which sentences are chosen, whole ones first.
+        candidates: rows among which sentences are chosen, a draw with the classes' shares: of ``sequence_length``
+            tokens, then the next longer ones, which are cut.
         relaxation: how tokens, which are discrete, follow a gradient.
         steps: inner steps (T), each on all samples; of step size ``learning_rate`` by ``inner_optimizer``. They stand
             for the recipe of stage 3, which is too long to be differentiated in every outer step: three of Adam rank
@@ -221,12 +222,13 @@ class Text(Learned):
     """
 
     name: Literal["text"]
+    revision: int = 2
     sequence_length: Annotated[int, Field(ge=4)] = 16
     words: Words = "whole"
     labels: Literal["hard", "soft", "unrestricted"] = "hard"
     initialise: Literal["real", "centres", "telling", "words"] = "telling"
     starts: Count = 1
-    candidates: Count = 20000
+    candidates: Count = 1000
     relaxation: Relaxation = Swaps(name="swaps")
     steps: Count = 3
     inner_optimizer: InnerOptimizer = AdamSteps(name="adam", eps=1e-5)

@@ -11,8 +11,9 @@ from pipeline.config import (
     BPTT,
     DDAL,
     LM,
+    ByScores,
+    ByVectors,
     Composed,
-    Coreset,
     DiLM,
     Distill,
     Evaluate,
@@ -64,7 +65,7 @@ def probe_distill(config: Distill, folder: Path, set_: Path, parts: Sequence[Pat
     elif isinstance(config.method, Composed):
         save(compose(config.method, prepared, parts), set_)
         found.begun()
-    elif isinstance(config.method, Coreset):
+    elif isinstance(config.method, ByVectors | ByScores):
         probe_coreset(config, config.method, prepared, found)
     else:
         made = make(config, prepared, set_.parent)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipeline import work
-from pipeline.config import ByScores, ByVectors, Coreset, Distill
+from pipeline.config import ByScores, ByVectors, Distill
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Batch, Split
 from pipeline.methods.coresets.candidates import distinct
@@ -16,14 +16,14 @@ from pipeline.probe.slices import BATCHES, Slice
 from pipeline.students.encoder import Student
 
 
-def probe_coreset(config: Distill, method: Coreset, prepared: Prepared, found: Slice) -> None:
+def probe_coreset(config: Distill, method: ByVectors | ByScores, prepared: Prepared, found: Slice) -> None:
     """A part of the training and of the vectors or scores that rows are chosen by."""
     train, folder = prepared.split("train"), prepared.folder
     distinct(train)
     student = load_student(config, prepared)
     student.passes()
     found.begun()
-    recipe = method.training if isinstance(method, ByVectors | ByScores) else None
+    recipe = method.training
     if recipe is not None:
         steps = work.training_steps(recipe, len(train))
         steps *= method.trainings if isinstance(method, ByScores) else 1

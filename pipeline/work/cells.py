@@ -21,7 +21,6 @@ from pipeline.config import (
     ByScores,
     ByVectors,
     Composed,
-    Coreset,
     DiLM,
     Distill,
     Evaluate,
@@ -89,7 +88,7 @@ def of_distill(config: Distill, folder: Path) -> Work:
     if isinstance(method, LM | DiLM | Generated):
         per_row = 0.0 if isinstance(method, LM) else of_row(folder)
         return Work(**language_work.of_distill(config, folder, per_row))
-    if not isinstance(method, Coreset):
+    if not isinstance(method, ByVectors | ByScores | Rank):
         return Work()
     lengths = lengths_in(folder, "train")
     share = 1.0 if method.candidates is None else min(1.0, method.candidates / len(lengths))

