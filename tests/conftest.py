@@ -243,9 +243,10 @@ def typed(*words: object) -> str:
 
 @pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``estimate`` and ``--cluster local`` start in this process as processes of their own are forks."""
+    """What ``estimate`` and ``--cluster local`` start in this process as processes of their own are forks of ours."""
     for user in (estimate, local):
         monkeypatch.setattr(user, "subprocess", SUBPROCESS)
+    monkeypatch.setattr(local.forks, "possible", lambda: False)
 
 
 @pytest.fixture(autouse=True)

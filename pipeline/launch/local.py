@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pipeline import stopping
+from pipeline.launch import forks
 from pipeline.launch.submission import Row, Submission
 
+Process = subprocess.Popen[bytes] | forks.Fork
 _PATIENCE = 60.0  # seconds that children have to save before they are killed
 
 
@@ -30,6 +33,8 @@ class Ended:
 def supervise(submission: Submission, at_once: int) -> Ended:
     """Runs every element of a submission, each in a process of its own, in an order that its arrays allow.
 
+    The first ones are new processes; meanwhile, where there are more, another imports what later ones are forks of.
+
     Args:
         submission: its arrays come parents first.
         at_once: processes at a time.
@@ -42,25 +47,39 @@ def supervise(submission: Submission, at_once: int) -> Ended:
 
     """
     waiting = [(row.name, index) for row in submission.rows.values() for index in range(len(row.elements))]
-    running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+    running: dict[tuple[str, int], Process] = {}
     ended = Ended()
     environment = environment_of(submission) | _threads(at_once)
+    more = sum(submission.rows[array].stage != "prepare" for array, _ in waiting) > at_once
+    template = forks.Template(environment) if more and forks.possible() else None
     with stopping.listen(), stopping.polled():
         try:
             while waiting or running:
                 stopping.check()
                 for element in list(_startable(submission, waiting, ended))[: at_once - len(running)]:
                     waiting.remove(element)
-                    running[element] = subprocess.Popen(
-                        command(submission, *element), env=environment, start_new_session=True
-                    )
+                    running[element] = _begun(submission, element, environment, template)
                 for element in [element for element, process in running.items() if process.poll() is not None]:
                     _note(submission, element, running.pop(element), ended)
                 time.sleep(0.05)
         except stopping.Stopped:
             _stop(running)
             raise
+        finally:
+            if template is not None:
+                template.close()
     return ended
+
+
+def _begun(
+    submission: Submission, element: tuple[str, int], environment: dict[str, str], template: forks.Template | None
+) -> Process:
+    """A fork where there is something to fork; but stage 1 looks things up on the hub, which forks do not."""
+    array, index = element
+    if template is not None and submission.rows[array].stage != "prepare" and template.ready():
+        with suppress(OSError):  # it ended: new processes do as well
+            return template.start(submission.folder, array, index)
+    return subprocess.Popen(command(submission, array, index), env=environment, start_new_session=True)
 
 
 def command(submission: Submission, array: str, index: int) -> list[str]:
@@ -101,7 +120,7 @@ def _free(submission: Submission, row: Row, index: int, ended: Ended) -> bool:
     return all((name, number) in ended for name in row.after for number in range(len(submission.rows[name].elements)))
 
 
-def _note(submission: Submission, element: tuple[str, int], process: subprocess.Popen[bytes], ended: Ended) -> None:
+def _note(submission: Submission, element: tuple[str, int], process: Process, ended: Ended) -> None:
     (ended.badly if process.returncode else ended.well).add(element)
     array, index = element
     how = "failed" if process.returncode else "done"
@@ -109,7 +128,7 @@ def _note(submission: Submission, element: tuple[str, int], process: subprocess.
         print(f"{name}: {how}", file=sys.stderr, flush=True)
 
 
-def _stop(running: dict[tuple[str, int], subprocess.Popen[bytes]]) -> None:
+def _stop(running: dict[tuple[str, int], Process]) -> None:
     for process in running.values():
         process.terminate()
     deadline = time.monotonic() + _PATIENCE
