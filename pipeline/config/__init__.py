@@ -65,11 +65,21 @@ from pipeline.config.real import (
     Majority,
     Moderate,
     RandomReal,
-    Telling,
 )
 from pipeline.config.resources import Request
 from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
-from pipeline.config.text import ADMM, Mixture, Project, Projected, StraightThrough, Swaps, Text, TextValidation
+from pipeline.config.text import (
+    ADMM,
+    Beginning,
+    Mixture,
+    Project,
+    Projected,
+    Sentences,
+    StraightThrough,
+    Swaps,
+    Text,
+    TextValidation,
+)
 from pipeline.config.training import BestEpoch, Training
 from pipeline.config.vectors import BPTT, VectorOuter, VectorValidation
 
@@ -82,6 +92,7 @@ __all__ = [
     "AdamSteps",
     "AlwaysMajority",
     "AtRandom",
+    "Beginning",
     "BestCheck",
     "BestEpoch",
     "Budget",
@@ -148,12 +159,12 @@ __all__ = [
     "Runtime",
     "Sampling",
     "Selection",
+    "Sentences",
     "SmallSet",
     "Stage",
     "StraightThrough",
     "Swaps",
     "Task",
-    "Telling",
     "Text",
     "TextSelection",
     "TextValidation",

@@ -25,10 +25,9 @@ from pipeline.config.real import (
     Majority,
     Moderate,
     RandomReal,
-    Telling,
 )
 from pipeline.config.schema import Count, Frozen, Positive, runtime
-from pipeline.config.text import Project, Text
+from pipeline.config.text import Project, Sentences, Text
 from pipeline.config.vectors import BPTT
 
 
@@ -157,12 +156,12 @@ Method = Annotated[
     | Moderate
     | LossRank
     | EL2N
-    | Telling
     | Rank
     | FullData
     | Majority
     | Empty
     | BPTT
+    | Sentences
     | Text
     | Project
     | Imported

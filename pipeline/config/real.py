@@ -125,22 +125,6 @@ class Moderate(ByVectors):
     name: Literal["moderate"]
 
 
-class Telling(Coreset):
-    """Rows whose words, each counted once in all that are chosen, are the commonest in the class against the others.
-
-    A word's score is the log of the ratio of its shares of rows; a row's is their sum. What learned text (``text``)
-    begins as by default, where ``sequence_length`` and ``candidates`` are the same.
-
-    Attributes:
-        sequence_length: the ``candidates`` are rows of exactly so many tokens, special ones included, and then the next
-            longer ones; ``null`` looks at every length, of which sums favour the longest.
-
-    """
-
-    name: Literal["telling"]
-    sequence_length: Count | None = None
-
-
 class ByScores(Coreset):
     """Coresets that look at how students trained on the whole training split do on each sentence.
 

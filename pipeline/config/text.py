@@ -17,6 +17,44 @@ Measure = Literal["cosine", "l2"]
 Words = Literal["any", "writable", "whole"]
 
 
+class Beginning(SmallSet):
+    """Samples of exactly ``sequence_length`` tokens each, made of training sentences.
+
+    Attributes:
+        sequence_length: tokens per sample, special ones included; longer sentences are cut.
+        words: that may be put in: ``any`` token but special ones, ``writable`` ones, which are read as themselves when
+            they are written alone or after a word, or ``whole`` words and signs.
+        initialise: ``real`` sentences drawn at random; ``centres``: those nearest to the centroids of k-means on the
+            first token's vectors, class by class; ``telling``: those whose words speak most surely for their class and
+            are not in the others chosen; all among ``candidates`` rows; or ``words``: such words themselves. What
+            words say is counted on the whole training split.
+        candidates: rows among which sentences are chosen, in equal parts of every class: a draw of those that have so
+            many tokens or more.
+
+    """
+
+    sequence_length: Annotated[int, Field(ge=4)] = 16
+    words: Words = "whole"
+    initialise: Literal["real", "centres", "telling", "words"] = "telling"
+    candidates: Count = 1000
+
+
+class Sentences(Beginning):
+    """What learned text begins as, with nothing learned: the same samples where options and seeds are the same."""
+
+    name: Literal["sentences"]
+
+    @property
+    def is_drawn(self) -> bool:
+        """Words are counted, and not drawn."""
+        return self.initialise != "words"
+
+    @property
+    def slug(self) -> str:
+        """Readable part of the address."""
+        return f"sentences-{self.initialise}.{self.shots}shot.{self.sequence_length}tokens"
+
+
 class Project(SmallSet):
     """The nearest token of every input embedding of a learned set, after its distillation: text, labels kept.
 
@@ -192,23 +230,15 @@ class TextValidation(Validation):
     training: Training = Training()
 
 
-class Text(Learned):
+class Text(Beginning, Learned):
     """A set of text learned through the training of students: its tokens change, and are tokens after every step.
 
-    All samples are exactly ``sequence_length`` tokens, so that there is no padding in the inner loop, and begin as real
-    training sentences, or pairs, of at least that length.
+    All samples are exactly ``sequence_length`` tokens, so that there is no padding in the inner loop, and begin as
+    ``sentences`` of the same options are.
 
     Attributes:
-        sequence_length: tokens per sample, special ones included.
-        words: that may be put in: ``any`` token but special ones, ``writable`` ones, which are read as themselves when
-            they are written alone or after a word, or ``whole`` words and signs.
         labels: ``hard`` one-hot and fixed; ``soft`` and ``unrestricted`` as for ``ddal``.
-        initialise: ``real`` sentences drawn at random; ``centres``: those nearest to the centroids of k-means on the
-            first token's vectors, class by class; ``telling``: those whose words speak most surely for their class and
-            are not in the others chosen; all among ``candidates`` rows; or ``words``: such words themselves.
         starts: so many draws (``real``) of which the one with the lowest outer loss is taken.
-        candidates: rows among which sentences are chosen, a draw with the classes' shares: of ``sequence_length``
-            tokens, then the next longer ones, which are cut.
         relaxation: how tokens, which are discrete, follow a gradient.
         steps: inner steps (T), each on all samples; of step size ``learning_rate`` by ``inner_optimizer``. They stand
             for the recipe of stage 3, which is too long to be differentiated in every outer step: three of Adam rank
@@ -222,13 +252,9 @@ class Text(Learned):
     """
 
     name: Literal["text"]
-    revision: int = 2
-    sequence_length: Annotated[int, Field(ge=4)] = 16
-    words: Words = "whole"
+    revision: int = 3
     labels: Literal["hard", "soft", "unrestricted"] = "hard"
-    initialise: Literal["real", "centres", "telling", "words"] = "telling"
     starts: Count = 1
-    candidates: Count = 1000
     relaxation: Relaxation = Swaps(name="swaps")
     steps: Count = 3
     inner_optimizer: InnerOptimizer = AdamSteps(name="adam", eps=1e-5)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import BPTT, DDAL, LM, Composed, DiLM, Distill, Generated, Imported, Project, Text
+from pipeline.config import BPTT, DDAL, LM, Composed, DiLM, Distill, Generated, Imported, Project, Sentences, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.parallel import Ranks
@@ -64,6 +64,10 @@ def make(
         from pipeline.methods.text import method as text
 
         return text.distill(config, prepared, out, parent, others)
+    if isinstance(config.method, Sentences):
+        from pipeline.methods.text.start import beginning
+
+        return beginning(config, prepared)
     if isinstance(config.method, Project):
         from pipeline.methods.projection import project
 

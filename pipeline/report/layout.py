@@ -30,6 +30,7 @@ from pipeline.config import (
     Project,
     Prompted,
     RandomReal,
+    Sentences,
     Text,
 )
 from pipeline.config.problems import nearest
@@ -206,7 +207,7 @@ def _own_row(cell: Evaluate) -> Row:
         return Row(last, _by("full data", student), "full", None, None, "", False, student, network_name(cell))
     if isinstance(method, BPTT):
         return _bptt_row(method, cell)
-    if isinstance(method, Generated | Text | Project | Imported):
+    if isinstance(method, Generated | Sentences | Text | Project | Imported):
         return _text_row(method, cell)
     if not isinstance(method, DDAL):
         return _unnamed_row(cell)
@@ -223,7 +224,7 @@ def _own_row(cell: Evaluate) -> Row:
     return Row(order, label, "ddal", method.steps, shots, data, on_test)
 
 
-def _text_row(method: Generated | Text | Project | Imported, cell: Evaluate) -> Row:
+def _text_row(method: Generated | Sentences | Text | Project | Imported, cell: Evaluate) -> Row:
     if isinstance(method, Generated):
         place = (2, len(ATTENTION) + 2, *generated_order(cell.source), cell.shots or 0)
         return Row(place, generated_name(cell.source), "ddal", None, cell.shots, "", False)

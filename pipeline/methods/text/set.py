@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.config import Outer, Projected, StraightThrough, Text
+from pipeline.config import Beginning, Outer, Projected, StraightThrough, Text
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, Recipe
 from pipeline.errors import InputError
@@ -39,7 +39,7 @@ class Vocabulary:
     second: Tensor | None = None
 
     @classmethod
-    def of(cls, method: Text, prepared: Prepared, student: Student, texts: int = 1) -> Vocabulary:
+    def of(cls, method: Beginning, prepared: Prepared, student: Student, texts: int = 1) -> Vocabulary:
         """The encoder's, without what ``method.words`` leaves out, for single texts or for pairs.
 
         Raises:

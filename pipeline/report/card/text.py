@@ -17,6 +17,7 @@ from pipeline.config import (
     MomentumSteps,
     Project,
     RandomReal,
+    Sentences,
     Text,
 )
 from pipeline.config.data import HubSource
@@ -31,6 +32,7 @@ from pipeline.report.words.vectors import bptt_name
 
 _SENTENCES = {
     Generated: "texts that a language model wrote",
+    Sentences: "training sentences, cut to one length, or words of the class",
     Text: "texts, made of training sentences by exchanging them and their tokens",
     Project: "texts of the tokens nearest to learned embeddings",
     Imported: "texts that others published",
@@ -230,6 +232,11 @@ def _recipe(distilled: DistilledSet, config: Distill) -> list[str]:
         lines += [writer(config), _written(distilled)]
     elif isinstance(method, Text):
         lines += [_text(method), *learned_for(config)]
+    elif isinstance(method, Sentences):
+        lines.append(
+            f"What learned text begins as, with nothing learned: {STARTS[method.initialise]}; "
+            f"{method.sequence_length} tokens per sample, hard labels."
+        )
     elif isinstance(method, Imported):
         lines.append("Published by others; `about` names the file. How it was made and selected is for them to say.")
     elif isinstance(method, Composed):

@@ -31,7 +31,6 @@ from pipeline.config import (
     Prompting,
     RandomReal,
     Rank,
-    Telling,
 )
 from pipeline.config.protocols import Recipe
 from pipeline.report.words.language import kept_state
@@ -39,7 +38,7 @@ from pipeline.report.words.prompts import prompt_recipe
 
 REAL = (
     *("random real", "herding", "k-centres", "k-centres (k-means)", "moderate"),
-    *("loss rank (lowest)", "loss rank (highest)", "EL2N", "EL2N (lowest)", "telling", "rank"),
+    *("loss rank (lowest)", "loss rank (highest)", "EL2N", "EL2N (lowest)", "rank"),
 )
 
 LABELS = {"hard": "HL", "unrestricted": "SL", "soft": "SL (softmax)"}
@@ -168,8 +167,6 @@ def rule(made: Distill) -> str | None:
     elif isinstance(method, ByScores):
         students = "1 student" if method.trainings == 1 else f"{method.trainings} students"
         text = f"{students} trained for {method.training.amount} on the training split"
-    elif isinstance(method, Telling):
-        text = "the words that are commonest in their class against the others"
     elif isinstance(method, Rank):
         assert made.parent is not None
         text = f"the loss of the language model by {made.parent.method.name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import DDAL, Distill, Imported, Project, Text
+from pipeline.config import DDAL, Distill, Imported, Project, Sentences, Text
 from pipeline.report.words.cells import ATTENTION, LABELS, correction, encoder_name
 
 _RELAXATIONS = {
@@ -23,10 +23,16 @@ STARTS = {
 }
 
 
+BEGINNINGS = {"real": "random sentences", "centres": "k-means", "telling": "telling sentences", "words": "words"}
+
+
 def text_row(made: Distill) -> tuple[tuple[int, ...], str, bool]:
     """Of a set of text or an imported one its place, its name, and whether what was learned was selected on test."""
     if isinstance(made.method, Imported):
-        return (2, 0, 0), f"imported {Path(made.method.file.path).name}", False
+        return (3, 0, 0), f"imported {Path(made.method.file.path).name}", False
+    if isinstance(made.method, Sentences):
+        which = list(STARTS).index(made.method.initialise)
+        return (1, which, 0), f"text (not learned: {BEGINNINGS[made.method.initialise]})", False
     learned = made if isinstance(made.method, Text) else made.parent
     assert isinstance(made.method, Text | Project)
     assert learned is not None
@@ -70,4 +76,4 @@ def text_order(method: Text | Project) -> tuple[int, ...]:
     """Projections first."""
     if isinstance(method, Project):
         return (0, int(method.measure == "l2"))
-    return (1, list(_RELAXATIONS).index(method.relaxation.name))
+    return (2, list(_RELAXATIONS).index(method.relaxation.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pipeline.methods import gradient_check
 from pipeline.methods.outer import OuterState
 from pipeline.methods.text import method as text
 from pipeline.methods.text.run import TextState
-from pipeline.methods.text.start import telling_words
+from pipeline.methods.text.start import class_scores, telling_rows, telling_words
 from pipeline.store import Store
 from tests.conftest import KEYWORDS, VOCABULARY
 from tests.methods.disturbance import Disturbance, launch
@@ -215,7 +216,7 @@ def test_sentences_replace_the_most_harmful_samples(begun: Begun) -> None:
 
 def test_the_weights_gradient_is_that_of_repeating_a_sample(begun: Begun) -> None:
     """d L / d weight by finite differences; labels of a sample times a factor are that sample so often."""
-    run = begun(inner_optimizer="gd", learning_rate=0.1)
+    run = begun(inner_optimizer="gd", learning_rate=0.5)
     OuterState.gradient(run)
     found = run.learned.weights.grad
     assert found is not None
@@ -313,12 +314,33 @@ def test_sentences_have_to_be_long_enough(path: Callable[..., Path], tmp_path: P
     for stage in ("prepare", "distill"):
         outcome = run_stage(stage_cells(plan, store, stage), stage, store)
     (reason,) = outcome.failed.values()
-    assert "different training rows of sequence_length: 30 tokens or more, too few for its 2 samples" in reason
+    assert "rows of sequence_length: 30 tokens or more, too few for shots: 2" in reason
 
 
-def test_words_by_hand() -> None:
-    """The highest scores, dealt out in turns."""
-    assert telling_words(np.array([0.0, 5.0, 3.0, 2.0, -4.0, 1.0]), 2, 2).tolist() == [[1, 3], [2, 5]]
+def test_scores_of_words_by_hand(begun: Begun, tmp_path: Path) -> None:
+    """A keyword that k of its class's rows have, and none of the others, beside the formula."""
+    run = begun()
+    train = run.train
+    token = VOCABULARY.index("good")
+    has = np.asarray([token in ids for ids in train.rows["input_ids"]])
+    labels = train.labels.numpy()
+    n, others, k = (labels == 1).sum(), (labels == 0).sum(), has.sum()
+    assert has[labels == 0].sum() == 0
+    expected = math.log((k + 1) / n) - math.log(1 / others)
+    (folder,) = (tmp_path / "ck" / "prepare").iterdir()
+    scores = class_scores(Prepared(folder), [VOCABULARY.index("dull")], len(VOCABULARY))
+    assert scores[1, token] == pytest.approx(expected)
+    assert scores[0, token] == pytest.approx(math.log(1 / others) - math.log((k + 1) / n))
+    best = {VOCABULARY[token] for token in np.argsort(-scores[0])[:2].tolist()}
+    assert best == {"bad", "weak"}
+
+
+def test_telling_rows_and_words() -> None:
+    """By hand: words that are taken count no more, and words against the class always do."""
+    scores = np.array([0.0, 5.0, 3.0, 2.0, -4.0, 1.0])
+    pool = torch.tensor([[1, 4, 0], [1, 3, 0], [1, 2, 0], [3, 5, 5], [2, 5, 4]])  # sums 1, 7, 8, 3, 0
+    assert telling_rows(pool, scores, 3).tolist() == [2, 3, 1]  # then 2 and 5 and 3 are left, then none: -4, 0, 0, -4
+    assert telling_words(scores, 2, 2).tolist() == [[1, 3], [2, 5]]
 
 
 @pytest.mark.parametrize("initialise", ["centres", "telling", "words"])

@@ -6,7 +6,6 @@ from pipeline.report.words.cells import REAL, recipe, rule, selection
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 CORESETS = [
-    {"name": "telling"},
     {"name": "el2n", "keep": "lowest"},
     {"name": "el2n"},
     {"name": "loss_rank", "keep": "highest"},
@@ -40,7 +39,7 @@ def test_coresets_stand_between_random_real_and_distilled_sets(fabric: Fabric):
     assert found == ["majority", *REAL[:-1], "HL", "full data"]  # the last one needs a language model
     assert REAL == (
         "random real", "herding", "k-centres", "k-centres (k-means)", "moderate", "loss rank (lowest)",
-        "loss rank (highest)", "EL2N", "EL2N (lowest)", "telling", "rank",
+        "loss rank (highest)", "EL2N", "EL2N (lowest)", "rank",
     )  # fmt: skip
 
 
@@ -102,10 +101,6 @@ def test_options_that_change_no_row_are_hyper_parameters(fabric: Fabric):
         (
             {"name": "loss_rank", "trainings": 1, "training": {"epochs": 2}},
             "1 student trained for 2 epochs on the training split",
-        ),
-        (
-            {"name": "telling", "candidates": 500, "sequence_length": 16},
-            "the words that are commonest in their class against the others, among 500 rows",
         ),
         ({"name": "random"}, None),
     ],
