@@ -7,7 +7,8 @@ submission need no torch. In the order of a grid's way through it:
 ``work``        cells run in this process; ``command`` the command line of a stage, ``here`` all stages
 ``plan``        what is missing -> arrays, and what each waits for; ``dry_run`` says it and submits nothing
 ``submission``  array index -> cells, and a copy of the code, written down before anybody is asked to run it
-``submitter``   an experiment handed over: to ``slurm`` (through submitit) or ``local`` processes; ``cancel`` taken back
+``submitter``   an experiment handed over: to ``slurm`` (through submitit) or ``local`` processes (``forks`` of one,
+                where they can be); ``cancel`` taken back
 ``element``     what a job runs; ``requeue`` how it puts itself back; ``finish`` the last two jobs
 ``scheduler``   what SLURM knows of our jobs; ``status`` the truth about every cell; ``display`` how it is shown
 ``sbatch``      plain scripts; ``doctor`` is this node fit; ``prune`` what can be removed, ``known`` what is wanted

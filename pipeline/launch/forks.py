@@ -1,8 +1,8 @@
 """Elements as forks of one process that has imported what they import, which takes a fresh one six CPU seconds.
 
 That process computes nothing: it forks for every line that it reads from one pipe, and writes into another who began
-and how each ended. What a fork inherits are modules alone, so that a cell has the results that it has in a process of
-its own.
+and how each ended. A fork inherits modules and nothing that was computed, and no cell draws from a global generator: it
+has the results that it has in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,12 +27,19 @@ _IMPORTED = (
     *("pipeline.stage2_distill", "pipeline.stage3_evaluate", "pipeline.methods.ddal", "pipeline.evaluation.protocols"),
     *("torch._dynamo", "transformers.models.bert.modeling_bert", "transformers.core_model_loading"),
 )
+_GPUS = ("nvidiactl", "nvhost-gpu", "kfd", "dxg")  # of NVIDIA, Jetson, AMD, and Windows underneath
 _PAUSE = 0.05  # seconds between two looks at who ended
 
 
 def possible() -> bool:
     """Whether processes that have imported torch may be forked: on Linux, where no GPU is that one might look at."""
-    return sys.platform == "linux" and not Path("/dev/nvidiactl").exists() and not Path("/dev/kfd").exists()
+    if sys.platform != "linux" or any(Path("/dev", name).exists() for name in _GPUS):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:  # an old kernel, or a sandbox
+        return False
+    return True
 
 
 class Template:
@@ -58,30 +65,35 @@ class Template:
         os.close(replies)
         self._heard, self._ended, self._ready = b"", dict[int, int](), False
 
+    @property
+    def lives(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
     def ready(self) -> bool:
         """Whether it has imported everything, and lives."""
         self._hear()
-        return self._ready and self._process.poll() is None
+        return self._ready and self.lives
 
     def start(self, folder: Path, array: str, index: int) -> Fork:
         """One element of the submission in this folder.
 
         Raises:
-            OSError: the template has ended.
+            OSError: the template has ended, or this machine has no room for another process.
 
         """
         os.write(self._requests, (json.dumps([str(folder), array, index]) + "\n").encode())
-        while (began := self._hear(wait=True)) is None:
-            if self._process.poll() is not None:
-                raise ChildProcessError("the process that is forked has ended")
+        lived, began = True, None
+        while began is None and lived:
+            lived = self.lives
+            began = self._hear(wait=True)
+        if not began:
+            raise ChildProcessError("nothing could be forked")
         return Fork(self, began)
 
     def status(self, pid: int) -> int | None:
-        """How a fork ended, if it has; 1 where the template ended first and nobody knows."""
+        """How a fork ended, if that was heard."""
         self._hear()
-        if pid not in self._ended and self._process.poll() is not None and not _lives(pid):
-            self._hear()
-            self._ended.setdefault(pid, 1)
         return self._ended.get(pid)
 
     def close(self) -> None:
@@ -92,7 +104,7 @@ class Template:
         self._process.wait()
 
     def _hear(self, *, wait: bool = False) -> int | None:
-        """Takes in its replies; the fork that began, if one of them says so."""
+        """Takes in its replies; the fork that began, if one of them says so, or 0 if none could."""
         began = None
         while select.select([self._replies], [], [], _PAUSE if wait and began is None else 0)[0]:
             said = os.read(self._replies, 4096)
@@ -116,11 +128,22 @@ class Fork:
     def __init__(self, template: Template, pid: int) -> None:
         self._template, self.pid = template, pid
         self.returncode: int | None = None
+        self._process: int | None = None
+        with contextlib.suppress(ProcessLookupError):  # it ended already
+            self._process = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        """Its exit status, or minus the signal that killed it; ``None`` while it runs."""
+        """Its exit status, or minus the signal that killed it; ``None`` while it runs.
+
+        Where the template ended before it, nobody knows, and it is 1.
+        """
         if self.returncode is None:
+            lost = not self._template.lives and self._over()
             self.returncode = self._template.status(self.pid)
+            if self.returncode is None and lost:
+                self.returncode = 1
+            if self.returncode is not None and self._process is not None:
+                os.close(self._process)
         return self.returncode
 
     def wait(self, timeout: float) -> int:
@@ -146,16 +169,12 @@ class Fork:
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
+        if self.poll() is None and self._process is not None:
+            with contextlib.suppress(ProcessLookupError):  # it ended, which is not heard yet
+                signal.pidfd_send_signal(self._process, number)
 
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    def _over(self) -> bool:
+        return self._process is None or bool(select.select([self._process], [], [], 0)[0])
 
 
 def serve(requests: int, replies: int) -> None:
@@ -170,7 +189,13 @@ def serve(requests: int, replies: int) -> None:
             listening = bool(said)
             *lines, heard = (heard + said).split(b"\n")
             for line in lines:
-                pid = os.fork()
+                sys.stdout.flush()
+                sys.stderr.flush()
+                try:
+                    pid = os.fork()
+                except OSError:
+                    _say(replies, "began", 0)
+                    continue
                 if pid == 0:
                     os.close(requests)
                     os.close(replies)
@@ -192,7 +217,7 @@ def _become(folder: str, array: str, index: int) -> None:
         guarded(lambda: run_element(folder, array, index))
         status = 0
     except SystemExit as stopped:
-        status = stopped.code if isinstance(stopped.code, int) else 1
+        status = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

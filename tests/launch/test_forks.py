@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from pipeline.launch.forks import Fork, Template
 from pipeline.launch.plan import Live, plan
 from pipeline.launch.stages import stage_cells
 from pipeline.launch.submission import Submission
+from pipeline.stopping import Stopped
 from pipeline.store import Store
 from tests.conftest import carried_out
 
@@ -99,8 +102,29 @@ def test_they_end_as_processes_do(experiment: Write, template: Template, tmp_pat
     assert orphan.poll() is None
     orphan.terminate()
     assert orphan.wait(60) == 1, "nobody knows"
-    with pytest.raises(OSError, match=r"ended|Broken pipe"):
+    with pytest.raises(OSError, match=r"forked|Broken pipe"):
         template.start(submission.folder, name, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_reaches_forks_and_they_save(
+    experiment: Write, template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    long = {"outer": {"steps": 50000, "batch_size": 8}, "validation": {"split": "none"}}
+    submission, _ = submitted(experiment(method=long, grids=[{"distill.seed": [1, 2, 3]}]), tmp_path)
+    monkeypatch.setattr(local.forks, "Template", lambda environment: template)
+
+    def stop() -> None:
+        until(lambda: sum("step/s" in text for text in logs(tmp_path, 2)) == 2)
+        os.kill(os.getpid(), number)
+
+    Thread(target=stop).start()
+    with pytest.raises(Stopped):
+        local.supervise(submission, at_once=2)
+    attempts = [json.loads(path.read_text()) for path in (tmp_path / "root").glob("distill/*/attempts/*.json")]
+    assert [attempt["outcome"] for attempt in attempts] == ["stopped"] * 2
+    assert len(list((tmp_path / "root").glob("distill/*/progress.pt"))) == 2
+    assert not template.lives
 
 
 def logs(folder: Path, wanted: int) -> list[str]:
@@ -115,10 +139,14 @@ def test_an_end_is_heard_whatever_else_is_said(monkeypatch: pytest.MonkeyPatch) 
     template = Template({})
     _, replies = said
     os.write(replies, b'["ready"]\n["began", 12]\n["ended", 11, 3]\n["ended", 12, ')
+    monkeypatch.setattr(Template, "lives", True)
     assert template._hear() == 12
     assert Fork(template, 11).poll() == 3
     assert template._ended == {11: 3}
     os.write(replies, b"0]\n")
     assert Fork(template, 12).wait(5) == 0
+    os.write(replies, b'["began", 0]\n')
+    with pytest.raises(OSError, match="nothing could be forked"):
+        template.start(Path(), "a", 0)
     for number in (*said, template._requests, template._replies):
         os.close(number)

@@ -40,6 +40,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ca
             return [sys.executable, "-c", _ELEMENT, str(tmp_path / "ran"), f"{array}_{index}", bad]
 
         monkeypatch.setattr(local, "command", command)
+        monkeypatch.setattr(local.forks, "possible", lambda: False)
         return lambda: {file.name: list(map(float, file.read_text().split())) for file in (tmp_path / "ran").iterdir()}
 
     return use
