@@ -48,8 +48,8 @@ from pipeline.store.usage import cpu_model
 ASSUMED = (
     "Assumed: the machine, its load, threads and device of this measurement ({where}); a process per cell, as with "
     "--cluster slurm (one for all, or one that others are forks of, starts once); FLOPs by formula at the measured "
-    "rates; herding, k-centres, k-means and the writing of files take no time. Memory is that of the slice, largest batch included: "
-    "on a CPU, where freed memory is kept, cells of many steps were seen to reach 2.3 times as much."
+    "rates; herding, k-centres, k-means and the writing of files take no time. Memory is that of the slice, largest "
+    "batch included: on a CPU, where freed memory is kept, cells of many steps were seen to reach 2.3 times as much."
 )
 _NOT_COST = {"lr": 1e-2, "lr_labels": None, "lr_attention": None, "lr_learning_rates": None, "weight_decay": 0.0}
 
