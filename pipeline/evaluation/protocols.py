@@ -106,8 +106,10 @@ def _student(config: Evaluate, prepared: Prepared, distilled: DistilledSet) -> S
             "or evaluate it with {name: finetune}"
         )
     folder, fresh, device = prepared.model_folder, prepared.manifest["fresh_parameters"], pick_device(config.runtime)
+    if isinstance(protocol, FineTune):
+        return Student.load(folder, fresh, device, dropout=protocol.dropout, outer_precision=protocol.precision)
     if not isinstance(protocol, GradientSteps):
-        return Student.load(folder, fresh, device, dropout=isinstance(protocol, FineTune) and protocol.dropout)
+        return Student.load(folder, fresh, device)
     return Student.load(
         folder,
         fresh,

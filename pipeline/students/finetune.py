@@ -135,7 +135,7 @@ def learning(
     batch_size = min(recipe.batch_size, size)
     _, steps = _amount(recipe, size)
     # Samples that fit one batch are trained on as they are; more come in a new order every epoch.
-    learner = _learner(student, parameters, size, examples, recipe.dropout)
+    learner = _learner(student, parameters, size, examples, recipe)
     optimizer = optimizer_of(recipe, learner.tensors)
     scheduler = get_scheduler(recipe.scheduler, optimizer, int(recipe.warmup_ratio * steps), steps)
     decay = 1.0
@@ -175,7 +175,7 @@ def plain_steps(
         step_sizes: η_t.
 
     """
-    learner, batch = _learner(student, parameters, size, examples, dropout=False), examples(torch.arange(size))
+    learner, batch = _learner(student, parameters, size, examples, Training()), examples(torch.arange(size))
     for step_size in step_sizes:
         learner.backward(batch)
         torch.optim.SGD(learner.tensors, lr=step_size).step()
@@ -204,26 +204,30 @@ class _Learner(Protocol):
         ...
 
 
-def _learner(student: Student, parameters: Parameters, size: int, examples: Examples, dropout: bool) -> _Learner:
-    passes = "dropout" if dropout else student.fused()
+def _learner(student: Student, parameters: Parameters, size: int, examples: Examples, recipe: Training) -> _Learner:
+    passes = "dropout" if recipe.dropout else student.fused()
+    half = torch.bfloat16 if recipe.precision == "bf16" else None
     if isinstance(passes, str) or "input_ids" not in examples(torch.arange(1)):
-        return _ByAutograd(student, parameters)
+        return _ByAutograd(student, parameters, half)
     seen = [examples(rows)["input_ids"].unique() for rows in torch.arange(size).split(_ROWS)]
-    return _ByPasses(student, passes.structure, parameters, torch.cat(seen).unique())
+    return _ByPasses(student, passes.structure, parameters, torch.cat(seen).unique(), half)
 
 
 class _ByAutograd:
-    """Any student, with any batch."""
+    """Any student, with any batch; in autocast to ``half`` where that is given."""
 
-    def __init__(self, student: Student, parameters: Parameters) -> None:
-        self._student = student
+    def __init__(self, student: Student, parameters: Parameters, half: torch.dtype | None) -> None:
+        self._student, self._half = student, half
         self._trained = {name: parameter.detach().clone().requires_grad_() for name, parameter in parameters.items()}
         self.tensors = list(self._trained.values())
 
     def backward(self, batch: dict[str, Tensor]) -> Tensor:
         for tensor in self.tensors:
             tensor.grad = None
-        loss = F.cross_entropy(self._student.logits(self._trained, batch, learning=True), batch["labels"])
+        device = self._student.device.type
+        with contextlib.nullcontext() if self._half is None else torch.autocast(device, self._half):
+            logits = self._student.logits(self._trained, batch, learning=True)
+        loss = F.cross_entropy(logits, batch["labels"])
         loss.backward()
         return loss.detach()
 
@@ -236,11 +240,13 @@ class _ByPasses:
 
     θ is one flat vector and the word vectors of the tokens ``used`` in the samples: no gradient, norm or moment is
     computed for the rest of the table, which in small encoders is half of all parameters. AdamW does nothing to it but
-    decay.
+    decay. Linear layers compute in ``half`` where that is given; θ, its gradient and the rest do not.
     """
 
-    def __init__(self, student: Student, structure: PostNorm, parameters: Parameters, used: Tensor) -> None:
-        self._student, self._start, self._used = student, parameters, used
+    def __init__(
+        self, student: Student, structure: PostNorm, parameters: Parameters, used: Tensor, half: torch.dtype | None
+    ) -> None:
+        self._student, self._start, self._used, self._half = student, parameters, used, half
         self._encoder, self._places = Encoder(structure), FlatParameters(structure)
         self._theta, self._words = self._places.pack(parameters), parameters[student.words][used].detach()
         self.tensors = [self._theta, self._words]
@@ -253,7 +259,8 @@ class _ByPasses:
         assert theta_grad is not None
         assert words_grad is not None
         words_grad.zero_()
-        passes, sums = RealPasses(self._encoder, self._places.views(self._theta)), self._places.sums(theta_grad)
+        views, sums = self._places.views(self._theta), self._places.sums(theta_grad)
+        passes = RealPasses(self._encoder, views if self._half is None else views.matrices_in(self._half))
         ids, labels = torch.searchsorted(self._used, batch["input_ids"]), batch["labels"]
         loss = self._theta.new_zeros(())
         for chunk in self._student.packed(batch | {"input_ids": ids}, {self._student.words: self._words}):

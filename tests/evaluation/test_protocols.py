@@ -75,10 +75,11 @@ def test_students_learn_by_the_sets_own_optimiser(experiment: Write, tmp_path: P
     assert losses["gd"] != pytest.approx(losses["adam"], rel=1e-3)
 
 
-def test_scoring_in_bfloat16_is_near(experiment: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", [{"name": "ddal"}, {"name": "finetune", "steps": 5}])
+def test_bfloat16_is_near(experiment: Write, tmp_path: Path, recipe: dict[str, Any]) -> None:
     """An address of its own, and other numbers that differ by rounding."""
     losses = []
-    for protocol in ({"name": "ddal"}, {"name": "ddal", "precision": "bf16"}):
+    for protocol in (recipe, recipe | {"precision": "bf16"}):
         found, _ = evaluated(experiment(evaluate={"protocol": protocol, "initialisations": 1}), tmp_path / "ck")
         losses.append(float(values(found)[0, "test", "loss"]))
     assert 0 < abs(losses[0] - losses[1]) < 0.02

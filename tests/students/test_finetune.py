@@ -184,3 +184,28 @@ def test_other_optimisers_take_the_steps_that_are_worked_out_here(
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-3 if optimizer == "adam" else 1e-9)
         moved += not torch.equal(tensor, start[name])
     assert moved > 20
+
+
+def test_half_precision_is_that_of_autocast(encoder_folder: Callable[[str], Path], split: Split) -> None:
+    """By passes and by autograd the same up to its rounding, which fp32 does not have; parameters stay float32."""
+    model, _, fresh = load_encoder(Model(name=str(encoder_folder("bert"))), 2, seed=1)
+    student, thetas = Student(model, fresh), {}
+    theta_0 = student.initial(3, 0)
+    for passes in (student.passes(), "switched off"):
+        student._passes = passes
+        for precision in ("fp32", "bf16"):
+            recipe = Training(steps=5, batch_size=8, lr=1e-3, optimizer="sgd", precision=precision)
+            theta = finetune(student, theta_0, 8, examples_of_floats(split), recipe, seed=3)
+            assert {tensor.dtype for tensor in theta.values()} == {torch.float32}
+            thetas[precision, isinstance(passes, str)] = torch.cat(
+                [(theta[name] - theta_0[name]).flatten() for name in theta]
+            )
+    exact, by_hand, autocast = (thetas[key] for key in (("fp32", False), ("bf16", False), ("bf16", True)))
+    torch.testing.assert_close(exact, thetas["fp32", True], rtol=1e-4, atol=1e-7)
+    for half in (by_hand, autocast):
+        away = ((half - exact).norm() / exact.norm()).item()
+        assert 1e-4 < away < 3e-2, "as far as seven bits go"
+
+
+def examples_of_floats(split: Split) -> Callable[[Tensor], dict[str, Tensor]]:
+    return lambda rows: {name: t.float() if name == "labels" else t for name, t in examples_of(split)(rows).items()}

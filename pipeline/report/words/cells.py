@@ -137,6 +137,7 @@ def _what_it_does(protocol: Recipe, method: Method) -> str:
     if isinstance(protocol, FineTune):
         text = f"{_OPTIMIZERS[protocol.optimizer]}, step size {protocol.lr:g}"
         text += f", batch {protocol.batch_size} at most, {protocol.amount}"
+        text += ", in bf16" if protocol.precision == "bf16" else ""
         phases = max(part.phase for part in method.parts) if isinstance(method, Composed) else 1
         text += f" in each of {phases} phases" if phases > 1 else ""
         chosen = protocol.select
