@@ -153,6 +153,7 @@ def test_the_loss_is_the_mean_over_encoders_by_hand(begun: Begun, pieces: Path) 
     """Two tokenizers: each student trains on the same text in its own tokens, and is asked about the same rows."""
     run = begun(pieces, draws=1, inner_optimizer="gd", learning_rate=0.2)
     (other,) = run.others
+    run.learned.put(of_several_lengths(run))
     ((rows,), _), ids = run.rows(), run.learned.token_ids
     losses = []
     for prepared, student in ((other.own, run.student), (other.prepared, other.student)):
@@ -207,11 +208,18 @@ def test_an_exchange_is_kept_where_the_mean_falls(begun: Begun, pieces: Path) ->
     assert changed > 0
 
 
+def of_several_lengths(run: TextState) -> torch.Tensor:
+    """The tokens with a keyword, which is one for both encoders, in place of a filler, which is two for the other."""
+    found = run.learned.token_ids.clone()
+    found[0, 1] = VOCABULARY.index(KEYWORDS[0][0])
+    return found
+
+
 def test_padding_has_no_part_in_what_is_learned(begun: Begun, pieces: Path) -> None:
     """Whatever stands there; without padding the learner is the student, and gives the same."""
     run = begun(pieces)
     (other,) = run.others
-    learner, view = other.inner(run.learned, run.learned.token_ids, run.learned.labels)
+    learner, view = other.inner(run.learned, of_several_lengths(run), run.learned.labels)
     assert isinstance(learner, Masked)
     assert view.inputs_embeds is not None
     theta, padded = other.student.initial(0, 0), view.inputs_embeds
