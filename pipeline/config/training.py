@@ -16,7 +16,7 @@ class Training(Frozen):
 
     ``epochs``, where given, replaces ``steps`` by passes over the samples. Another ``optimizer`` (``momentum`` is SGD
     with 0.9) has no weight decay. ``precision`` is of the training and, in stage 3, of scoring: ``fp32``, or autocast
-    to ``bf16`` (with MiniLM on two cores of a CPU 0.8 and 0.7 of the time).
+    to ``bf16``.
     """
 
     steps: Count = 200

@@ -21,9 +21,7 @@ STARTS = {
     "telling": "the real sentences whose words tell most of their class",
     "words": "the words that tell most of their class",
 }
-
-
-BEGINNINGS = {"real": "random sentences", "centres": "k-means", "telling": "telling sentences", "words": "words"}
+_UNLEARNED = {"real": "random sentences", "centres": "k-means", "telling": "telling sentences", "words": "words"}
 
 
 def text_row(made: Distill) -> tuple[tuple[int, ...], str, bool]:
@@ -32,7 +30,7 @@ def text_row(made: Distill) -> tuple[tuple[int, ...], str, bool]:
         return (3, 0, 0), f"imported {Path(made.method.file.path).name}", False
     if isinstance(made.method, Sentences):
         which = list(STARTS).index(made.method.initialise)
-        return (1, which, 0), f"text (not learned: {BEGINNINGS[made.method.initialise]})", False
+        return (1, which, 0), f"text (not learned: {_UNLEARNED[made.method.initialise]})", False
     learned = made if isinstance(made.method, Text) else made.parent
     assert isinstance(made.method, Text | Project)
     assert learned is not None
