@@ -12,9 +12,11 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.image import imread
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 from tests.conftest import carried_out
 
@@ -144,9 +146,11 @@ def really_run(home: Path, name: str, experiment: dict[str, Any]) -> None:
 
 @pytest.fixture
 def executed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., NotebookNode]:
-    """Executes a copy of a notebook with another experiment in its first cell, and all else as it is."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    """Executes a copy of a notebook with another experiment in its first cell, and all else as it is.
+
+    In this process, where the demo has a kernel of its own.
+    """
+    monkeypatch.chdir(project / "analysis")
     monkeypatch.delenv("TEXTDD_ROOT", raising=False)
 
     def run(name: str, experiment: str = "mini") -> NotebookNode:
@@ -158,10 +162,12 @@ def executed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         whole = re.sub(r"SETTINGS = \[.*?\]", "SETTINGS = []", named, flags=re.DOTALL)
         first.source = re.sub(r'FULL_DATA = "\w*"', 'FULL_DATA = ""', whole)
         assert first.source != code(committed(name))[0].source
-        client = NotebookClient(
-            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(project / "analysis")}}
-        )
-        client.execute()
+        shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
+        for cell in code(notebook):
+            done = shell.run_cell(cell.source)
+            done.raise_error()
+            data, _ = shell.display_formatter.format(done.result)
+            cell.outputs = [NotebookNode(data=data)]
         return notebook
 
     return run

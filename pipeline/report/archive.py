@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from pipeline.store.cells import Stage, check_stored
 
 FORMAT = "textdd-runs/1"
 _PLACE = ["cell", "initialisation", "split", "seconds"]
+_CSV: dict[str, Any] = {"index": False, "lineterminator": "\n"}
 _SHOWN = ("classes", "sizes", "class_counts")  # of a manifest
 
 
@@ -125,10 +126,7 @@ class Archive:
             for name, points in losses.items():
                 if points is not None:
                     outer_losses.put(file.require_group("losses"), name, points)
-        frames = [_wide(name, finished.runs) for name, (finished, _) in named.items()]
-        whole = pd.concat(frames) if frames else pd.DataFrame(columns=_PLACE)
-        metrics = sorted(set(whole.columns) - set(_PLACE))
-        write_text(self.runs, whole[[*_PLACE, *metrics]].to_csv(index=False, lineterminator="\n"))
+        write_text(self.runs, _wide({name: each.runs for name, (each, _) in named.items()}).to_csv(**_CSV))
         self._read()
 
     def _read(self) -> None:
@@ -138,7 +136,7 @@ class Archive:
                     raise InputError(f"{self.h5}: its format is {file.attrs.get('format')!r}, not '{FORMAT}'")
                 facts = json.loads(file["facts"][:].tobytes())
             frame = pd.read_csv(self.runs, dtype=str, keep_default_na=False)
-            self._frames = {str(name): _long(rows) for name, rows in frame.groupby("cell", sort=False)}
+            self._frames = {str(name): rows[RESULTS] for name, rows in _long(frame).groupby("cell", sort=False)}
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.runs} and {self.h5.name}: not whole ({reason}); restore or remove both") from error
@@ -182,15 +180,18 @@ def _agrees(then: Any, now: Any) -> bool:
     return bool(then == now)
 
 
-def _wide(name: str, runs: pd.DataFrame) -> pd.DataFrame:
+def _wide(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Numbers as text, all their digits: a metric that was not measured is empty, one that is not a number is nan."""
-    written = runs.assign(value=[repr(float(value)) for value in runs["value"]])
-    wide = written.pivot(index=["initialisation", "split", "seconds"], columns="metric", values="value").reset_index()
-    return wide.assign(cell=name)
+    if not runs:
+        return pd.DataFrame(columns=_PLACE)
+    whole = pd.concat([frame.assign(cell=name) for name, frame in runs.items()])
+    written = whole.assign(value=[repr(float(value)) for value in whole["value"]])
+    wide = written.pivot(index=_PLACE, columns="metric", values="value").sort_index(axis=1)
+    return wide.reindex(list(runs), level="cell").reset_index()
 
 
 def _long(rows: pd.DataFrame) -> pd.DataFrame:
     metrics = [name for name in rows.columns if name not in _PLACE]
-    long = rows.melt(_PLACE[1:], metrics, var_name="metric", value_name="value")
-    long = long[long["value"] != ""][RESULTS]
-    return long.astype(NUMBERS)
+    long = rows.melt(_PLACE, metrics, var_name="metric", value_name="value")
+    long = long[long["value"] != ""]
+    return long[["cell", *RESULTS]].astype(NUMBERS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import pandas as pd
@@ -86,20 +87,30 @@ class Alternative:
     @property
     def train_seconds(self) -> float:
         """Mean training seconds of one initialisation."""
-        return float(self.runs.drop_duplicates(RUN)["seconds"].mean())
+        return float(self._trainings.mean())
 
     @property
     def seconds(self) -> float:
         """What all of its sets and trainings took together."""
-        return sum(self.set_seconds) + self.parent_seconds + float(self.runs.drop_duplicates(RUN)["seconds"].sum())
+        return sum(self.set_seconds) + self.parent_seconds + float(self._trainings.sum())
 
     def sample(self, metric: str, split: str) -> Sample | None:
         """The runs of one metric on one split, or None where it was not scored."""
-        found = self.runs[(self.runs["metric"] == metric) & (self.runs["split"] == split)]
-        if found.empty:
-            return None
-        sets = found["set"] if self.is_drawn else found["set"] * 0
-        return Sample(tuple(tuple(map(float, values)) for _, values in found["value"].groupby(sets)))
+        return self._samples.get((metric, split))
+
+    @cached_property
+    def _trainings(self) -> pd.Series[float]:
+        return self.runs.drop_duplicates(RUN)["seconds"]
+
+    @cached_property
+    def _samples(self) -> dict[tuple[str, str], Sample]:
+        """All of them at once: tables, tests and figures ask for the same few again and again."""
+        found: dict[tuple[str, str], dict[int, list[float]]] = {}
+        columns = (self.runs[name].tolist() for name in ("metric", "split", "set", "value"))
+        for metric, split, of_set, value in zip(*columns, strict=True):
+            sets = found.setdefault((metric, split), {})
+            sets.setdefault(of_set if self.is_drawn else 0, []).append(float(value))
+        return {key: Sample(tuple(tuple(sets[at]) for at in sorted(sets))) for key, sets in found.items()}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ artifacts that are not in the store any more are those written before.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +16,8 @@ import pandas as pd
 
 from pipeline import work
 from pipeline.config import Distill, Evaluate, Learned, Prepare, upstream
-from pipeline.config.schema import canonical
 from pipeline.errors import InputError
+from pipeline.report.archive import name_of
 from pipeline.report.collect import Collected, Entry
 from pipeline.report.finished import Finished
 from pipeline.report.layout import Column, Row
@@ -90,25 +88,25 @@ class Ledger:
         lines = sorted(self.lines.values(), key=lambda line: order.index(line["stage"]))
         write_text(self.path, pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False, lineterminator="\n"))
 
-    def number(self, config: Stage, column: str) -> float | None:
-        """One number of an artifact's line."""
-        text = self.lines.get(name_of(config), {}).get(column, "")
+    def number(self, name: str, column: str) -> float | None:
+        """One number of the line of the artifact with this name."""
+        text = self.lines.get(name, {}).get(column, "")
         return float(text) if text else None
 
     def totals(self, cells: Sequence[Finished]) -> Totals:
         """What some cells of an entry cost."""
-        sets = {name_of(cell.config.source) for cell in cells}
-        made = list({name_of(one): one for cell in cells for one in cell.config.source.chain}.values())
-        configs = [cell.config for cell in cells]
-        runs = sum(config.runs for config in configs)
+        chains = [[name_of(one) for one in cell.config.source.chain] for cell in cells]  # each set first
+        sets, made = {chain[0] for chain in chains}, dict.fromkeys(name for chain in chains for name in chain)
+        scored = [name_of(cell.config) for cell in cells]
+        runs = sum(cell.config.runs for cell in cells)
         distill: dict[str, float | None] = {}
         evaluate: dict[str, float | None] = {}
         for name in SHOWN:
-            of_sets, of_cells = ([self.number(one, name) for one in found] for found in (made, configs))
+            of_sets, of_cells = ([self.number(one, name) for one in found] for found in (made, scored))
             peak = name == "peak_mb"
             distill[name] = _most(of_sets) if peak else _mean(of_sets, len(sets))
             evaluate[name] = _most(of_cells) if peak else _mean(of_cells, runs)
-        training = [self.number(config, "training_flops") for config in configs]
+        training = [self.number(one, "training_flops") for one in scored]
         return Totals(distill, evaluate, _mean(training, len(training)))
 
     def test_reads(self) -> dict[str, tuple[int, int]]:
@@ -173,12 +171,6 @@ def cost_of(entry: Entry, ledger: Ledger, kind: Kind) -> tuple[float, float] | N
     return None if set_ is None or training is None else (set_, training)
 
 
-def name_of(config: Stage) -> str:
-    """A name that needs neither data nor encoder to be here."""
-    text = json.dumps(canonical(config), sort_keys=True, ensure_ascii=False)
-    return f"{config.slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
 def _payoffs(collected: Collected, ledger: Ledger) -> Iterator[str]:
     """One sentence per column that has full data."""
     for column in collected.layout.columns:
@@ -219,12 +211,12 @@ def _search(collected: Collected, row: Row, column: Column, ledger: Ledger) -> f
     entry = collected.entries[row, column]
     assert entry.chosen is not None
     one = ledger.totals(entry.chosen.cells).distill["flops"]
-    tried: dict[str, Stage] = {}
+    tried: dict[str, None] = {}
     for (finished, _), place in zip(collected.cells, collected.places, strict=True):
         if place == (row, column):
             artifacts: tuple[Stage, ...] = (*finished.config.source.chain, finished.config)
-            tried |= {name_of(config): config for config in artifacts}
-    costs = [ledger.number(config, "flops") for config in tried.values()]
+            tried |= dict.fromkeys(map(name_of, artifacts))
+    costs = [ledger.number(name, "flops") for name in tried]
     known = [cost for cost in costs if cost is not None]
     return None if one is None or len(known) < len(costs) else sum(known) - one
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.report.archive import name_of
 from pipeline.report.collect import Collected, Entry, pooled
-from pipeline.report.ledger import name_of
 
 WINNERS = (
     "Among the sets of an entry are those by whose dev scores {} chose its settings, and luck is part of why they won; "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from pipeline.launch import local
 from pipeline.launch.local import supervise
 from pipeline.launch.submission import Row, Submission
+from tests.forked import Forked, completed, module
 
 Write = Callable[..., Path]
 # An element that says when it began and ended; `bad` ones fail.
@@ -101,15 +101,18 @@ def test_empty_elements_have_nothing_to_do(tmp_path: Path, pretend: Callable[...
     assert ("b", 0) in ended.well
 
 
+def words(path: Path, folder: Path) -> list[object]:
+    """A command line: all of an experiment in processes of this machine."""
+    where = ["--cluster-file", folder / "cluster.yaml", "--root", folder / "root", "--out", folder / "out"]
+    return ["run", path, "--cluster", "local", *where]
+
+
 def test_all_stages_in_processes(experiment: Write, tmp_path: Path) -> None:
     """A real grid with a cell that cannot be distilled; then a second run that finds everything."""
     path = experiment(grids=[{"distill.seed": [1, 2]}, {"distill.method.sequence_length": [41]}])
     (tmp_path / "cluster.yaml").write_text(json.dumps({"local": {"at_once": 3}, "logs": str(tmp_path / "logs")}))
-    words = ["-m", "pipeline", "run", str(path), "--cluster", "local", "--cluster-file", str(tmp_path / "cluster.yaml")]
-    words += ["--root", str(tmp_path / "root"), "--out", str(tmp_path / "out")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(2):
-        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+        done = completed("pipeline", *words(path, tmp_path))
         assert done.returncode == 2, done.stderr
         assert "error: 1 jobs failed; python -m pipeline status /" in done.stderr
     assert "cluster.yaml says why and where" in done.stderr  # with all that was typed
@@ -126,9 +129,7 @@ def test_all_stages_in_processes(experiment: Write, tmp_path: Path) -> None:
 def test_a_stop_reaches_the_children_and_they_save(experiment: Write, tmp_path: Path) -> None:
     path = experiment(method={"outer": {"steps": 5000, "batch_size": 8}, "validation": {"split": "none"}})
     (tmp_path / "cluster.yaml").write_text(json.dumps({"logs": str(tmp_path / "logs")}))
-    words = ["-m", "pipeline", "run", str(path), "--cluster", "local", "--cluster-file", str(tmp_path / "cluster.yaml")]
-    words += ["--root", str(tmp_path / "root"), "--out", str(tmp_path / "out")]
-    process = subprocess.Popen([sys.executable, *words], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = Forked(module("pipeline"), *words(path, tmp_path))
     deadline = time.monotonic() + 120
     while "distill" not in "".join(str(p) for p in (tmp_path / "logs").rglob("*.log")) or not any(
         "step/s" in p.read_text() for p in (tmp_path / "logs").rglob("distill/*.log")

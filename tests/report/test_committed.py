@@ -24,6 +24,7 @@ EXPERIMENTS = sorted(
 )
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_tables_follow_from_the_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # which the paths of a config are relative to

@@ -145,12 +145,14 @@ class Rows:
         channels = [hits, guessed, self._true]
         if self.metric == "accuracy":  # one class says it all, right, and how often a class was given does not count
             channels = [channel.sum(0, keepdims=True) for channel in (hits, self._true, self._true)]
-        by_row = [channel.reshape(-1, channel.shape[-1]).T for channel in channels]
+        columns = np.concatenate([channel.reshape(-1, channel.shape[-1]) for channel in channels]).T  # one product
+        ends = np.cumsum([channel[..., 0].size for channel in channels])[:-1]
         begins, k, most = sizes.cumsum() - sizes, len(sizes), sizes.max()
         found = np.empty(len(self._counts))
         for start in range(0, len(found), _CHUNK):
             counts = self._counts[start : start + _CHUNK].astype(np.float32)  # sums of ones: exact
-            sums = [(counts @ rows).reshape(len(counts), len(channels[0]), -1).swapaxes(0, 1) for rows in by_row]
+            parts = np.split(counts @ columns, ends, axis=1)
+            sums = [part.reshape(len(counts), len(channels[0]), -1).swapaxes(0, 1) for part in parts]
             values = metric(self.metric, *(of_classes.astype(float) for of_classes in sums))  # [chunk, runs]
             sets = random.integers(0, k, (len(counts), k))
             within = (random.random((len(counts), k, most)) * sizes[sets][..., None]).astype(int)

@@ -9,6 +9,7 @@ from pipeline.report.statistics import claims
 from pipeline.report.statistics.differences import holm
 from tests.report.report_fabric import Fabric
 
+pytestmark = pytest.mark.usefixtures("fewer_draws")
 MODES = {
     "distill.method": [{"labels": a, "attention_labels": b} for a in ("hard", "unrestricted") for b in ("none", "cls")]
 }

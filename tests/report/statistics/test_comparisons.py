@@ -15,6 +15,7 @@ from pipeline.report.statistics.verdicts import Verdicts
 from pipeline.report.tables import results_table
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, SIZES, Fabric
 
+pytestmark = pytest.mark.usefixtures("fewer_draws")
 OURS = {"distill.method.labels": ["unrestricted"], "distill.method.attention_labels": ["cls"]}
 HL = {"distill.method.labels": ["hard"]}
 SEVERAL = {"distill.seed": [0, 1, 2, 3, 4]}
