@@ -30,8 +30,8 @@ class Verdicts:
 
     def mark(self, row: Row, column: Column) -> str:
         """What stands behind an entry: against random real samples, then against SL + AL."""
-        by_random = {self._sign(row, other, column) for other in randoms(row, self._collected)}
-        by_ours = {self._sign(best, row, column) for best in ours(row, self._collected)}
+        by_random = {self._sign(row, other, column) for other in self._there(randoms(row, self._collected), column)}
+        by_ours = {self._sign(best, row, column) for best in self._there(ours(row, self._collected), column)}
         found = zip((RANDOM_MARKS, OUR_MARKS), (by_random, by_ours), strict=True)
         return "".join(marks.get(next(iter(signs)) or 0, "") for marks, signs in found if len(signs) == 1)
 
@@ -65,6 +65,10 @@ class Verdicts:
     def frame(self) -> pd.DataFrame:
         """One row per comparison; differences in the metric's own units."""
         return pd.DataFrame([self._record(each) for each in self.found], columns=_FRAME)
+
+    def _there(self, rows: Sequence[Row], column: Column) -> list[Row]:
+        """Those that have a number in this column: others say nothing of it."""
+        return [row for row in rows if self._collected.sample(row, column) is not None]
 
     def _sign(self, a: Row, b: Row, column: Column) -> int | None:
         """Of a − b; None where it was not compared."""

@@ -105,6 +105,19 @@ def test_marks_say_which_way(fabric: Fabric):
     assert [found[name].rpartition(" ")[2] for name in ("random real", "HL", "SL + AL")] == ["‡", "↑‡", "↓"]
 
 
+def test_random_rows_of_other_columns_say_nothing(fabric: Fabric):
+    """Each column has a row of random real samples of its own; a mark does not wait for that of the other."""
+    tasks = [{"prepare.task": [fabric.task(name)]} for name in ("sst2", "qnli")]
+    recipes = [{"evaluate.protocol": [{"name": "finetune", "steps": steps}]} for steps in (100, 50)]
+    grids = [DRAWS | task | recipe for task, recipe in zip(tasks, recipes, strict=True)]
+    grids += [OURS | SEVERAL | task for task in tasks]
+    report = {"apart": ["evaluate.protocol.steps"]}
+    table = table_of(fabric, filled(fabric, *grids, means={"random": 0.55, "ours": 0.75}, report=report))
+    (found,) = table.frame[table.frame["method"] == "SL + AL"].to_dict("records")
+    assert len(table.frame) == 3, "two rows of random real samples"
+    assert [str(entry).count("↑") for entry in found.values()].count(1) == 2
+
+
 def test_sets_that_differ_leave_a_difference_undecided(fabric: Fabric):
     """The same means; the permutation test over rows rejects either way, the interval only where sets agree."""
     means = {"random": 0.6, "ours": 0.66}
