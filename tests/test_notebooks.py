@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,7 @@ def executed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     """
     monkeypatch.chdir(project / "analysis")
     monkeypatch.delenv("TEXTDD_ROOT", raising=False)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # a shell puts its own there
 
     def run(name: str, experiment: str = "mini") -> NotebookNode:
         notebook = nbformat.read(project / "analysis" / f"{name}.ipynb", as_version=4)

@@ -33,7 +33,6 @@ from pipeline.store.cells import Stage, check_stored
 
 FORMAT = "textdd-runs/1"
 _PLACE = ["cell", "initialisation", "split", "seconds"]
-_CSV: dict[str, Any] = {"index": False, "lineterminator": "\n"}
 _SHOWN = ("classes", "sizes", "class_counts")  # of a manifest
 
 
@@ -126,7 +125,8 @@ class Archive:
             for name, points in losses.items():
                 if points is not None:
                     outer_losses.put(file.require_group("losses"), name, points)
-        write_text(self.runs, _wide({name: each.runs for name, (each, _) in named.items()}).to_csv(**_CSV))
+        runs = _wide({name: finished.runs for name, (finished, _) in named.items()})
+        write_text(self.runs, runs.to_csv(index=False, lineterminator="\n"))
         self._read()
 
     def _read(self) -> None:

@@ -222,6 +222,7 @@ class _ByAutograd:
         self.tensors = list(self._trained.values())
 
     def backward(self, batch: dict[str, Tensor]) -> Tensor:
+        """See :class:`_Learner`."""
         for tensor in self.tensors:
             tensor.grad = None
         device = self._student.device.type
@@ -255,6 +256,7 @@ class _ByPasses:
 
     @torch.no_grad()
     def backward(self, batch: dict[str, Tensor]) -> Tensor:
+        """See :class:`_Learner`."""
         theta_grad, words_grad = (tensor.grad for tensor in self.tensors)
         assert theta_grad is not None
         assert words_grad is not None

@@ -430,7 +430,7 @@ def busy(grid: Grid, store: Store) -> list[Row]:
     one, two, three, four, five, _ = cells(experiment, store, "distill")
     done(one, 8000)
     attempt(two, ago=400, outcome="stopped", reason="signal SIGTERM", seconds=90.0)
-    attempt(two, ago=400, rows=20, job="7_1", host="n2")
+    attempt(two, ago=405, rows=20, job="7_1", host="n2")  # so 1215 s are left, which stays 20m
     beats(two)
     log(two, 40)
     failed(three, job="7_2")
@@ -454,7 +454,7 @@ def test_the_picture(busy: list[Row]) -> None:
     assert lines[1].split("eta")[0].split() == (
         ["distill", "1", "done", "1", "running", "1", "pending", "1", "failed", "1", "partial", "1", "missing"]
     )
-    assert lines[1].endswith("eta 2h33m"), "8000 s as the one that is done, and 1200 s"
+    assert lines[1].endswith("eta 2h33m"), "8000 s as the one that is done, and 1215 s"
     assert lines[2].split() == ["evaluate", "5", "pending", "1", "failed"]
     table = "\n".join(lines[4:])
     assert len([line for line in lines[4:] if not line.startswith(" " * 11)]) == len(busy)
