@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import launch, release, samples
+from pipeline import launch, release, samples, stopping
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster, expanded, load_cluster
 from pipeline.config.where import restricted
@@ -318,7 +318,7 @@ app.command("import")(samples.import_)
 
 def main() -> None:
     """Entry point."""
-    launch.guarded(app)
+    stopping.guarded(app)
 
 
 if __name__ == "__main__":

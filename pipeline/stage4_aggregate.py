@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.config import Experiment, load
+from pipeline.stopping import guarded
 from pipeline.store import Store
 from pipeline.store.atomic import write_text
 
@@ -120,6 +121,4 @@ def main(
 
 
 if __name__ == "__main__":
-    from pipeline.launch import guarded
-
     guarded(lambda: typer.run(main))

@@ -5,7 +5,8 @@ where it can save, with :func:`requested` or :func:`check`. Everything else (imp
 has nothing to save: there the handler itself raises :class:`Stopped`, so that the process ends at once. Files are whole
 either way, because each is written aside and moved into place.
 
-Nothing here happens outside :func:`listen`: a notebook keeps its own handlers.
+Nothing here happens outside :func:`listen`: a notebook keeps its own handlers. Every command line listens, by
+:func:`guarded`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
+
+from pipeline.errors import InputError, StageError
 
 # Where ranks were sent different ones the first of these counts: what a user stopped or cancelled is not requeued.
 SIGNALS = tuple(name for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
@@ -144,6 +148,27 @@ def check() -> None:
     """
     if _state.signal is not None:
         raise Stopped(_state.signal)
+
+
+def guarded(command: Callable[[], object]) -> None:
+    """Runs a command line; what the user can mend is one sentence on standard error and exit status 2.
+
+    A signal stops it with a sentence and a status of its own: 85 asks for the job to be queued again, 143 and 130 do
+    not.
+    """
+    with listen():
+        try:
+            command()
+        except (InputError, StageError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except Stopped as stopped:
+            request = "; requeue me" if stopped.signal in REQUEUE else ""
+            print(f"stopped by {stopped.signal}; saved{request}: the same command goes on from there", file=sys.stderr)
+            raise SystemExit(stopped.status) from None
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command continues from the last save", file=sys.stderr)
+            raise SystemExit(130) from None
 
 
 def _hear(number: int, frame: FrameType | None) -> None:

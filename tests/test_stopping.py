@@ -189,7 +189,7 @@ def test_without_listening_nothing_is_different() -> None:
 COMMAND = """
 import os, sys, time
 from pipeline import stopping
-from pipeline.launch.command import guarded
+from pipeline.stopping import guarded
 import typer
 
 def ready() -> None:

@@ -14,7 +14,7 @@ submission need no torch. In the order of a grid's way through it:
 ``sbatch``      plain scripts; ``doctor`` is this node fit; ``prune`` what can be removed, ``known`` what is wanted
 """
 
-from pipeline.launch.command import guarded, stage_command
+from pipeline.launch.command import stage_command
 from pipeline.launch.stages import MODULES, StageName, learning_cell, pin, stage_cells, stage_configs
 from pipeline.launch.submitter import submit
 from pipeline.launch.work import Outcome, canary, led, run_stage
@@ -24,7 +24,6 @@ __all__ = [
     "Outcome",
     "StageName",
     "canary",
-    "guarded",
     "learning_cell",
     "led",
     "pin",

@@ -2,8 +2,8 @@
 
 import typer
 
-from pipeline.launch.command import guarded
 from pipeline.launch.element import run_element
+from pipeline.stopping import guarded
 
 
 def main(folder: str, array: str, index: int, cell: int | None = None) -> None:

@@ -1,22 +1,21 @@
-"""The command line of a numbered stage, and how every command line ends."""
+"""The command line of a numbered stage."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from pipeline import stopping
 from pipeline.config import Experiment, load
 from pipeline.config.where import restricted
-from pipeline.errors import InputError, StageError
+from pipeline.errors import InputError
 from pipeline.launch.known import remember
 from pipeline.launch.stages import StageName, pin, stage_cells
 from pipeline.launch.submission import check_code
 from pipeline.launch.work import led, run_stage
 from pipeline.parallel import Ranks
+from pipeline.stopping import guarded
 from pipeline.store import Store
 from pipeline.store.attempts import job_id
 
@@ -53,24 +52,3 @@ def stage_command(stage: StageName) -> None:
             raise typer.Exit(1)
 
     guarded(lambda: typer.run(command))
-
-
-def guarded(command: Callable[[], object]) -> None:
-    """Runs a command line; what the user can mend is one sentence on standard error and exit status 2.
-
-    A signal stops it (see :mod:`pipeline.stopping`) with a sentence and a status of its own: 85 asks for the job to be
-    queued again, 143 and 130 do not.
-    """
-    with stopping.listen():
-        try:
-            command()
-        except (InputError, StageError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except stopping.Stopped as stopped:
-            request = "; requeue me" if stopped.signal in stopping.REQUEUE else ""
-            print(f"stopped by {stopped.signal}; saved{request}: the same command goes on from there", file=sys.stderr)
-            raise SystemExit(stopped.status) from None
-        except KeyboardInterrupt:
-            print("\ninterrupted; the same command continues from the last save", file=sys.stderr)
-            raise SystemExit(130) from None

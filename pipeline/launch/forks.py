@@ -20,8 +20,8 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.launch.command import guarded
 from pipeline.launch.element import run_element
+from pipeline.stopping import guarded
 
 _IMPORTED = (
     *("pipeline.stage2_distill", "pipeline.stage3_evaluate", "pipeline.methods.ddal", "pipeline.evaluation.protocols"),

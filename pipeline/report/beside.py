@@ -7,7 +7,8 @@ import pandas as pd
 from pipeline.config import Experiment
 from pipeline.report import paper
 from pipeline.report.collect import Collected
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
+from pipeline.report.row import Row
 from pipeline.report.tables import METRIC_NAMES, Table, spread
 from pipeline.report.words.composed import published_split
 

@@ -19,13 +19,9 @@ from pipeline.errors import InputError
 from pipeline.report.alternatives import alternatives, hyper_parameters, searched
 from pipeline.report.archive import Archive
 from pipeline.report.finished import Finished, Problem, in_store
-from pipeline.report.layout import (
-    Column,
-    Layout,
-    Row,
-    layout,
-)
+from pipeline.report.layout import Column, Layout, layout
 from pipeline.report.pairs import check_choices
+from pipeline.report.row import Row
 from pipeline.report.statistics.intervals import Estimate, estimate
 from pipeline.report.words.cells import recipe, rule, selection
 from pipeline.store import Store

@@ -20,7 +20,8 @@ from pipeline.errors import InputError
 from pipeline.report.archive import name_of
 from pipeline.report.collect import Collected, Entry
 from pipeline.report.finished import Finished
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
+from pipeline.report.row import Row
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import write_text
 from pipeline.store.cells import STAGE_NAMES, Stage

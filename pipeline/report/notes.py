@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.report.collect import Alternative, Collected
 from pipeline.report.finished import Problem
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
 from pipeline.report.paper import HEADING
+from pipeline.report.row import Row
 from pipeline.report.words.prompts import left_out
 
 RUNS = (

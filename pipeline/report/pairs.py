@@ -8,7 +8,8 @@ from pipeline.config import Experiment
 from pipeline.config.problems import nearest
 from pipeline.errors import InputError
 from pipeline.report.alternatives import alternatives, searched
-from pipeline.report.layout import Layout, Row, layout
+from pipeline.report.layout import Layout, layout
+from pipeline.report.row import Row
 
 
 def check_choices(experiment: Experiment) -> None:

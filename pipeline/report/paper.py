@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.errors import InputError
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
+from pipeline.report.row import Row
 
 FILE = Path(__file__).with_name("paper.csv")  # in the package: jobs run a copy of it
 HEADING = "paper (BERT-base)"

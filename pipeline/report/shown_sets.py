@@ -17,7 +17,8 @@ from pipeline.errors import InputError
 from pipeline.report.archive import name_of
 from pipeline.report.card.gather import config_of
 from pipeline.report.collect import Collected
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
+from pipeline.report.row import Row
 from pipeline.store import Store
 from pipeline.store.places import locate
 from pipeline.students.vocabulary import nearest_tokens

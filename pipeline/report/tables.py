@@ -10,7 +10,8 @@ import pandas as pd
 from pipeline.config import Experiment, Prepare
 from pipeline.report import imbalance, notes, paper
 from pipeline.report.collect import Collected, Entry, Sample
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
+from pipeline.report.row import Row
 from pipeline.report.statistics.comparisons import compare
 from pipeline.report.statistics.verdicts import Verdicts
 from pipeline.report.words.composed import published_split

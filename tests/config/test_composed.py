@@ -13,7 +13,8 @@ from pipeline.config import Composed, Distill, inputs, load, upstream
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.report.alternatives import hyper_parameters
-from pipeline.report.layout import layout, row_of
+from pipeline.report.layout import layout
+from pipeline.report.words.rows import row_of
 
 FIRST = {"name": "one", "source": {"kind": "files", "train": "x.csv"}, "text": ["text"]}
 SECOND = {"name": "two", "source": {"kind": "files", "train": "y.csv"}, "text": ["body"], "metric": "accuracy_f1"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import launch, stage1_prepare
+from pipeline import launch, stage1_prepare, stopping
 from pipeline.config import load
 from pipeline.errors import InputError, StageError
 from pipeline.store import Store
@@ -182,7 +182,7 @@ def test_a_sentence_and_a_status(error: Exception, status: int, capsys: pytest.C
         raise error
 
     with pytest.raises(SystemExit) as end:
-        launch.guarded(command)
+        stopping.guarded(command)
     assert end.value.code == status
     assert capsys.readouterr().err == "error: x\n"
 

@@ -3,10 +3,11 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.report.alternatives import hyper_parameters
 from pipeline.report.collect import collect
-from pipeline.report.layout import layout, row_of
+from pipeline.report.layout import layout
 from pipeline.report.pairs import check_choices
 from pipeline.report.words.cells import selection
 from pipeline.report.words.composed import published_split
+from pipeline.report.words.rows import row_of
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 TABLE3 = [  # steps, shots, batch_shots, label

@@ -28,9 +28,9 @@ from pipeline.errors import InputError
 from pipeline.report.alternatives import hyper_parameters, searched
 from pipeline.report.archive import Archive
 from pipeline.report.card.facts import Evaluation, Reads, Score
-from pipeline.report.layout import row_of
 from pipeline.report.words.cells import recipe
 from pipeline.report.words.language import kept_state
+from pipeline.report.words.rows import row_of
 from pipeline.store import Store
 from pipeline.store.atomic import read_json
 

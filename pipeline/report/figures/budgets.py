@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 from pipeline.report.beside import sample_of_train
 from pipeline.report.collect import Collected
 from pipeline.report.figures.canvas import label_on_the_right, legend, look, paths_of, sheet
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
+from pipeline.report.row import Row
 from pipeline.report.tables import METRIC_NAMES
 
 Axis = Literal["shots", "steps"]

@@ -11,8 +11,9 @@ import pandas as pd
 
 from pipeline.report.collect import Collected
 from pipeline.report.figures.canvas import label_on_the_right, legend, look, paths_of, sheet
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
 from pipeline.report.outer_losses import COLUMNS
+from pipeline.report.row import Row
 
 PER_LINE = 2
 

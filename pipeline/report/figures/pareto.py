@@ -9,8 +9,9 @@ from typing import Any
 
 from pipeline.report.collect import Collected, Sample
 from pipeline.report.figures.canvas import MARKERS, label_on_the_right, legend, paths_of, sheet
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
 from pipeline.report.ledger import Ledger, cost_of
+from pipeline.report.row import Row
 from pipeline.report.tables import METRIC_NAMES
 
 MANY = 12  # points, beyond which names would hide each other

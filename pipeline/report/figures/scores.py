@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.collect import Collected, Sample
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
+from pipeline.report.row import Row
 from pipeline.report.tables import METRIC_NAMES, spread
 from pipeline.store.atomic import replacing
 

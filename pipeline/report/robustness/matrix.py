@@ -27,7 +27,8 @@ from pipeline.evaluation.results import MAJORITY, OWN
 from pipeline.report.archive import name_of
 from pipeline.report.collect import Collected
 from pipeline.report.finished import Finished
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
+from pipeline.report.row import Row
 from pipeline.report.statistics.intervals import estimate
 from pipeline.report.words.cells import recipe
 from pipeline.store import Store

@@ -17,7 +17,7 @@ import pandas as pd
 from pipeline.config import Experiment
 from pipeline.report.beside import sizes
 from pipeline.report.collect import Collected, Sample
-from pipeline.report.layout import Row
+from pipeline.report.row import Row
 from pipeline.report.statistics.comparisons import Comparison, compare_pairs
 from pipeline.report.statistics.differences import DRAWS, PERMUTATIONS
 from pipeline.report.tables import Table

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.report.collect import Alternative, Collected, Entry
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
 from pipeline.report.pairs import asked_pairs, same_budget
+from pipeline.report.row import Row
 from pipeline.report.statistics.differences import Classes, Difference, Resampled, Rows, difference, holm
 
 LEVEL = 0.05

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.report.collect import Collected, Sample
-from pipeline.report.layout import Column, Row
+from pipeline.report.layout import Column
+from pipeline.report.row import Row
 from pipeline.report.statistics.comparisons import LEVEL, OURS, Comparison, is_fair, ours, randoms
 from pipeline.report.statistics.differences import DRAWS, PERMUTATIONS, Difference
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from pipeline.config import Experiment
 from pipeline.report.collect import Collected, Entry, Sample
-from pipeline.report.layout import Column, Row, column_key, layout
+from pipeline.report.layout import Column, column_key, layout
+from pipeline.report.row import Row
 
 OF_FULL, OF_OWN = "full data", "own encoder"
 

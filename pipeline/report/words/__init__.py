@@ -1,1 +1,1 @@
-"""What tables, cards and figures call a cell: ``cells`` any, the others what is particular to one kind of set."""
+"""What tables, cards and figures call a cell: ``rows`` its row, ``cells`` what all have, the others one kind of set."""

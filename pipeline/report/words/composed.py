@@ -11,7 +11,7 @@ from pipeline.config.data import FileSource, JoinedSource, Task
 
 if TYPE_CHECKING:
     from pipeline.distilled import DistilledSet
-    from pipeline.report.layout import Row
+    from pipeline.report.row import Row
 
 
 def composed_name(method: Composed, row_of: Callable[[Evaluate], Row]) -> str:

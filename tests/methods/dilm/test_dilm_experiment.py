@@ -18,8 +18,8 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import load as load_set
 from pipeline.launch.estimate import class_of
 from pipeline.probe.language import language_pieces
-from pipeline.report.layout import row_of
 from pipeline.report.pairs import check_choices
+from pipeline.report.words.rows import row_of
 from pipeline.store import Store
 from tests.forked import completed
 from tests.methods.dilm.conftest import prepared

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.config import Distill, Evaluate
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
-from pipeline.report.layout import row_of
 from pipeline.report.words.cells import rule
+from pipeline.report.words.rows import row_of
 from pipeline.store import Store
 from tests.methods.dilm.test_dilm_cells import made
 

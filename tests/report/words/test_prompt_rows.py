@@ -11,10 +11,11 @@ import pytest
 from pipeline.config import Evaluate
 from pipeline.report.collect import Sample
 from pipeline.report.figures.scores import _references
-from pipeline.report.layout import layout, row_of
+from pipeline.report.layout import layout
 from pipeline.report.pairs import same_budget
 from pipeline.report.words.cells import recipe
 from pipeline.report.words.prompts import left_out
+from pipeline.report.words.rows import row_of
 from pipeline.stage1_prepare import run as prepare
 from pipeline.work import prompts as prompt_work
 from tests.language_stand_in import byte_folder, byte_model

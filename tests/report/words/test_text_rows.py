@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.config import Evaluate, Prepare, Text
-from pipeline.report.layout import layout, row_of
+from pipeline.report.layout import layout
 from pipeline.report.words.cells import recipe, selection
+from pipeline.report.words.rows import row_of
 from pipeline.report.words.text import learned_for
 from pipeline.students import flops
 from pipeline.students.flops import Sizes

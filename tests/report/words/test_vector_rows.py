@@ -8,11 +8,12 @@ import pytest
 
 from pipeline.report.collect import collect
 from pipeline.report.figures.budgets import series
-from pipeline.report.layout import layout, row_of
+from pipeline.report.layout import layout
 from pipeline.report.pairs import asked_pairs, same_budget
 from pipeline.report.robustness.matrix import FACTORS
 from pipeline.report.tables import results_table
 from pipeline.report.words.cells import recipe, selection
+from pipeline.report.words.rows import row_of
 from tests.report.report_fabric import Fabric
 
 MLP = {"name": "vectors", "student": "mlp"}

@@ -1,8 +1,9 @@
 import pytest
 
 from pipeline.report.collect import collect
-from pipeline.report.layout import layout, row_of
+from pipeline.report.layout import layout
 from pipeline.report.words.cells import REAL, recipe, rule, selection
+from pipeline.report.words.rows import row_of
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
 
 CORESETS = [
