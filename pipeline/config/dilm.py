@@ -39,7 +39,7 @@ class GeneratorTraining(Frozen):
 
     Attributes:
         steps, lr, scheduler, warmup_ratio, weight_decay, max_grad_norm: of the optimiser.
-        dropout: the model's own, where it has any.
+        dropout: whether there is any, the model's own and of adapters.
         precision: autocast of the language model; its weights and its losses are float32.
         lora: train adapters alone; ``null`` trains every weight.
         gradient_checkpointing: compute activations again in the backward pass; no part of the identity.
@@ -56,6 +56,12 @@ class GeneratorTraining(Frozen):
     precision: Literal["fp32", "bf16"] = "bf16"
     lora: LoRA | None = None
     gradient_checkpointing: bool = runtime(False)
+
+    @model_validator(mode="after")
+    def _check_dropout(self) -> GeneratorTraining:
+        if self.lora is not None and self.lora.dropout and not self.dropout:
+            raise ValueError(f"lora.dropout: {self.lora.dropout} has no effect with dropout: false; change one of them")
+        return self
 
     def planned_steps(self, rows: int) -> int:
         """As the config says."""
@@ -153,8 +159,9 @@ class Pool(Frozen):
     Attributes:
         every: students after which a new pool is written.
         size: texts per class; ``null`` takes as many as the updates until the next pool look at.
-        clusters: of each class, by k-means on vectors of the frozen encoder; a mini-batch has equally many
-            texts of each (diverse mini-batches). ``null`` takes one text of each, 1 draws plainly (the ablation).
+        clusters: of each class, by k-means on vectors of the frozen encoder (the published code has those of the last
+            student); a mini-batch has equally many texts of each, the next ones in turn (diverse mini-batches).
+            ``null`` takes one text of each, 1 takes the next texts of the class (the ablation).
 
     """
 
@@ -172,7 +179,6 @@ class DiLM(GeneratorTraining, Making):
 
     Attributes:
         shots: texts per class in an update.
-        accumulate: updates whose gradients are averaged into one step of the optimiser.
         teachers, pool, sampling: real rows, texts, and how these are drawn.
         pooling: the vectors by which teachers are chosen and texts clustered, of the frozen encoder: of the ``first``
             token as published, or their ``mean``.
@@ -194,7 +200,6 @@ class DiLM(GeneratorTraining, Making):
     lr: Positive = 3e-7
     warmup_ratio: Share = 0.05
     shots: Count = 64
-    accumulate: Count = 1
     teachers: Teachers = Teachers()
     pool: Pool = Pool()
     sampling: Sampling = Sampling()
@@ -207,6 +212,7 @@ class DiLM(GeneratorTraining, Making):
     student: Training = Training()
     lm_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lm_batch_size: Count = 64
+    revision: int = 2
     makes: ClassVar[Literal["language model"]] = "language model"
     parents: ClassVar[Parents | None] = Parents(("lm", "dilm"), "to go on from")
 
@@ -243,7 +249,7 @@ class DiLM(GeneratorTraining, Making):
     @property
     def pool_size(self) -> int:
         """Texts per class."""
-        return self.pool.size or self.shots * self.accumulate * self.updates * self.pool.every
+        return self.pool.size or self.shots * self.updates * self.pool.every
 
     @property
     def slug(self) -> str:

@@ -13,13 +13,14 @@ from pipeline.errors import InputError
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def per_class(counts: Integers, shots: int, budget: Budget) -> list[int]:
+def per_class(counts: Integers, shots: int, budget: Budget, *, key: str = "shots") -> list[int]:
     """Samples of every class: classes x shots in all, at least one each.
 
     Args:
         counts: [C] training rows of every class.
         shots: mean number of samples per class.
         budget: ``uniform``, in proportion to the rows (``prior``), or to their square root (``sqrt``).
+        key: what the config calls ``shots``.
 
     Raises:
         InputError: a class has fewer rows than its share.
@@ -29,8 +30,8 @@ def per_class(counts: Integers, shots: int, budget: Budget) -> list[int]:
     shares = apportioned(len(counts) * shots, np.asarray(weights, dtype=np.float64), [1] * len(counts))
     for label, (rows, share) in enumerate(zip(counts.tolist(), shares, strict=True)):
         if rows < share:
-            asked = f"shots: {shots}" if budget == "uniform" else f"its {share} samples of shots: {shots} by {budget}"
-            raise InputError(f"class {label} has {rows} training rows, too few for {asked}; lower shots")
+            asked = f"{key}: {shots}" if budget == "uniform" else f"its {share} samples of {key}: {shots} by {budget}"
+            raise InputError(f"class {label} has {rows} training rows, too few for {asked}; lower {key}")
     return shares
 
 

@@ -18,7 +18,7 @@ from pipeline.methods.coresets.vectors import load_student, vectors_of
 from pipeline.methods.dilm.generate import generate_from
 from pipeline.methods.dilm.generator import Generator
 from pipeline.methods.dilm.pretrain import Pretraining
-from pipeline.methods.dilm.sampling import write
+from pipeline.methods.dilm.sampling import longest_text, write
 from pipeline.methods.dilm.tuning import Tuning
 from pipeline.probe.slices import Piece
 from pipeline.students.device import pick_device
@@ -39,7 +39,8 @@ def language_pieces(config: Distill, prepared: Prepared, set_: Path) -> list[Pie
     if isinstance(method, Rank):
         return [_losses(generator, written.split("train"), text)]
     assert isinstance(method, DiLM | Generated)
-    longest, fields = int(rows.lengths.max()), len(config.source.task.text)
+    fields = len(config.source.task.text)
+    longest = longest_text(written, method.sampling, fields)
     sampling = method.sampling.model_copy(update={"batch_size": min(TEXTS, method.sampling.batch_size)})
     student = load_student(config, prepared)
     some, theta = prepared.split("train").stratified(ROWS, 0, "probe"), student.initial(0, 0)
@@ -52,7 +53,7 @@ def language_pieces(config: Distill, prepared: Prepared, set_: Path) -> list[Pie
         small = method.model_copy(update={"over_sample": 1, "distinct": False, "sampling": sampling})
         save(generate_from(generator, config.model_copy(update={"method": small}), prepared, longest), set_)
         return found
-    tuning = Tuning(_short(config, method, sampling), prepared, student, generator, rows)
+    tuning = Tuning(_short(config, method, sampling), prepared, student, generator, rows, longest)
     tuning.advance()  # which writes the pool
     return [("outer", tuning.advance, language_work.of_step(method, per_row, text, C)), *found]
 

@@ -69,7 +69,7 @@ def of_step(method: DiLM, per_row: float, text: float, classes: int) -> float:
     )
     extra = 3 * method.lm_batch_size * text if method.lm_weight else 0.0
     student = 3 * method.student_steps * method.student.batch_size * per_row * (method.updates - 1) / method.updates
-    return method.accumulate * update + extra + student
+    return update + extra + student
 
 
 def written_for(config: Distill, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from pipeline.randomness import numpy_generator
 _ROWS = 4096  # rows whose token ids are in memory together
 
 
-def drawn(train: Split, shares: Sequence[int], method: Coreset, seed: int) -> list[Integers]:
+def drawn(train: Split, shares: Sequence[int], method: Coreset, seed: int, *, key: str = "shots") -> list[Integers]:
     """Rows of every class in ascending order, each text once; a draw of (seed, class) where ``candidates`` is given.
 
     Args:
@@ -24,6 +24,7 @@ def drawn(train: Split, shares: Sequence[int], method: Coreset, seed: int) -> li
         shares: samples that will be chosen of every class, of which at least so many candidates are kept.
         method: how many candidates there are in all.
         seed: of the cell.
+        key: what the config calls ``shots``.
 
     Raises:
         InputError: there are fewer different rows, or candidates, than samples.
@@ -35,7 +36,7 @@ def drawn(train: Split, shares: Sequence[int], method: Coreset, seed: int) -> li
         if len(of_class) < share:
             raise InputError(
                 f"class {label} has {len(of_class)} different training rows, too few for its {share} samples; "
-                f"lower shots (now {method.shots})"
+                f"lower {key} (now {method.shots})"
             )
     if method.candidates is None or method.candidates >= len(first):
         return rows

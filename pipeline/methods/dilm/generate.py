@@ -28,7 +28,7 @@ from pipeline.methods.budgets import Integers, interleaved
 from pipeline.methods.coresets.geometry import pick
 from pipeline.methods.coresets.vectors import check_pooling, load_student, vectors_of
 from pipeline.methods.dilm.generator import Generator
-from pipeline.methods.dilm.sampling import Written, write
+from pipeline.methods.dilm.sampling import Written, longest_text, write
 from pipeline.randomness import numpy_generator
 from pipeline.students.device import pick_device
 
@@ -46,17 +46,20 @@ def generate(config: Distill, prepared: Prepared, written: Prepared, parent: Pat
         parent: the cell's folder that has the generator.
 
     Raises:
-        InputError: the encoder has no first-token vectors for the selection.
+        InputError: the encoder has no first-token vectors for the selection, or texts would be longer than the language
+            model reads.
         StageError: the generator writes too few usable texts.
         Stopped: a signal came; what was written is lost.
 
     """
     generator = Generator.load(parent / "generator", len(prepared.classes), pick_device(config.runtime))
-    return generate_from(generator, config, prepared, int(written.split("train").lengths.max()))
+    assert isinstance(config.method, Generated)
+    longest = longest_text(written, config.method.sampling, len(config.source.task.text))
+    return generate_from(generator, config, prepared, longest)
 
 
 def generate_from(generator: Generator, config: Distill, prepared: Prepared, longest: int) -> DistilledSet:
-    """The set by a generator that is in memory; ``longest`` is how many tokens a training row has at most."""
+    """The set by a generator that is in memory; a text has ``longest`` tokens at most."""
     method, C, fields = config.method, len(prepared.classes), len(config.source.task.text)
     assert isinstance(method, Generated)
     if isinstance(method.selection, ByCentres | ByHerding):

@@ -63,7 +63,8 @@ class Generator:
     def fresh(cls, folder: Path, classes: int, seed: int, device: torch.device | str) -> Generator:
         """The language model that stage 1 keeps, with new tokens: classes begin as its token for the start of a text.
 
-        The separator's and the padding's vectors are drawn, as the library initialises them, from ``seed``.
+        The separator's and the padding's vectors are drawn, as the library initialises them, from ``seed``; where the
+        model has more rows than its tokenizer has tokens, they are the next of these.
         """
         model, tokenizer = _loaded(folder)
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -16,7 +16,7 @@ from pipeline.methods.coresets.vectors import vectors_of
 from pipeline.methods.dilm.generator import Generator, Text
 from pipeline.methods.dilm.sampling import Written, as_split, write
 from pipeline.methods.dilm.sequences import Sequences
-from pipeline.randomness import derive, numpy_generator
+from pipeline.randomness import derive
 from pipeline.students.encoder import Student
 
 
@@ -34,18 +34,23 @@ class TextPool:
         self.sequences, self.clusters = sequences, clusters
         self.split = as_split(texts, sequences.labels.tolist(), prepared.tokenizer, prepared.manifest["max_length"])
 
-    def batch(self, label: int, count: int, clusters: int, seed: int, *step: int) -> Integers:
-        """Positions of ``count`` texts of a class: equally many of every cluster, a draw of (seed, step, class).
+    def batch(self, label: int, count: int, clusters: int, update: int) -> Integers:
+        """Positions of ``count`` texts of a class: equally many of every cluster, the next ones in turn.
 
-        No text twice. Where a cluster has too few, the others of the class stand in.
+        No text twice. Where a cluster has too few, the others of the class stand in, in turn as well.
+
+        Args:
+            label: the class.
+            count: texts.
+            clusters: of a class.
+            update: how many came before, since the texts were written.
+
         """
-        generator = numpy_generator(seed, "mini-batch", *step, label)
-        of_class = generator.permutation(np.flatnonzero(self.sequences.labels.numpy() == label))
-        numbers = self.clusters[of_class]
-        share = count // clusters
-        chosen = np.concatenate([of_class[numbers == number][:share] for number in range(clusters)])
+        of_class = np.flatnonzero(self.sequences.labels.numpy() == label)
+        numbers, share = self.clusters[of_class], count // clusters
+        chosen = np.concatenate([_next(of_class[numbers == number], share, update) for number in range(clusters)])
         others = of_class[~np.isin(of_class, chosen)]
-        return np.concatenate([chosen, others[: count - len(chosen)]])
+        return np.concatenate([chosen, _next(others, count - len(chosen), update)])
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restored` needs; flat tensors."""
@@ -59,6 +64,11 @@ class TextPool:
         usable = [text for text in texts if text is not None]
         assert len(usable) == len(texts)
         return cls(sequences, usable, state["clusters"].numpy(), prepared)
+
+
+def _next(rows: Integers, count: int, update: int) -> Integers:
+    """The ``count`` of ``rows`` whose turn it is; behind the last one comes the first again."""
+    return np.roll(rows, -count * update)[:count]
 
 
 def written_pool(

@@ -14,8 +14,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from pipeline import stopping
 from pipeline.config import Sampling
+from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split, tokenise
-from pipeline.errors import StageError
+from pipeline.errors import InputError, StageError
 from pipeline.methods.budgets import Integers
 from pipeline.methods.dilm.generator import Generator, Text
 from pipeline.methods.dilm.sequences import Sequences, joined
@@ -23,6 +24,28 @@ from pipeline.progress import bar
 from pipeline.randomness import seeded
 
 _SPARE = 4  # times as many texts as are needed are written before a generator counts as unable to
+
+
+def longest_text(written: Prepared, sampling: Sampling, fields: int) -> int:
+    """Tokens that a text has at most: ``max_tokens``, else as many as the longest training row.
+
+    Args:
+        written: the task as prepared for the language model.
+        sampling: how texts are drawn.
+        fields: of a text: 1, or 2 for pairs.
+
+    Raises:
+        InputError: the language model reads no text that long.
+
+    """
+    positions, asked = written.manifest["positions"], sampling.max_tokens
+    beside = 1 + fields  # begin and end, and what separates a pair
+    if asked is not None and positions is not None and asked > positions - beside:
+        raise InputError(
+            f"sampling.max_tokens: {asked} is more than {written.manifest['model']['name']} reads; "
+            f"give at most {positions - beside}"
+        )
+    return asked or int(written.split("train").lengths.max())
 
 
 @dataclass(frozen=True)
@@ -71,7 +94,7 @@ def write(
         count: per class.
         fields: of a text: 1, or 2 for pairs.
         sampling: how tokens are drawn.
-        longest: tokens of a text at most, where ``sampling`` does not say.
+        longest: tokens of a text at most.
         seed: of the draws; batch b of a class is the same whatever ``count`` is.
         distinct: keep each text once per class.
 
@@ -92,7 +115,7 @@ def write(
                         f"needed, in {seen}; train it longer, ask for fewer, or set a higher sampling.temperature"
                     )
                 with seeded(seed, "texts", label, tries):
-                    rows = _batch(generator, label, fields, sampling, sampling.max_tokens or longest)
+                    rows = _batch(generator, label, fields, sampling, longest)
                 seen, tries = seen + len(rows), tries + 1
                 found.add(rows, generator, fields, count)
                 shown.update(min(count * label + len(found.texts), shown.total or 0) - shown.n)

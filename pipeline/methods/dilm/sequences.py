@@ -62,10 +62,6 @@ class Sequences:
         ids = self.tokens[(starts[:, None] + places).clamp(max=len(self.tokens) - 1)].long()
         return ids.masked_fill(~mask, pad).to(device), mask.long().to(device)
 
-    def select(self, rows: Integers) -> Sequences:
-        """The sequences of these rows, in this order."""
-        return Sequences.of((self.row(int(row)) for row in rows), self.labels[torch.as_tensor(rows)].tolist())
-
     def state(self) -> dict[str, Tensor]:
         """Tensors that :class:`Sequences` can be made of again."""
         return {"tokens": self.tokens, "ends": self.ends, "labels": self.labels}

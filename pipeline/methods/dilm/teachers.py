@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
+from pipeline import stopping
 from pipeline.config import DiLM, Distill, KCentres
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
@@ -20,6 +23,9 @@ from pipeline.students.encoder import Student
 class Teachers:
     """Rows of every class, by update; a pure function of (seed, update).
 
+    Representative rows are found when they are first asked for, and kept with the state: of a large task the vectors
+    and as many k-means as there are sets take longer than many an update.
+
     Args:
         config: with a ``dilm`` method.
         prepared: the encoder's data.
@@ -33,31 +39,53 @@ class Teachers:
 
     def __init__(self, config: Distill, prepared: Prepared, train: Split, student: Student) -> None:
         assert isinstance(config.method, DiLM)
-        self.method, self.seed = config.method.teachers, config.seed
+        self.config, self.method, self.train, self.student = config, config.method.teachers, train, student
         self.labels = train.labels.numpy()
-        shares = per_class(np.bincount(self.labels, minlength=len(prepared.classes)), self.method.shots, "uniform")
-        self.sets = representative(config, train, shares, student) if self.method.choose == "k_centres" else []
+        counts, shots = np.bincount(self.labels, minlength=len(prepared.classes)), self.method.shots
+        shares = per_class(counts, shots, "uniform", key="teachers.shots")
+        self.centres = KCentres(name="k_centres", shots=shots, centres="kmeans", candidates=self.method.candidates)
+        self.candidates: list[Integers] = []
+        if self.method.choose == "k_centres":
+            self.candidates = drawn(train, shares, self.centres, config.seed, key="teachers.shots")
+        self._sets: Integers | None = None
 
     def at(self, update: int, label: int) -> Integers:
-        """The training rows of one class that update ``update`` looks at."""
-        if self.sets:
-            return self.sets[update % len(self.sets)][label]
-        generator = numpy_generator(self.seed, "teachers", update, label)
+        """The training rows of one class that update ``update`` looks at.
+
+        Raises:
+            Stopped: a signal came while representative rows were looked for.
+
+        """
+        if self.method.choose == "k_centres":
+            if self._sets is None:
+                self._sets = self._representative()
+            found: Integers = self._sets[update % self.method.sets, label]
+            return found
+        generator = numpy_generator(self.config.seed, "teachers", update, label)
         return generator.choice(np.flatnonzero(self.labels == label), self.method.shots, replace=False)
 
+    def _representative(self) -> Integers:
+        """[sets, C, shots] rows: of each class those nearest to the centroids of k-means, anew for every set."""
+        assert isinstance(self.config.method, DiLM)
+        theta, pooling = self.student.initial(self.config.seed, 0), self.config.method.pooling
+        vectors = [vectors_of(self.student, theta, self.train.select(rows), pooling) for rows in self.candidates]
+        return np.stack([self._of_set(number, vectors) for number in range(self.method.sets)])
 
-def representative(config: Distill, train: Split, shares: Sequence[int], student: Student) -> list[list[Integers]]:
-    """[sets][C] rows: of each class those nearest to the centroids of k-means, anew for every set."""
-    assert isinstance(config.method, DiLM)
-    teachers = config.method.teachers
-    centres = KCentres(name="k_centres", shots=teachers.shots, centres="kmeans", candidates=teachers.candidates)
-    candidates = drawn(train, shares, centres, config.seed)
-    theta = student.initial(config.seed, 0)
-    vectors = [vectors_of(student, theta, train.select(rows), config.method.pooling) for rows in candidates]
-    return [
-        [
-            rows[pick(centres, of_class, share, derive(config.seed, "teachers", number), label)]
-            for label, (rows, of_class, share) in enumerate(zip(candidates, vectors, shares, strict=True))
-        ]
-        for number in range(teachers.sets)
-    ]
+    def _of_set(self, number: int, vectors: Sequence[np.ndarray[Any, Any]]) -> Integers:
+        stopping.check()
+        seed = derive(self.config.seed, "teachers", number)
+        return np.stack(
+            [
+                rows[pick(self.centres, of_class, self.method.shots, seed, label)]
+                for label, (rows, of_class) in enumerate(zip(self.candidates, vectors, strict=True))
+            ]
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`restore` needs."""
+        return {} if self._sets is None else {"teachers": torch.from_numpy(self._sets)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes representative rows that were found before."""
+        if "teachers" in state:
+            self._sets = state["teachers"].numpy()

@@ -25,6 +25,7 @@ from pipeline.methods.dilm.matching import gradient, match, matched_names, weigh
 from pipeline.methods.dilm.optimisation import Optimisation
 from pipeline.methods.dilm.pool import TextPool, written_pool
 from pipeline.methods.dilm.pretrain import language_modelling
+from pipeline.methods.dilm.sampling import longest_text
 from pipeline.methods.dilm.sequences import Sequences
 from pipeline.methods.dilm.teachers import Teachers
 from pipeline.methods.dilm.trajectory import Trajectory
@@ -48,7 +49,8 @@ def tune(config: Distill, prepared: Prepared, written: Prepared, parent: Path, o
         out: the cell's folder; ``progress.pt`` and ``log.csv`` are written there.
 
     Raises:
-        InputError: a class has too few rows, the encoder has no first-token vectors, or a package is missing.
+        InputError: a class has too few rows, texts would be longer than the language model reads, the encoder has no
+            first-token vectors, or a package is missing.
         StageError: the loss is no longer finite, or the generator writes too few texts; the last good state is saved.
         Stopped: a signal came; the state before or after the step of that moment is saved.
 
@@ -60,7 +62,9 @@ def tune(config: Distill, prepared: Prepared, written: Prepared, parent: Path, o
     device = pick_device(config.runtime)
     generator = Generator.load(parent / "generator", len(prepared.classes), device)
     student = Student.load(prepared.model_folder, prepared.manifest["fresh_parameters"], device)
-    run = Tuning(config, prepared, student, generator, generator.sequences(written.split("train")))
+    longest = longest_text(written, method.sampling, len(config.source.task.text))
+    real = generator.sequences(written.split("train"))
+    run = Tuning(config, prepared, student, generator, real, longest)
     loop(run, lambda _: {}, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)
     return run.optimisation.finished()
 
@@ -68,21 +72,29 @@ def tune(config: Distill, prepared: Prepared, written: Prepared, parent: Path, o
 class Tuning:
     """The generator, its optimiser and the pool: all that a resumed run needs.
 
-    The student, and which rows teach, follow from (seed, step).
+    The student follows from (seed, step).
 
     Attributes:
         pool: the texts of the moment; ``None`` before the first update.
+        longest: tokens of a text in it, at most.
 
     """
 
     pool: TextPool | None = None
 
     def __init__(
-        self, config: Distill, prepared: Prepared, student: Student, generator: Generator, real: Sequences
+        self,
+        config: Distill,
+        prepared: Prepared,
+        student: Student,
+        generator: Generator,
+        real: Sequences,
+        longest: int,
     ) -> None:
         assert isinstance(config.method, DiLM)
         self.config, self.method, self.seed = config, config.method, config.seed
-        self.prepared, self.student, self.generator, self.real = prepared, student, generator, real
+        self.prepared, self.student, self.generator = prepared, student, generator
+        self.real, self.longest = real, longest
         method, self.train = self.method, prepared.split("train")
         self.classes = len(prepared.classes)
         self.teachers = Teachers(config, prepared, self.train, student)
@@ -113,8 +125,7 @@ class Tuning:
 
         """
         if self.step % self.epoch_steps == 0:
-            longest = int(self.real.lengths.max()) - 2
-            self.pool = written_pool(self.config, self.generator, self.student, self.prepared, longest, self.step)
+            self.pool = written_pool(self.config, self.generator, self.student, self.prepared, self.longest, self.step)
         theta = self.trajectory.at(self.step)
         with seeded(self.seed, "dropout of the generator", self.step):
             found = self.optimisation.step(lambda: self.backward(theta))
@@ -123,24 +134,22 @@ class Tuning:
 
     def backward(self, theta: dict[str, Tensor]) -> Tensor:
         """(1 − λ) · matching, a mean over classes, + λ · language modelling; leaves its gradient in the generator."""
-        method, share = self.method, (1 - self.method.lm_weight) / (self.method.accumulate * self.classes)
+        method, share = self.method, (1 - self.method.lm_weight) / self.classes
         total = torch.zeros(())
-        for part in range(method.accumulate):
-            update = self.step * method.accumulate + part
-            for label in range(self.classes):
-                total += share * self._of_class(theta, update, label, share)
+        for label in range(self.classes):
+            total += share * self._of_class(theta, label, share)
         if method.lm_weight:
             rows = torch.from_numpy(self.order.at(self.step))
             total += method.lm_weight * language_modelling(self.generator, self.real, rows, method.lm_weight)
         return total
 
-    def _of_class(self, theta: dict[str, Tensor], update: int, label: int, share: float) -> Tensor:
+    def _of_class(self, theta: dict[str, Tensor], label: int, share: float) -> Tensor:
         """The matching loss of one class; leaves ``share`` times its gradient in the generator."""
         method, pool, student = self.method, self.pool, self.student
         assert pool is not None
-        real = self.train.batch(self.teachers.at(update, label), student.device)
+        real = self.train.batch(self.teachers.at(self.step, label), student.device)
         teacher, _ = gradient(student, theta, self.names, real)
-        rows = pool.batch(label, method.shots, method.clusters, self.seed, update)
+        rows = pool.batch(label, method.shots, method.clusters, self.step % self.epoch_steps)
         each = self._losses(pool.sequences, rows)
         of_rows = weights(each, method.temperature)
         loss, slope = match(student, theta, self.names, teacher, pool.split.batch(rows, student.device), of_rows)
@@ -156,7 +165,7 @@ class Tuning:
     def state(self) -> dict[str, Any]:
         """Everything that decides what comes next."""
         pool = {} if self.pool is None else {"pool": self.pool.state()}
-        return {"step": self.step, **pool, **self.optimisation.state(), **self.conditions()}
+        return {"step": self.step, **pool, **self.teachers.state(), **self.optimisation.state(), **self.conditions()}
 
     def conditions(self) -> dict[str, Any]:
         """What changes the rounding and nothing else."""
@@ -166,6 +175,7 @@ class Tuning:
         """Puts a saved state back."""
         self.step = state["step"]
         self.optimisation.restore(state)
+        self.teachers.restore(state)
         if "pool" in state:
             fields = len(self.config.source.task.text)
             self.pool = TextPool.restored(state["pool"], self.generator, fields, self.prepared)

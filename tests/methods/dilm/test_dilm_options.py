@@ -119,6 +119,7 @@ def test_bfloat16_is_near(chain: Chain, store: Store, language_model: Path) -> N
         ({"pool": {"size": 3}}, "pool.size: 3 texts per class are fewer than the 64 of an update"),
         ({"student": {"steps": 100}}, "shorter than the 180 steps"),
         ({"student": {"epochs": 2}}, "student.epochs"),
+        ({"lora": {"dropout": 0.1}, "dropout": False}, "lora.dropout: 0.1 has no effect with dropout: false"),
     ],
 )
 def test_what_cannot_be_matched(options: dict[str, Any], said: str) -> None:

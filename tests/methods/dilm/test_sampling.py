@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from pipeline.config import DiLM, Distill, Sampling
-from pipeline.errors import StageError
+from pipeline.errors import InputError, StageError
 from pipeline.methods.dilm import generate
 from pipeline.methods.dilm.generator import Generator
 from pipeline.methods.dilm.pool import TextPool, clustered
-from pipeline.methods.dilm.sampling import Written, as_split, write
+from pipeline.methods.dilm.sampling import Written, as_split, longest_text, write
 from pipeline.methods.dilm.sequences import Sequences
 from pipeline.methods.dilm.teachers import Teachers
 from pipeline.store import Store
@@ -126,16 +126,32 @@ def test_a_mini_batch_has_a_text_of_every_cluster(chain: Chain, store: Store) ->
     sequences = Sequences.of([[1, 2]] * 16, labels)
     clusters = np.asarray([0] * 7 + [1] * 4 + [2] + [0] * 4)
     pool = TextPool(sequences, texts, clusters, data)
-    for step in range(20):
-        rows = pool.batch(0, 3, 3, 5, step)
-        assert sorted(clusters[rows].tolist()) == [0, 1, 2]
-        assert rows.tolist() == pool.batch(0, 3, 3, 5, step).tolist()
-        plain = pool.batch(0, 6, 1, 5, step)
-        assert len({*plain.tolist()}) == 6
-        assert max(plain) < 12
-        filled = pool.batch(1, 4, 2, 5, step)  # of cluster 1 there is none
+    for update in range(20):
+        rows = pool.batch(0, 3, 3, update)
+        assert rows.tolist() == [update % 7, 7 + update % 4, 11]
+        filled = pool.batch(1, 4, 2, update)  # of cluster 1 there is none
         assert sorted(filled.tolist()) == [12, 13, 14, 15]
-    assert len({tuple(pool.batch(0, 3, 3, 5, step).tolist()) for step in range(20)}) > 5
+
+
+def test_a_text_is_no_longer_than_the_language_model_reads(chain: Chain, store: Store) -> None:
+    """It has 40 positions: a class's token, 38 of text, the end; of a pair 37, and what separates."""
+    config = chain(pairs=True)
+    assert config.parent is not None
+    assert config.parent.parent is not None
+    data = prepared(config.parent.parent.source, store)
+    for fields, most in ((1, 38), (2, 37)):
+        assert longest_text(data, Sampling(max_tokens=most), fields) == most
+        with pytest.raises(InputError, match=rf"max_tokens: {most + 1} is more than .* reads; give at most {most}"):
+            longest_text(data, Sampling(max_tokens=most + 1), fields)
+    assert longest_text(data, Sampling(), 2) == int(data.split("train").lengths.max())
+
+
+def test_updates_take_turns_through_all_texts(chain: Chain, store: Store) -> None:
+    texts, labels = [(f"word{number}",) for number in range(16)], [0] * 12 + [1] * 4
+    pool = TextPool(Sequences.of([[1, 2]] * 16, labels), texts, np.zeros(16, np.int64), prepared(chain().source, store))
+    looked = np.concatenate([pool.batch(0, 5, 1, update) for update in range(12)])
+    assert np.bincount(looked).tolist() == [5] * 12
+    assert all(len({*looked[start : start + 5].tolist()}) == 5 for start in range(0, 60, 5))
 
 
 def test_clusters_are_of_what_a_text_says(
@@ -169,7 +185,13 @@ def test_teachers_take_turns_and_are_of_their_class(chain: Chain, store: Store) 
         assert first != second
         assert len(set(first)) == 5
         assert set(labels[first]) == {label}
+    state = teachers.state()
+    again = Teachers(config, data, train, student)
+    assert again.state() == {}, "nothing is looked for before it is asked for"
+    again.restore({"teachers": state["teachers"].flip(0)})
+    assert again.at(0, 1).tolist() == teachers.at(1, 1).tolist()
     drawn = Teachers(config.model_copy(update={"method": _with_random(config.method)}), data, train, student)
+    assert drawn.state() == {}
     draws = {tuple(drawn.at(update, 0).tolist()) for update in range(5)}
     assert len(draws) == 5
     assert drawn.at(3, 1).tolist() == drawn.at(3, 1).tolist()
