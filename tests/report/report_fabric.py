@@ -15,12 +15,14 @@ import yaml
 
 from pipeline import work
 from pipeline.config import Evaluate, Experiment, Prepare, load, upstream
-from pipeline.evaluation.metrics import decisions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Results
+from pipeline.report.statistics.differences import Classes, metric
 from pipeline.store import Store
 from pipeline.store.cells import Stage
 from pipeline.work import cells
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "f1", "mcc", "accuracy_f1")
 
 Scores = Mapping[str, Sequence[float]]
 MAJORITY = {"distill.method": [{"name": "majority"}], "evaluate.protocol": [{"name": "majority"}]}
@@ -103,7 +105,7 @@ class Fabric:
             for name, true in labels.items():
                 right = random.random(len(true)) < share + np.linspace(-0.2, 0.2, len(true))
                 answers[name] = torch.tensor(np.where(right, true, ~true)).long()
-                scores[name] = decisions(answers[name], torch.tensor(true).long(), 2)
+                scores[name] = _scores(answers[name].numpy(), true)
             predictions.add(number, answers)
             results.add(number, scores, number + 1.0)
 
@@ -123,6 +125,13 @@ class Fabric:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
         return folder
+
+
+def _scores(answers: Classes, true: Classes) -> dict[str, float]:
+    """All metrics of answers of two classes, by the counts that they are made of."""
+    given, wanted = (np.stack([of == 0, of == 1]).astype(float) for of in (answers, true))
+    of_counts = (given * wanted).sum(-1), given.sum(-1), wanted.sum(-1)
+    return {name: float(metric(name, *of_counts)) for name in METRICS}
 
 
 def counts(monkeypatch: pytest.MonkeyPatch, **functions: Callable[..., work.Work]) -> None:
