@@ -3,9 +3,9 @@
     python -m analysis.benchmarks.local
 
 Run from the repository root; Linux without a GPU, where cells can be forks. Ten sets of random rows and ten evaluations
-of one step of fine-tuning, with an encoder of a few kilobytes: next to no work, so that what remains is how a cell begins
-and ends. Whole commands are timed, two cells at a time, from the start of Python to its end; CPU seconds are of all
-processes. Lines land in ``results/local.csv``.
+of one step of fine-tuning, with an encoder of a few kilobytes: next to no work, so that what remains is how a cell
+begins and ends. Whole commands are timed, two cells at a time, from the start of Python to its end; CPU seconds are of
+all processes. Lines land in ``results/local.csv``.
 """
 
 from __future__ import annotations
