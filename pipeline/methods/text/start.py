@@ -33,7 +33,7 @@ def beginning(config: Distill, prepared: Prepared) -> DistilledSet:
     """The set of ``sentences``: what learned text begins as.
 
     Raises:
-        InputError: see :func:`check_length` and :func:`candidates`.
+        InputError: see :func:`check_length`, :func:`candidates` and :func:`starts`.
 
     """
     method, texts = config.method, len(config.source.task.text)
@@ -90,6 +90,9 @@ def starts(
         seed: of the cell.
         count: starts that are drawn, of ``real`` sentences; there is one of everything else.
 
+    Raises:
+        InputError: see :func:`telling_words`.
+
     """
     if method.initialise == "real":
         return [_turns([_draw(pool, method, seed, label, k) for label, pool in enumerate(pools)])
@@ -103,7 +106,7 @@ def starts(
     if method.initialise == "telling":
         return [_turns([pool[telling_rows(pool, row, method.shots)] for pool, row in zip(pools, telling, strict=True)])]
     width = method.sequence_length - sum(map(len, marks))
-    words = [telling_words(row, method.shots, width).tolist() for row in telling]
+    words = [telling_words(row, method.shots, width, label).tolist() for label, row in enumerate(telling)]
     framed = [[put_together(_dealt(own, len(marks) - 1), marks) for own in of_class] for of_class in words]
     return [_turns([torch.tensor(samples) for samples in framed])]
 
@@ -152,9 +155,20 @@ def telling_rows(pool: Tensor, scores: Scores, shots: int) -> Tensor:
     return torch.tensor(chosen)
 
 
-def telling_words(scores: Scores, shots: int, width: int) -> Tensor:
-    """[shots, width] the tokens with the highest scores, dealt out in turns; the smaller id of equals first."""
-    best = np.argsort(-scores, kind="stable")[: shots * width]
+def telling_words(scores: Scores, shots: int, width: int, label: int) -> Tensor:
+    """[shots, width] the tokens with the highest scores, dealt out in turns; the smaller id of equals first.
+
+    Raises:
+        InputError: class ``label`` has fewer that speak for it, whose score is above 0.
+
+    """
+    wanted, found = shots * width, int((scores > 0).sum())
+    if found < wanted:
+        raise InputError(
+            f"class {label} has {found} telling words, too few for shots: {shots} of {width} words each, which are "
+            f"{wanted}; lower shots or sequence_length"
+        )
+    best = np.argsort(-scores, kind="stable")[:wanted]
     return torch.from_numpy(best.reshape(width, shots).T.copy())
 
 

@@ -340,7 +340,16 @@ def test_telling_rows_and_words() -> None:
     scores = np.array([0.0, 5.0, 3.0, 2.0, -4.0, 1.0])
     pool = torch.tensor([[1, 4, 0], [1, 3, 0], [1, 2, 0], [3, 5, 5], [2, 5, 4]])  # sums 1, 7, 8, 3, 0
     assert telling_rows(pool, scores, 3).tolist() == [2, 3, 1]  # then 2 and 5 and 3 are left, then none: -4, 0, 0, -4
-    assert telling_words(scores, 2, 2).tolist() == [[1, 3], [2, 5]]
+    assert telling_words(scores, 2, 2, 1).tolist() == [[1, 3], [2, 5]]
+
+
+@pytest.mark.parametrize("width", [3, 5])
+def test_there_have_to_be_enough_telling_words(width: int) -> None:
+    """What is barred or unseen has score 0: it is no word of the class, and neither is one that speaks against it."""
+    scores = np.array([0.0, 5.0, 3.0, 2.0, -4.0, 1.0])
+    wanted = f"class 1 has 4 telling words, too few for shots: 2 of {width} words each, which are {2 * width}"
+    with pytest.raises(InputError, match=wanted):
+        telling_words(scores, 2, width, 1)
 
 
 @pytest.mark.parametrize("initialise", ["centres", "telling", "words"])
