@@ -88,7 +88,7 @@ class VectorRun:
         """One outer step (RaT-BPTT, algorithm 1): the outer loss, the length of the gradient before clipping.
 
         Raises:
-            FloatingPointError: one of them is not finite; nothing was changed.
+            FloatingPointError: one of them, or a loss that ``hard_mining`` goes by, is not finite; nothing was changed.
 
         """
         outer = self.method.outer
@@ -135,8 +135,8 @@ class VectorRun:
     def real(self) -> dict[str, Tensor]:
         """The real rows of this step, of which ``hard_mining`` draws a part by how hard they are."""
         rows, mining = self.order.at(self.step), self.method.outer.hard_mining
-        if mining is not None:
-            share = self.hardness.double().numpy()
+        share = self.hardness.double().numpy()
+        if mining is not None and share.any():
             count = min(round(mining.share * len(rows)), int(np.count_nonzero(share)))
             generator = numpy_generator(self.seed, "hard rows", self.step)
             hard = generator.choice(len(share), count, replace=False, p=share / share.sum())
@@ -208,10 +208,19 @@ class VectorRun:
 
     @torch.no_grad()
     def _losses(self) -> Tensor:
-        """[rows] cross-entropy of every training row after a fresh student was trained on the current set."""
+        """[rows] cross-entropy of every training row after a fresh student was trained on the current set.
+
+        Raises:
+            FloatingPointError: it is not finite everywhere, so that nothing can be drawn by it.
+
+        """
         theta = trained(self.learned, self.student, derive(self.seed, "mining", self.step), 1, self.method.steps)
         logits = score(self.student, theta, self.train.vectors.to(self.student.device))[0]
-        return torch.nn.functional.cross_entropy(logits, self.train.labels, reduction="none")
+        losses = torch.nn.functional.cross_entropy(logits, self.train.labels, reduction="none")
+        bad = int((~losses.isfinite()).sum())
+        if bad:
+            raise FloatingPointError(f"hard_mining: the losses of {bad} of {len(losses)} training rows are not finite")
+        return losses
 
 
 def trained(learned: LearnedVectors, student: VectorStudent, seed: int, members: int, steps: int) -> Parameters:

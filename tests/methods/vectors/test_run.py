@@ -127,6 +127,12 @@ def test_hard_rows_fill_their_share_of_the_batch() -> None:
         assert numbers[5:] == run.order.at(run.step)[:5].tolist()
 
 
+def test_where_no_row_is_hard_the_batch_is_as_without_mining() -> None:
+    run = run_of(outer={"hard_mining": {"share": 0.5, "every": 3}})
+    run.hardness = torch.zeros(60)
+    assert torch.equal(run.real()["vectors"], run.train.vectors[run.order.at(0)])
+
+
 def test_hardness_is_the_loss_of_a_student_of_the_current_set() -> None:
     """After training on a set that says the opposite of the truth for class 0, its rows are the hardest."""
     run = run_of(outer={"hard_mining": {"share": 0.5, "every": 3}}, steps=60, learning_rate=0.05)
@@ -141,6 +147,21 @@ def test_hardness_is_the_loss_of_a_student_of_the_current_set() -> None:
     run.advance()
     run.advance()
     assert run.hardness is not kept
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_hard_mining_by_a_student_that_diverged_is_a_loss_that_is_not_finite(bad: float) -> None:
+    """Said as of any other loss, before anything is changed, so that the last good state can be saved."""
+    run = run_of(outer={"hard_mining": {"share": 0.5, "every": 3}})
+    run.advance()
+    before = run.hardness
+    with torch.no_grad():
+        run.learned.tensors["vectors"].fill_(bad)
+    run.step = 3
+    with pytest.raises(FloatingPointError, match="hard_mining: the losses of 60 of 60 training rows are not finite"):
+        run.advance()
+    assert run.step == 3
+    assert run.hardness is before
 
 
 @pytest.mark.parametrize("changes", [{}, {"outer": {"loss": "class_weights"}}])
