@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipeline.config import AdamSteps, FineTune, InnerOptimizer, MomentumSteps, PlainSteps, Precision, Robust
+from pipeline.config import (
+    AdamSteps,
+    FineTune,
+    InnerOptimizer,
+    MomentumSteps,
+    PlainSteps,
+    Precision,
+    Robust,
+    RobustOnVectors,
+)
 from pipeline.distilled import DistilledSet
 from pipeline.evaluation.results import OWN
 from pipeline.randomness import torch_generator
@@ -57,6 +66,13 @@ def variants(protocol: Robust, distilled: DistilledSet, recipe: FineTune | None,
     found = _of_steps(protocol, distilled, seed) if recipe is None else _of_training(protocol, distilled, recipe)
     own = _by_steps(OWN, distilled) if recipe is None else _by_training(OWN, distilled, recipe)
     return [*found, own]
+
+
+def other_lr(protocol: Robust | RobustOnVectors, own: str, name: str) -> float | None:
+    """Step size of optimiser ``name`` in place of ``own``; ``None``: both are SGD, or both Adam, and it stays."""
+    if (name in _SGD) == (own in _SGD):
+        return None
+    return protocol.sgd_lr if name in _SGD else protocol.adam_lr
 
 
 def _by_steps(name: str, made: DistilledSet) -> Variant:
@@ -160,12 +176,13 @@ def _optimizers(protocol: Robust, distilled: DistilledSet) -> Iterator[Variant]:
         if name == "adamw":
             yield _by_training("optimizer=adamw", distilled, protocol.adamw)
             continue
-        of_one_kind = (name in _SGD) == (own in _SGD)
-        if name == own or (of_one_kind and len(rates) == 1):  # the first step of momentum is a plain one
+        usual = other_lr(protocol, own, name)
+        if name == own or (usual is None and len(rates) == 1):  # the first step of momentum is a plain one
             continue
-        usual = torch.full_like(rates, protocol.sgd_lr if name in _SGD else protocol.adam_lr)
         recipe = replace(distilled.recipe, inner_optimizer=_STEPS[name])
-        changed = replace(distilled, recipe=recipe, learning_rates=rates if of_one_kind else usual)
+        changed = replace(
+            distilled, recipe=recipe, learning_rates=rates if usual is None else torch.full_like(rates, usual)
+        )
         yield _by_steps(f"optimizer={name}", changed)
 
 
@@ -182,9 +199,8 @@ def _of_training(protocol: Robust, distilled: DistilledSet, own: FineTune) -> It
         yield variant(f"batch={name}", batch_size=samples, steps=steps, epochs=None)
     for name in protocol.optimizers:
         if name != own.optimizer:
-            of_one_kind = (name in _SGD) == (own.optimizer in _SGD)
-            usual = protocol.sgd_lr if name in _SGD else protocol.adam_lr
-            yield variant(f"optimizer={name}", optimizer=name, lr=own.lr if of_one_kind else usual)
+            lr = other_lr(protocol, own.optimizer, name) or own.lr
+            yield variant(f"optimizer={name}", optimizer=name, lr=lr)
     for factor in protocol.learning_rates:
         if factor != 1:
             yield variant(f"learning_rate=x{factor:g}", lr=own.lr * factor)

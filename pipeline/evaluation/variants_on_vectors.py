@@ -18,13 +18,12 @@ from pipeline.distilled import DistilledSet
 from pipeline.evaluation.on_vectors import groups, samples_of
 from pipeline.evaluation.record import VariantRecord
 from pipeline.evaluation.results import OWN
+from pipeline.evaluation.variants import other_lr
 from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
 from pipeline.students.vector_training import Samples, learn, score
 from pipeline.students.vectors import VectorStudent
-
-_SGD = ("sgd", "momentum")
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,18 @@ class Course:
 
     Attributes:
         network, recipe: how it learns.
-        moments: variant by number of steps.
+        moments: the variants by their number of steps, which those may share whose factors round to it.
 
     """
 
     network: Mlp | Transformer
     recipe: OnVectors
-    moments: dict[int, str]
+    moments: dict[int, tuple[str, ...]]
+
+    @property
+    def variants(self) -> list[str]:
+        """All of its moments."""
+        return [name for names in self.moments.values() for name in names]
 
 
 def vary_on_vectors(config: Evaluate, prepared: Prepared, distilled: DistilledSet, out: Path) -> None:
@@ -62,13 +66,13 @@ def vary_on_vectors(config: Evaluate, prepared: Prepared, distilled: DistilledSe
     samples = samples_of(config, prepared, distilled).to(device)
     seed = derive(config.seed, "evaluation", config.source.seed)
     plan = courses(config, len(samples))
-    total = sum(len(course.moments) for course in plan) * config.initialisations
+    total = sum(len(course.variants) for course in plan) * config.initialisations
     with bar(total, "evaluate", "student", len(record.done), fractions=True) as shown:
         for course in plan:
             wanted = [
                 index
                 for index in range(config.initialisations)
-                if any((variant, index) not in record.done for variant in course.moments.values())
+                if any((variant, index) not in record.done for variant in course.variants)
             ]
             student = VectorStudent(course.network, samples.vectors.shape[1], samples.labels.shape[1], device)
             for members in groups(wanted, recipe.together):
@@ -92,7 +96,8 @@ def _follow(
     began = time.perf_counter()
     for step, theta in learn(student, samples, course.recipe, seed, members, course.moments):
         seconds += time.perf_counter() - began
-        found.append((course.moments[step], seconds, {name: score(student, theta, of) for name, of in vectors.items()}))
+        logits = {name: score(student, theta, of) for name, of in vectors.items()}
+        found += [(variant, seconds, logits) for variant in course.moments[step]]
         began = time.perf_counter()
     for variant, until, logits in sorted(found, key=lambda each: each[0] == OWN):
         for number, index in enumerate(members):
@@ -109,13 +114,11 @@ def courses(config: Evaluate, samples: int) -> list[Course]:
     found = []
 
     def add(name: str, network: Mlp | Transformer = network, **changes: object) -> None:
-        found.append(Course(network, own.model_copy(update=changes), {steps: name}))
+        found.append(Course(network, own.model_copy(update=changes), {steps: (name,)}))
 
     for name in protocol.optimizers:
         if name != own.optimizer:
-            of_one_kind = (name in _SGD) == (own.optimizer in _SGD)
-            usual = protocol.sgd_lr if name in _SGD else protocol.adam_lr
-            add(f"optimizer={name}", optimizer=name, lr=own.lr if of_one_kind else usual)
+            add(f"optimizer={name}", optimizer=name, lr=other_lr(protocol, own.optimizer, name) or own.lr)
     for factor in protocol.learning_rates:
         if factor != 1:
             add(f"learning_rate=x{factor:g}", lr=own.lr * factor)
@@ -126,5 +129,8 @@ def courses(config: Evaluate, samples: int) -> list[Course]:
     for other in protocol.students:
         if other != network:
             add(f"student={other.name}", other)
-    later = {max(1, round(factor * steps)): f"steps=x{factor:g}" for factor in protocol.steps}
-    return [*found, Course(network, own, {**later, steps: OWN})]
+    later: dict[int, tuple[str, ...]] = {}
+    for factor in dict.fromkeys(protocol.steps):
+        moment = max(1, round(factor * steps))
+        later[moment] = (*later.get(moment, ()), f"steps=x{factor:g}")
+    return [*found, Course(network, own, {**later, steps: (OWN,)})]

@@ -204,6 +204,23 @@ def test_variants_differ_in_one_thing_and_the_recipe_is_as_ever(ready: Callable[
     assert (tmp_path / "robust" / "robustness.csv").read_text() == before
 
 
+def test_factors_that_round_to_one_number_of_steps_are_variants_each(ready: Callable[..., Any], tmp_path: Path) -> None:
+    """Of 3 steps: x0.5 and x0.6 are 2, x2 is 6; x1.1 are 3, which are the recipe's own."""
+    own = QUICK | {"steps": 3}
+    robust = {"name": "vectors_robust", "own": own, "optimizers": [], "learning_rates": [], "steps": [0.5, 0.6, 1.1, 2]}
+    cell, prepared, distilled, _ = ready({"name": "random", "shots": 3}, robust, initialisations=2)
+    vary_on_vectors(cell, prepared, distilled, tmp_path)
+    found = values(rows(tmp_path, "robustness.csv"))
+    names = list(dict.fromkeys(key[0] for key in found))
+    assert names == ["majority", "dropout=on", "steps=x0.5", "steps=x0.6", "steps=x2", "own"]
+    of = {name: {key[1:]: value for key, value in found.items() if key[0] == name} for name in names}
+    assert of["steps=x0.5"] == of["steps=x0.6"]
+    assert of["steps=x0.5"] != of["own"]
+    before = (tmp_path / "robustness.csv").read_text()
+    vary_on_vectors(cell, prepared, distilled, tmp_path)
+    assert (tmp_path / "robustness.csv").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("protocol", "method", "prepare", "message"),
     [
