@@ -1,8 +1,8 @@
 """The distilled set: the one thing that flows from the methods to the evaluation.
 
-``set`` it in memory, with its inner batches and its three-line use; ``recipe`` how students learn from it;
-``classifier`` what those on vectors become; ``text`` what it says, and it as other encoders read it; ``padding`` on
-which side; ``h5`` it as ``distilled.h5`` (format textdd/1).
+``content`` it in memory, with its inner batches; ``set`` the same with its three-line use; ``recipe`` how students
+learn from it; ``classifier`` what those on vectors become; ``text`` what it says, and it as other encoders read it;
+``padding`` on which side; ``h5`` it as ``distilled.h5`` (format textdd/1).
 """
 
 from pipeline.distilled.h5 import load, save

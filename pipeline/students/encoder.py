@@ -40,7 +40,9 @@ class Student:
         fresh: names of the parameters drawn anew (the classifier, and whatever the checkpoint did not have).
         dropout: keep the encoder's dropouts on while training on the distilled set.
         precision: where the student learns: ``fp32``, ``tf32`` (float32 whose products CUDA rounds to 10 bits,
-            everywhere; the same as fp32 on a CPU), or autocast to ``bf16`` or ``fp16``.
+            everywhere; the same as fp32 on a CPU), or autocast to ``bf16`` or ``fp16``. Whether CUDA rounds is a flag
+            of the process, and stays as the student that was made last needs it: backward passes run when no method
+            of it does. Whoever lives on after the student puts it back.
         outer_precision: autocast of the outer loss and of scoring: ``fp32`` (none), ``bf16`` or ``fp16``.
 
     Attributes:
@@ -69,8 +71,6 @@ class Student:
         self._module = model.train(dropout)
         self._scorer = _with_fused_attention(model)
         use_onednn(self._scorer)
-        # A flag of the process, not of a call: the backward passes run outside of this class. Whoever is loaded last
-        # decides, which is the student of the running cell.
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         self._pretrained = {name: parameter.detach() for name, parameter in model.named_parameters()}
         self._heads = _owners(model, fresh)
