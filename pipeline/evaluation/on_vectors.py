@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline import stopping
 from pipeline.bilevel import Parameters
 from pipeline.config import BestCheck, Evaluate, FullData, OnVectors
 from pipeline.data.prepared import Prepared
-from pipeline.data.vectors import VectorSplit
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError
 from pipeline.evaluation.record import Record
 from pipeline.evaluation.results import Epochs
+from pipeline.evaluation.selection import Moments
 from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
@@ -138,7 +135,7 @@ class _Judge:
             text = prepared.split(select.split)
             rows = text.stratified_rows(select.examples, seed, "rows that select an epoch")
             split = split.select(torch.as_tensor(rows))
-        self.by, self.student, self.split = select.by, student, split
+        self.by, self.student, self.labels = select.by, student, split.labels
         self.vectors = split.vectors.to(student.device)
         self.epochs = Epochs(out / "epochs.csv")
 
@@ -156,8 +153,8 @@ class _Best:
     """
 
     def __init__(self, judge: _Judge, members: Sequence[int]) -> None:
-        self._judge, self._members = judge, members
-        self._merits: list[list[float]] = [[] for _ in members]
+        self._judge = judge
+        self._moments = [Moments(judge.epochs, index, judge.by) for index in members]
         self.theta: Parameters = {}
 
     def look(self, theta: Parameters) -> None:
@@ -165,18 +162,8 @@ class _Best:
         logits = score(self._judge.student, theta, self._judge.vectors)
         if not self.theta:
             self.theta = {name: tensor.clone() for name, tensor in theta.items()}
-        for number, index in enumerate(self._members):
-            loss, accuracy = _loss_and_accuracy(logits[number], self._judge.split)
-            merits = self._merits[number]
-            merit = loss if self._judge.by == "loss" else -accuracy
-            merits.append(math.inf if math.isnan(loss) else merit)
-            kept = 1 + merits.index(min(merits))
-            self._judge.epochs.add(index, len(merits), loss, accuracy, kept=kept)
-            if kept == len(merits):
+        for number, moments in enumerate(self._moments):
+            moments.add(logits[number], self._judge.labels)
+            if moments.last_is_kept:
                 for name, tensor in theta.items():
                     self.theta[name][number] = tensor[number]
-
-
-def _loss_and_accuracy(logits: Tensor, split: VectorSplit) -> tuple[float, float]:
-    loss = F.cross_entropy(logits, split.labels).item()
-    return loss, (logits.argmax(dim=-1) == split.labels).double().mean().item()

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline import stopping
 from pipeline.bilevel import descend
 from pipeline.config import AlwaysMajority, BestEpoch, Evaluate, FineTune, GradientSteps, on_real_text
 from pipeline.data.prepared import Prepared
-from pipeline.data.tokenised import Batch
 from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError
-from pipeline.evaluation.metrics import decisions, measure, predicted_majority
-from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.results import Epochs, Results
+from pipeline.evaluation.metrics import predicted_majority
+from pipeline.evaluation.record import Record
+from pipeline.evaluation.results import Epochs
+from pipeline.evaluation.selection import Moments
 from pipeline.progress import bar
 from pipeline.randomness import derive
 from pipeline.students.device import pick_device
@@ -28,7 +25,6 @@ from pipeline.students.encoder import Parameters, Student
 from pipeline.students.finetune import finetune_in_turn, plain_steps
 from pipeline.students.scoring import score
 
-Batches = dict[str, list[tuple[Tensor, Batch]]]
 Watch = Callable[[int, int, float], None]
 
 
@@ -59,22 +55,29 @@ def evaluate(
         Stopped: a signal came; the initialisation of that moment is finished and kept, unless it is being fine-tuned.
 
     """
-    results = Results(out / "results.csv", config.splits)
     columns = slice(None) if scored is None else prepared.classes_of(scored.manifest["task"])
     splits = {name: (scored or prepared).split(name) for name in config.splits}
     labels = {name: split.labels for name, split in splits.items()}
-    predictions = Predictions(out / "predictions.h5", labels, distilled.labels[:, columns].shape[1])
-    results.keep(predictions.done)
-    predictions.keep(results.done)
+    record = Record(out, labels, distilled.labels[:, columns].shape[1])
     if isinstance(config.protocol, AlwaysMajority):
-        _majority(distilled, labels, results, predictions)
+        if 0 not in record.initialisations:
+            record.write_answers(0, {s: predicted_majority(distilled.labels, len(true)) for s, true in labels.items()})
         return
     student = _student(config, prepared, distilled)
     distilled.check_model(student.embedding_matrix)
     batches = {name: split.batches(student.device) for name, split in splits.items()}
-    distilled = distilled.to(student.device)
-    train = _Training(config, student, prepared, distilled, out)
-    missing = [index for index in range(config.initialisations) if index not in results.done]
+
+    def answered(theta: Parameters) -> dict[str, Tensor]:
+        return {name: score(student, theta, of_split)[:, columns] for name, of_split in batches.items()}
+
+    _in_turn(config, record, _Training(config, student, prepared, distilled.to(student.device), out), answered)
+
+
+def _in_turn(
+    config: Evaluate, record: Record, train: _Training, answered: Callable[[Parameters], dict[str, Tensor]]
+) -> None:
+    """Trains every initialisation that is missing, and writes down its logits on every split."""
+    missing = [index for index in range(config.initialisations) if index not in record.initialisations]
     accuracies: list[float] = []
     found = config.initialisations - len(missing)
     with bar(config.initialisations, "evaluate", "initialisation", found, fractions=True) as shown:
@@ -88,14 +91,11 @@ def evaluate(
                 began = time.perf_counter()
                 theta_T = train(index, watch)
                 seconds = time.perf_counter() - began
-                logits = {name: score(student, theta_T, batches[name])[:, columns] for name in config.splits}
-                scores = {name: measure(found, labels[name]) for name, found in logits.items()}
-                predictions.add(index, {name: found.argmax(dim=-1) for name, found in logits.items()})
-                results.add(index, scores, seconds)
+                scores = record.write(index, answered(theta_T), seconds)
             stopping.check()
             accuracies.append(scores[config.splits[-1]]["accuracy"])
             shown.set_postfix(accuracy=f"{sum(accuracies) / len(accuracies):.3f}", on=config.splits[-1], refresh=False)
-            shown.update(len(results.done) - shown.n)
+            shown.update(len(record.initialisations) - shown.n)
 
 
 def _student(config: Evaluate, prepared: Prepared, distilled: DistilledSet) -> Student:
@@ -178,25 +178,5 @@ class _Judge:
 
     def of(self, index: int) -> Callable[[Parameters], float]:
         """Initialisation ``index``'s merit after each epoch; smaller is better."""
-        merits: list[float] = []
-
-        def judge(parameters: Parameters) -> float:
-            logits = score(self.student, parameters, self.batches)
-            loss = F.cross_entropy(logits, self.labels).item()
-            accuracy = (logits.argmax(dim=-1) == self.labels).double().mean().item()
-            merit = loss if self.by == "loss" else -accuracy
-            merits.append(math.inf if math.isnan(loss) else merit)
-            self.epochs.add(index, len(merits), loss, accuracy, kept=1 + merits.index(min(merits)))
-            return merits[-1]
-
-        return judge
-
-
-def _majority(
-    distilled: DistilledSet, labels: Mapping[Any, Tensor], results: Results, predictions: Predictions
-) -> None:
-    if 0 not in results.done:
-        answers = {name: predicted_majority(distilled.labels, len(true)) for name, true in labels.items()}
-        scores = {name: decisions(answers[name], true, distilled.labels.shape[1]) for name, true in labels.items()}
-        predictions.add(0, answers)
-        results.add(0, scores, 0.0)
+        moments = Moments(self.epochs, index, self.by)
+        return lambda parameters: moments.add(score(self.student, parameters, self.batches), self.labels)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.evaluation.metrics import decisions, measure
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.results import MAJORITY, OWN, Results, VariantResults
+from pipeline.evaluation.results import MAJORITY, OWN, Results, Scores, VariantResults
 
 _NONE: Mapping[Any, Mapping[str, float]] = {}
 
@@ -45,9 +45,18 @@ class Record:
         scores = {
             split: measure(logits[split], true) | dict(more.get(split, {})) for split, true in self.labels.items()
         }
-        self._predictions.add(index, {split: each.argmax(dim=-1) for split, each in logits.items()})
-        self._results.add(index, scores, seconds)
+        self._add(index, {split: each.argmax(dim=-1) for split, each in logits.items()}, scores, seconds)
         return scores
+
+    def write_answers(self, index: int, answers: Mapping[Any, Tensor]) -> None:
+        """Adds an initialisation that learned nothing by the classes [rows] that it answered on every split."""
+        scores = {split: decisions(answers[split], true, self.classes) for split, true in self.labels.items()}
+        self._add(index, answers, scores, 0.0)
+
+    def _add(self, index: int, answers: Mapping[Any, Tensor], scores: Scores, seconds: float) -> None:
+        """To the predictions first, so that what is in the results is in both."""
+        self._predictions.add(index, answers)
+        self._results.add(index, scores, seconds)
 
 
 class VariantRecord(Record):

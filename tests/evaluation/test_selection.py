@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
 from pipeline.evaluation.results import Epochs
+from pipeline.evaluation.selection import Moments
 from tests.conftest import carried_out, table
 
 Write = Callable[..., Path]
@@ -118,6 +121,27 @@ def test_the_cost_of_selecting_is_counted(evaluated: Callable[..., Any], monkeyp
     _, results, _ = evaluated(epochs=4, select="dev", splits=("test",))
     assert len(calls) == 5
     assert float(results[0]["seconds"]) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("by", "kept"),
+    [("loss", [1, 2, 2, 2, 5]), ("accuracy", [1, 1, 1, 1, 5])],
+)
+def test_the_earliest_of_equals_is_kept_and_never_one_without_a_loss(tmp_path: Path, by: Any, kept: list[int]) -> None:
+    """Three rows of class 0: two right, two right and surer, the same again, all right without a loss, all right."""
+    moments, labels = Moments(Epochs(tmp_path / "epochs.csv"), 7, by), torch.zeros(3, dtype=torch.long)
+    rows = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    surer = [[2.0, 0.0], [2.0, 0.0], [0.0, 1.0]]
+    nan = [[math.nan, 0.0]] * 3
+    assert torch.tensor(nan).argmax(dim=-1).tolist() == [0, 0, 0]
+    found = []
+    for logits in (rows, surer, surer, nan, [[9.0, 0.0]] * 3):
+        merit = moments.add(torch.tensor(logits), labels)
+        found.append(moments.kept)
+        assert moments.last_is_kept == (moments.kept == len(found))
+        assert not math.isnan(merit)
+    assert found == kept
+    assert [(row["epoch"], row["kept"]) for row in read(tmp_path / "epochs.csv") if row["kept"] == "1"] == [("5", "1")]
 
 
 def test_epochs_of_an_initialisation_that_is_trained_again_replace_the_old(tmp_path: Path) -> None:
