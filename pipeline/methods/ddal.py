@@ -19,11 +19,11 @@ from pipeline.bilevel import descend
 from pipeline.config import DDAL, Distill, Text, Validation
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
-from pipeline.errors import InputError, StageError
+from pipeline.errors import InputError
 from pipeline.methods.checkpoint import Checkpoint
 from pipeline.methods.imbalance import check_classes, measured
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
-from pipeline.methods.loop import Best, check_validation, leave_if_asked, loop
+from pipeline.methods.loop import Best, check_selected, check_validation, leave_if_asked, loop
 from pipeline.methods.outer import Estimation, OuterState
 from pipeline.methods.text.set import LearnedText
 from pipeline.parallel import Ranks
@@ -76,7 +76,8 @@ def distill(
 
     Raises:
         InputError: see :func:`check`.
-        StageError: the outer loss is no longer finite; the last good state is saved. Or another rank failed.
+        StageError: the outer loss is no longer finite; the last good state is saved. Or no validation had a finite
+            loss, or another rank failed.
         Stopped: a signal came; the state after the outer step of that moment is saved.
 
     """
@@ -98,11 +99,7 @@ def distill(
     validate = Validator(method.validation, prepared, student, config.seed, ranks)
     checkpoint = Checkpoint(out, config.runtime.save_seconds, writes=ranks.first)
     loop(run, validate, checkpoint, advice=ADVICE)
-    if method.validation.split != "none" and run.best.step == 0:
-        raise StageError(
-            "no validation had a finite loss, so there is nothing to select; "
-            "try a smaller learning_rate or outer.lr, or precision: fp32"
-        )
+    check_selected(run.best, method.validation, ADVICE)
     selected = LearnedSet(method, C, run.best.tensors, of_samples).view()
     return replace(selected.detached(), about={"selection": run.best.describe(method.validation)})
 

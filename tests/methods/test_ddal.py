@@ -102,6 +102,19 @@ def test_nan_stops_with_the_last_good_state(experiment: Write, tmp_path: Path, m
     assert [int(row["step"]) for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_validations_without_a_finite_loss_select_nothing(
+    experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the advice that a loss which is not finite gives, too."""
+    path = experiment(method={"outer": {"steps": 2, "batch_size": 8}, "validation": {"every": 1, "initialisations": 1}})
+    config, store = load_experiment(path), Store(tmp_path / "ck")
+    run_stage(stage_cells(config, store, "prepare"), "prepare", store)
+    distill: Distill = config.cells[0].source
+    monkeypatch.setattr(ddal, "measured", lambda *arguments: float("nan"))
+    with pytest.raises(StageError, match=f"nothing to select; try {ddal.ADVICE}"):
+        ddal.distill(distill, Prepared(store.cell(distill.source).folder), tmp_path)
+
+
 def test_selection_reads_the_split_it_says(experiment: Write, tmp_path: Path) -> None:
     dev, _ = distilled(experiment(), tmp_path / "ck")
     assert dev.about["selection"]["split"] == "dev"
