@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.bilevel.inner import InnerBatch, Parameters
-from pipeline.bilevel.inner import RealBatch as RealBatch
+from pipeline.bilevel.inner import InnerBatch, Parameters, RealBatch
 from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss
 
 Vector = tuple[Tensor, ...]

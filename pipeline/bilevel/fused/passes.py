@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.bilevel.derivatives import Along, Gradient, RealBatch, Vector
+from pipeline.bilevel.derivatives import Along, Gradient, Vector
 from pipeline.bilevel.fused.attention import AttentionLabels
 from pipeline.bilevel.fused.encoder import Encoder, Trace
 from pipeline.bilevel.fused.flat import FlatParameters, Views
@@ -21,7 +21,7 @@ from pipeline.bilevel.fused.packed import Packed
 from pipeline.bilevel.fused.real import RealPasses
 from pipeline.bilevel.fused.structure import PostNorm
 from pipeline.bilevel.fused.sums import GradientSums
-from pipeline.bilevel.inner import InnerBatch, Parameters
+from pipeline.bilevel.inner import InnerBatch, Parameters, RealBatch
 from pipeline.bilevel.losses import CROSS_ENTROPY, OuterLoss
 
 _CHUNK = {"cpu": 512, "cuda": 16384}  # tokens
