@@ -15,13 +15,14 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from analysis.benchmarks import evaluation, hypergradient, measure, window
 from analysis.benchmarks.figures import draw
-from analysis.benchmarks.floor import Sizes, forward_flop, step_flop
+from analysis.benchmarks.floor import step_flop
 from analysis.benchmarks.measure import Outcome, Table
 from analysis.benchmarks.problem import FRESH, LearnedTensors, our_step, real_batch
 from analysis.benchmarks.published import Baseline, TwiceLinear, pad
 from analysis.benchmarks.targets import TARGETS, Row, rows, verdicts
 from pipeline.bilevel import descend
 from pipeline.students.encoder import Student
+from pipeline.students.flops import Sizes, linear_and_attention
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAN = pytest.mark.parametrize("lean", [False, True])
@@ -143,15 +144,15 @@ def test_forward_flop_is_what_torch_counts() -> None:
             BertForSequenceClassification(config).eval()(inputs_embeds=torch.randn(3, 11, 24))
         return counter.get_total_flops()
 
-    one, two = (sum(forward_flop(Sizes(layers, 24, 40, 2), 3, 11)) for layers in (1, 2))
+    one, two = (sum(linear_and_attention(Sizes(layers, 24, 40, 2, 2, 24), [11] * 3, fused=True)) for layers in (1, 2))
     assert two - one == counted(2) - counted(1)
     assert one < counted(1)  # its only layer is the last one, of which the first token's row is all that is used
 
 
 def test_step_flop_counts_the_passes() -> None:
-    sizes, real = Sizes(6, 384, 1536, 12), (32, 64)
-    outer = 3 * sum(forward_flop(sizes, *real))
-    linear, attention = forward_flop(sizes, 4, 128)
+    sizes, real = Sizes(6, 384, 1536, 12, 2, 384), (32, 64)
+    outer = 3 * sum(linear_and_attention(sizes, [64] * 32, fused=True))
+    linear, attention = linear_and_attention(sizes, [128] * 4, fused=True)
     for steps, passes, maps in ((1, 7, 9), (2, 18, 21), (5, 51, 57)):
         expected = outer + passes * linear + maps * attention
         assert step_flop(sizes, (4, 128, steps), real) == pytest.approx(expected, rel=1e-12)

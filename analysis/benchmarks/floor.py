@@ -9,66 +9,24 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """An encoder's sizes: L layers, H hidden, I in the feed-forward, and C classes."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    classes: int = 2
-
-    @property
-    def parameters(self) -> int:
-        """Trained parameters, the word-embedding table and other small tensors left out."""
-        H, I = self.hidden, self.intermediate  # noqa: E741  (the paper's names)
-        return self.layers * (4 * H * H + 2 * H * I)
-
-
-def forward_flop(sizes: Sizes, rows: int, length: int) -> tuple[float, float]:
-    """FLOP of one forward pass over ``rows`` × ``length`` tokens: (linear layers, attention).
-
-    Of the last layer only the first token's output is used: queries, attention, output projection and feed-forward for
-    one token per row, keys and values for all.
-    """
-    H, I, n = sizes.hidden, sizes.intermediate, rows * length  # noqa: E741
-    whole = n * (4 * H * H + 2 * H * I)  # query, key, value, output projection; up, down
-    last = n * 2 * H * H + rows * (2 * H * H + 2 * H * I)
-    head = rows * (H * H + H * sizes.classes)
-    scores = n * length * H  # q kᵀ; the same again for p v
-    linear = (sizes.layers - 1) * whole + last + head
-    attention = (sizes.layers - 1) * 2 * scores + 2 * rows * length * H
-    return 2.0 * linear, 2.0 * attention
+from pipeline.students.flops import Sizes, fused_units, linear_and_attention, training
 
 
 def step_flop(sizes: Sizes, size: tuple[int, int, int], real: tuple[int, int]) -> float:
     """FLOP of one exact outer step with M samples of S tokens and T inner steps; ``real`` is rows and tokens.
 
-    In units of F, a forward pass of the linear layers on the synthetic samples, each of the T inner steps takes
-
-    * 3 F on the way down: forward, gradients of activations, gradients of weights;
-    * on the way back first 2 F to have its activations and their gradients again, which the last step (the one before
-      the real batch) still has;
-    * then the tangent along v: 2 F forward (W ẋ + V x), 2 F for the activations' gradients, and 2 F for H v, the
-      weights' gradients, which nothing asks for at the first step.
-
-    So T = 1 takes 7 F; longer loops 9 F at the first step, 11 F in the middle, 9 F at the last. Attention has two
-    operands and no weights: with A its forward pass, 3 A on the way down, 3 A to have it again, and for the tangent 2 A
-    forward and 4 A backward at every step. The real batch is one forward and backward pass at θ_T: 3 F and 3 A of its
-    own.
+    As :func:`pipeline.students.flops.hypergradient` counts the fused passes, all attention maps kept, however long the
+    samples are; and the real batch, one forward and backward pass at θ_T.
     """
-    M, S, T = size
-    synthetic, attention = forward_flop(sizes, M, S)
-    passes = 7 if T == 1 else 9 + 11 * (T - 2) + 9
-    return passes * synthetic + (9 + 12 * (T - 1)) * attention + 3 * sum(forward_flop(sizes, *real))
+    (M, S, T), (rows, length) = size, real
+    linear, attention = linear_and_attention(sizes, [S] * M, fused=True)
+    of_linear, of_attention = fused_units(T)
+    return of_linear * linear + of_attention * attention + training(sizes, [length] * rows, fused=True)
 
 
 def gemm_rate(sizes: Sizes, rows: int, device: torch.device, seconds: float = 1.0) -> float:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.floor import Sizes, step_flop
+from analysis.benchmarks.floor import step_flop
 from analysis.benchmarks.measure import (
     GIB,
     RESULTS,
@@ -38,6 +38,7 @@ from analysis.benchmarks.measure import (
     versions,
 )
 from analysis.benchmarks.targets import BASELINES, FLOOR, GROWTH, OURS, REAL, SHORT, SIZES, Row, rows, verdicts
+from pipeline.students.flops import Sizes
 
 MODULE = "analysis.benchmarks.hypergradient"
 GRAPHS = (*BASELINES, "unroll")  # keep the graph of all T steps
@@ -187,7 +188,7 @@ def graph_bytes(sizes: Sizes, size: tuple[int, int, int]) -> float:
     M, S, T = size
     tokens = 25.0 * sizes.layers * M * S * sizes.hidden
     maps = 3.4 * sizes.layers * M * sizes.heads * S * S
-    return 4.0 * T * (tokens + maps + 4 * sizes.parameters)
+    return 4.0 * T * (tokens + maps + 4 * sizes.layers * sizes.layer)
 
 
 def _key(row: Row, threads: int, options: argparse.Namespace) -> dict[str, Any]:

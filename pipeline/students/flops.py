@@ -22,9 +22,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.bilevel.fused.attention import keeps_maps
+
 Lengths = Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]
 Way = Literal["unroll", "adjoint", "fused"]
-_KEPT = 4  # attention maps, where rows are at most so many heads' sizes: bilevel/fused/attention.py
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,15 @@ class Sizes:
     classes: int
     embedding: int
 
+    @property
+    def layer(self) -> int:
+        """Weights in the matrices of one layer: 4 H² + 2 H I."""
+        return 4 * self.hidden * self.hidden + 2 * self.hidden * self.intermediate
+
 
 def forward(sizes: Sizes, lengths: Lengths, *, fused: bool) -> float:
     """FLOPs of one forward pass over sequences of these lengths."""
-    return sum(_forward(sizes, lengths, fused=fused))
+    return sum(linear_and_attention(sizes, lengths, fused=fused))
 
 
 def training(sizes: Sizes, lengths: Lengths, *, fused: bool) -> float:
@@ -85,31 +91,34 @@ def hypergradient(
         rows: attention labels for all rows, which need all rows of the last layer.
 
     """
-    linear, attention = _forward(sizes, [length] * samples, fused=way == "fused" and not rows)
+    linear, attention = linear_and_attention(sizes, [length] * samples, fused=way == "fused" and not rows)
     back = min(steps, window or steps)
     if way == "fused":
-        linear_units = 7 if back == 1 else 9 + 11 * (back - 2) + 9
-        long = length > _KEPT * sizes.hidden // sizes.heads
-        attention_units = 9 + 12 * (back - 1) + (3 + 3.5 * (back - 1) if long else 0)
-        units = linear_units * linear + attention_units * attention
+        of_linear, of_attention = fused_units(back)
+        again = 0.0 if keeps_maps(length, sizes.hidden // sizes.heads) else 3 + 3.5 * (back - 1)
+        units = of_linear * linear + (of_attention + again) * attention
     else:
         each = 9 if way == "unroll" else 12
         units = each * back * (linear + attention) - 2 * linear
     return units + 3 * (steps - back) * (linear + attention)
 
 
-def _forward(sizes: Sizes, lengths: Lengths, *, fused: bool) -> tuple[float, float]:
-    """Linear layers and attention."""
+def fused_units(steps: int) -> tuple[int, int]:
+    """F and A that T steps of the hand-derived passes take, with attention maps kept: see :func:`hypergradient`."""
+    return 7 if steps == 1 else 9 + 11 * (steps - 2) + 9, 9 + 12 * (steps - 1)
+
+
+def linear_and_attention(sizes: Sizes, lengths: Lengths, *, fused: bool) -> tuple[float, float]:
+    """:func:`forward` of the linear layers, with the head, and of attention."""
     L, H, I, C, E = sizes.layers, sizes.hidden, sizes.intermediate, sizes.classes, sizes.embedding  # noqa: E741
     found = np.asarray(lengths, dtype=np.float64)
     rows, tokens, squares = len(found), found.sum(), np.square(found).sum()
     project = tokens * E * H if E != H else 0.0
     head = rows * (H * H + H * C)
-    whole = 4 * H * H + 2 * H * I
     if fused:
         last = tokens * 2 * H * H + rows * (2 * H * H + 2 * H * I)
-        linear = (L - 1) * tokens * whole + last
+        linear = (L - 1) * tokens * sizes.layer + last
         attention = 2 * H * ((L - 1) * squares + tokens)
     else:
-        linear, attention = L * tokens * whole, 2 * H * L * squares
+        linear, attention = L * tokens * sizes.layer, 2 * H * L * squares
     return 2.0 * (linear + project + head), 2.0 * attention

@@ -20,7 +20,12 @@ from pipeline.bilevel.fused.products import nn, nt, tn
 from pipeline.bilevel.losses import TINY
 
 _ONE_BY_ONE = 256  # keys from which a head alone is worth a product of its own (on a CPU)
-_KEEP_MAPS = 4  # p is kept where it takes at most this many times the memory of the hidden states
+_KEEP_MAPS = 4  # times the memory of the hidden states that p may take where it is kept
+
+
+def keeps_maps(queries: int, head: int) -> bool:
+    """Whether p of so many queries is kept, with heads of this size; where not, it is computed again when needed."""
+    return queries <= _KEEP_MAPS * head
 
 
 @dataclass
@@ -42,7 +47,7 @@ class Heads:
     def empty_maps(self) -> Tensor | None:
         """Room for p [G, Q, S], or ``None`` where it is too large to be kept."""
         Q, (G, S, d) = self.q.shape[1], self.k.shape
-        return self.q.new_empty(G, Q, S) if max(1, _KEEP_MAPS * d) >= Q else None
+        return self.q.new_empty(G, Q, S) if keeps_maps(Q, d) else None
 
     def probabilities(self, i: int | slice) -> Tensor:
         """p of a block [(g,) Q, S]."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.bilevel.derivatives import Along, Gradient, Vector
-from pipeline.bilevel.fused.attention import AttentionLabels
+from pipeline.bilevel.fused.attention import AttentionLabels, keeps_maps
 from pipeline.bilevel.fused.encoder import Encoder, Trace
 from pipeline.bilevel.fused.flat import FlatParameters, Views
 from pipeline.bilevel.fused.grid import Grid
@@ -122,7 +122,7 @@ class Fused:
         structure, (m, S, _) = self.structure, batch.inputs.shape
         inner = structure.shapes["0.up.weight"][0]
         width = 12 * structure.hidden + inner
-        maps = structure.heads * S if 4 * structure.hidden // structure.heads >= S else 0
+        maps = structure.heads * S if keeps_maps(S, structure.hidden // structure.heads) else 0
         return batch.inputs.element_size() * m * S * structure.layers * (width + maps)
 
     @torch.no_grad()
