@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from analysis.benchmarks import evaluation, hypergradient, measure, window
+from analysis.benchmarks import compiled, evaluation, hypergradient, measure, precision, window
 from analysis.benchmarks.figures import draw
 from analysis.benchmarks.floor import step_flop
 from analysis.benchmarks.measure import Outcome, Table
@@ -404,3 +404,63 @@ def test_growth_of_a_window_is_told_without_the_steps_before_it() -> None:
         "10 -> 20 MB (2.00 x)"
     )
     assert "0.50 -> 2.00 s of CPU per step (4.00 x)" in public
+
+
+# Compiled parts and lower precision --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(measure.RESULTS.glob("*.csv")), ids=lambda path: path.stem)
+def test_a_committed_table_says_where_it_was_measured(path: Path) -> None:
+    """Or that nobody wrote it down: an empty cell."""
+    assert path.read_text().partition("\n")[0].split(",")[-2:] == ["hardware", "versions"]
+
+
+def test_lines_of_another_machine_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And what compiling saves is a share of the step that was measured beside it."""
+    given = (torch.ones(2),)
+    monkeypatch.setattr(compiled, "parts", lambda: {"twice": (lambda x: x * 2, given, 1000)})
+    monkeypatch.setattr(compiled, "step_seconds", lambda: 4.0)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    times = iter([300.0, 100.0] * 2)
+    monkeypatch.setattr(compiled, "microseconds", lambda run: next(times))
+    there = Table(tmp_path / "compiled.csv", compiled.COLUMNS, compiled.KEY)
+    there.put({"threads": 1, "part": "twice", "hardware": "another"}, [{"eager_us": 7}])
+    threads = torch.get_num_threads()
+    try:
+        for _ in range(2):
+            compiled.main(["1", "--out", str(tmp_path)])
+    finally:
+        torch.set_num_threads(threads)
+    other, own = Table(tmp_path / "compiled.csv", compiled.COLUMNS, compiled.KEY).lines
+    assert (other["hardware"], other["eager_us"]) == ("another", "7")
+    assert own["hardware"] == measure.hardware("cpu")
+    assert own["versions"] == measure.versions()
+    assert (own["eager_us"], own["compiled_us"], own["step_seconds"]) == ("300", "100", "4.00")
+    assert own["saved_percent_of_step"] == "5.0", "1,000 calls of 200 us in 4 s"
+
+
+def test_the_step_is_measured(monkeypatch: pytest.MonkeyPatch, encoder_folder: Callable[[str], Path]) -> None:
+    monkeypatch.setattr(compiled, "load", lambda name, device: bert(encoder_folder("bert"), torch.float32))
+    monkeypatch.setattr(compiled, "real_batch", lambda model: real_batch(model, 2, 8))
+    monkeypatch.setattr(compiled, "STEP", (2, 8, 1))
+    assert 0 < compiled.step_seconds(repeats=2) < 60
+
+
+def test_lower_precision_is_beside_float32(
+    monkeypatch: pytest.MonkeyPatch, encoder_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(precision, "load", lambda name, device: bert(encoder_folder("bert"), torch.float32))
+    monkeypatch.setattr(precision, "real_batch", lambda model: real_batch(model, 2, 8))
+    monkeypatch.setattr(precision, "S", 8)
+    monkeypatch.setattr(precision, "DRAWS", 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for _ in range(2):
+        precision.main(["--out", str(tmp_path)])
+    lines = Table(tmp_path / "precision.csv", precision.COLUMNS, precision.KEY).lines
+    assert len(lines) == 2 * 4
+    assert {(line["hardware"], line["versions"]) for line in lines} == {(measure.hardware("cpu"), measure.versions())}
+    errors = {(line["T"], line["option"]): float(line["relative_error"]) for line in lines}
+    for T in ("1", "3"):
+        exact = errors[T, "float32 by unroll instead of fused"]
+        assert exact < 1e-4
+        assert all(error > 10 * exact for (at, name), error in errors.items() if at == T and "float32" not in name)

@@ -2,16 +2,17 @@
 
     python -m analysis.benchmarks.precision
 
-Writes analysis/benchmarks/results/precision.csv. T = 1 and 3, M = 4, S = 64, unrestricted labels and [CLS] attention
-labels, real batch 32 x 64, median over three draws of all learned tensors together. TF32 is emulated where there is no
-CUDA: both operands of every product are rounded to its 10 bits of mantissa, sums are float32.
+Run from the repository root; lines of this machine in ``results/precision.csv`` are replaced. T = 1 and 3, M = 4,
+S = 64, unrestricted labels and [CLS] attention labels, real batch 32 x 64, median over three draws of all learned
+tensors together. TF32 is emulated where there is no CUDA: both operands of every product are rounded to its 10 bits of
+mantissa, sums are float32.
 """
 
 from __future__ import annotations
 
-import csv
+import argparse
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analysis.benchmarks.measure import RESULTS, Table, hardware, versions
 from analysis.benchmarks.problem import FRESH, LearnedTensors, load, our_step, real_batch
 from pipeline.bilevel.fused import attention, ends, layer, products
 from pipeline.students.encoder import Student
 
 M, S, DRAWS = 4, 64, 3
-RESULTS = Path(__file__).parent / "results" / "precision.csv"
+KEY = ("T", "option", "hardware")
+COLUMNS = ("T", "option", "relative_error", "one_minus_cosine", "draws", "device", "hardware", "versions")
 
 
 def to_tf32(x: Tensor) -> Tensor:
@@ -51,9 +54,8 @@ def emulated_tf32() -> Iterator[None]:
             setattr(module, name, product)
 
 
-def main() -> None:
-    """Measures every option."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def measured(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Every option at every T."""
     model = load("minilm", device)
     real = real_batch(model)
     theta_0 = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -71,7 +73,6 @@ def main() -> None:
         "bf16 for the inner loop (autocast)": (nullcontext, "unroll", {"precision": "bf16"}),
         "float32 by unroll instead of fused": (nullcontext, "unroll", {}),
     }
-    found = []
     for T in (1, 3):
         draws = [LearnedTensors.draw(model, (M, S, T), rate=0.1, seed=seed) for seed in range(DRAWS)]
         exact = [gradient(learned, Student(model, FRESH)) for learned in draws]
@@ -84,14 +85,27 @@ def main() -> None:
                     ours = gradient(learned, student, estimator)
                 errors.append(((ours - true).norm() / true.norm()).item())
                 cosines.append((torch.dot(ours, true) / (ours.norm() * true.norm())).item())
-            row = [T, name, f"{statistics.median(errors):.1e}", f"{1 - statistics.median(cosines):.1e}", DRAWS]
-            print("  ".join(map(str, row)), flush=True)
-            found.append([*row, device.type])
-    RESULTS.parent.mkdir(exist_ok=True)
-    with open(RESULTS, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["T", "option", "relative_error", "one_minus_cosine", "draws", "device"])
-        writer.writerows(found)
+            yield {
+                "T": T,
+                "option": name,
+                "relative_error": f"{statistics.median(errors):.1e}",
+                "one_minus_cosine": f"{1 - statistics.median(cosines):.1e}",
+                "draws": DRAWS,
+                "device": device.type,
+            }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures every option."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.benchmarks.precision", description="lower precision")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    table = Table(options.out / "precision.csv", COLUMNS, KEY)
+    place = {"hardware": hardware(device.type), "versions": versions()}
+    for line in measured(device):
+        print("  ".join(map(str, line.values())), flush=True)
+        table.put(line | place, [{}])
 
 
 if __name__ == "__main__":
