@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from pipeline.data.prepared import Prepared
 from pipeline.distilled.recipe import Recipe
+from pipeline.distilled.selection import UNKNOWN
 from pipeline.distilled.set import DistilledSet
 from pipeline.distilled.text import token_tensors
 from pipeline.errors import InputError
@@ -79,7 +80,7 @@ def published(path: Path, prepared: Prepared) -> DistilledSet:
 
 
 def about(prepared: Prepared) -> dict[str, Any]:
-    """What a set says of its task and encoder."""
+    """What a published set says of its task and encoder; nobody says what selected it."""
     facts = prepared.manifest
     return {
         "task": facts["task"],
@@ -88,7 +89,7 @@ def about(prepared: Prepared) -> dict[str, Any]:
         "model": {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]},
         **({"vectors": facts["vectors"]} if "vectors" in facts else {}),
         "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
-        "selection": {"split": "none"},
+        "selection": UNKNOWN,
     }
 
 

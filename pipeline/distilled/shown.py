@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
+from pipeline.distilled.selection import IN_WORDS, selected_on
 from pipeline.distilled.set import DistilledSet
 from pipeline.distilled.text import texts
 from pipeline.errors import InputError
@@ -86,9 +87,10 @@ def readable(found: DistilledSet, encoder: Path | None) -> Iterator[str]:
     for part in found.about.get("composed", ()):
         of = f"{part['samples']} samples by {part['method']} of {part['task']}, seed {part['seed']}"
         yield f"part of phase {part['phase']}: {of}"
-    chosen = found.about.get("selection", {})
-    if chosen.get("split", "none") != "none":
-        yield f"selected on {chosen['split']}: outer step {chosen['step']}, accuracy {100 * chosen['accuracy']:.1f} %"
+    chosen, split = found.about.get("selection", {}), selected_on(found.about)
+    if split != "none":
+        score = f": outer step {chosen['step']}, accuracy {100 * chosen['accuracy']:.1f} %" if "step" in chosen else ""
+        yield f"selected on {IN_WORDS[split]}{score}"
     for number, sample in enumerate(samples(found, encoder)):
         hard = sample.label == F.one_hot(found.label_ids[number], len(names)).tolist()
         label = "" if hard else f", label [{', '.join(f'{value:.2f}' for value in sample.label)}]"

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from pipeline.config import Composed, Part
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load
+from pipeline.distilled.selection import selected_on
 from pipeline.errors import InputError
 
 _PADDING = {"token_ids": -1, "token_type_ids": 0}
@@ -22,7 +23,9 @@ _PADDING = {"token_ids": -1, "token_type_ids": 0}
 def compose(method: Composed, prepared: Prepared, folders: Sequence[Path]) -> DistilledSet:
     """The parts as one set, in their order; samples, soft labels and step sizes stay what they are.
 
-    ``about["composed"]`` has of each part its task, how many samples it gave, and how it was selected.
+    ``about["composed"]`` has of each part its task, how many samples it gave, and how it was selected;
+    ``about["selection"]`` the split that says most of the whole, see
+    :func:`~pipeline.distilled.selection.selected_on`.
 
     Args:
         method: which parts, and what of them.
@@ -45,12 +48,13 @@ def compose(method: Composed, prepared: Prepared, folders: Sequence[Path]) -> Di
     steps = _steps(parts, [_sizes(found) for found in whole], phases) if first.steps else {}
     names = ("inputs_embeds", "attention_labels", "token_ids", "token_type_ids")
     optional: dict[str, Any] = {name: _joined(name, parts) for name in names}
+    made_of = [_facts(part, one) for part, one in zip(method.parts, parts, strict=True)]
     return DistilledSet(
         labels=torch.cat([part.labels for part in parts]),
         label_ids=torch.cat([part.label_ids for part in parts]),
         recipe=first.recipe,
         phases=_phases(parts, phases) if max(phases) > 1 else None,
-        about={"composed": [_facts(part, one) for part, one in zip(method.parts, parts, strict=True)]},
+        about={"composed": made_of, "selection": {"split": selected_on({"composed": made_of})}},
         **optional,
         **steps,
     )
@@ -179,6 +183,7 @@ def _padded(tensors: Sequence[Tensor], padding: int) -> Tensor:
 
 def _facts(part: Part, taken: DistilledSet) -> dict[str, Any]:
     """Where samples are from; plain JSON values."""
+    of_parts = {"composed": taken.about["composed"]} if "composed" in taken.about else {}
     return {
         "task": part.of.source.task.name,
         "method": part.of.method.name,
@@ -186,4 +191,5 @@ def _facts(part: Part, taken: DistilledSet) -> dict[str, Any]:
         "samples": len(taken),
         "phase": part.phase,
         "selection": taken.about.get("selection", {"split": "none"}),
+        **of_parts,
     }

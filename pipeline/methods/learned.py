@@ -15,11 +15,17 @@ from pipeline.config import DDAL, Outer
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
 from pipeline.distilled import DistilledSet, Recipe, load
+from pipeline.distilled.selection import selected_on
 from pipeline.errors import InputError
 from pipeline.methods.budgets import interleaved, per_class
 from pipeline.methods.leaves import Leaves
 from pipeline.randomness import numpy_generator, torch_generator
 from pipeline.students.encoder import Student
+
+_UNFAIR = {
+    "test": "selected on the test split",
+    "unknown": "published by others, and maybe selected on the test split, which its file does not say",
+}
 
 
 class LearnedSet(Leaves):
@@ -181,15 +187,14 @@ def _warm(
     """The leaves of another set of the same shape and encoder.
 
     Raises:
-        InputError: it has not what this one learns, is of another encoder or shape, or was selected on test.
+        InputError: it has not what this one learns, is of another encoder or shape, or test may have selected it.
 
     """
     found = load(path)
     found.check_model(student.embedding_matrix)
-    if found.about.get("selection", {}).get("split") == "test" and method.validation.split != "test":
-        raise InputError(
-            f"{path}: selected on the test split; start from another set, or set validation.split: test too"
-        )
+    reason = _UNFAIR.get(selected_on(found.about))
+    if reason is not None and method.validation.split != "test":
+        raise InputError(f"{path}: {reason}; start from another set, or set validation.split: test too")
     given = {"inputs_embeds": found.inputs_embeds, "attention_labels": found.attention_labels}
     if method.labels != "hard":
         given["labels"] = found.labels if method.labels == "unrestricted" else _soft_logits(found.labels, path)

@@ -216,6 +216,7 @@ def test_an_imported_set_trains_a_student(tmp_path: Path, prepared: Callable[...
     here = prepared()
     found = published(tmp_path / "published", here)
     assert found.about["imported"]["format"] == "ddal"
+    assert found.about["selection"] == {"split": "unknown"}, "its file does not say"
     save(found, tmp_path / "distilled.h5")
     again = load(tmp_path / "distilled.h5")
     student = Student.load(here.model_folder, here.manifest["fresh_parameters"], "cpu")

@@ -103,6 +103,16 @@ def test_labels_stand_side_by_side(composed: Callable[..., DistilledSet]) -> Non
     assert [facts["samples"] for facts in found.about["composed"]] == [2, 3]
 
 
+def test_a_part_that_was_selected_on_test_is_told_of_the_whole(composed: Callable[..., DistilledSet]) -> None:
+    a, b = text(2, 1, 4, 10), text(3, 1, 8, 100)
+    real = {"name": "random"}
+    assert composed([of(0, made=real), of(1, made=real)], a, b).about["selection"] == {"split": "none"}
+    inner = replace(b, about=b.about | {"composed": [{"selection": {"split": "test"}}]})
+    found = composed([of(0, made=real), of(1, made=real)], a, inner).about
+    assert found["selection"] == {"split": "test"}
+    assert found["composed"][1]["composed"] == inner.about["composed"]
+
+
 def test_a_step_of_two_sets_by_hand(composed: Callable[..., DistilledSet]) -> None:
     """η_a / m_a = 0.1 / 2 = 0.05 for two samples, η_b / m_b = 0.3 / 3 = 0.1 for three; their sum is the step size."""
     found = composed([of(0), of(1)], learned(2, [0.1], [[0, 1]], 1), learned(3, [0.3], [[0, 1, 2]], 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from pipeline.config import DDAL, Distill
 from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
+from pipeline.distilled import save
 from pipeline.errors import InputError, StageError
 from pipeline.launch import run_stage, stage_cells
 from pipeline.methods import ddal, outer
@@ -227,6 +229,17 @@ def test_warm_starts_that_would_mislead_are_refused(
     config, store = load_experiment(path), Store(tmp_path / "ck")
     (reason,) = run_stage(stage_cells(config, store, "distill"), "distill", store).failed.values()
     assert words in reason
+
+
+def test_a_warm_start_that_nobody_knows_the_selection_of_is_refused(experiment: Write, tmp_path: Path) -> None:
+    """Published by others; also as an earlier version wrote it."""
+    found, _ = distilled(experiment(), tmp_path / "ck")
+    for number, about in enumerate(({"selection": {"split": "unknown"}}, {"imported": {"format": "ddal"}})):
+        save(replace(found, about=found.about | about), tmp_path / f"published{number}.h5")
+        path = experiment(method={"warm_start": str(tmp_path / f"published{number}.h5")}, name=f"warm{number}")
+        config, store = load_experiment(path), Store(tmp_path / "ck")
+        (reason,) = run_stage(stage_cells(config, store, "distill"), "distill", store).failed.values()
+        assert "published by others, and maybe selected on the test split" in reason
 
 
 def test_a_warm_start_of_another_encoder_is_refused(

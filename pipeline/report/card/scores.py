@@ -19,6 +19,7 @@ from pipeline.config import (
     Imported,
     Learned,
     Prepare,
+    Project,
     RandomReal,
     SmallSet,
     inputs,
@@ -194,13 +195,29 @@ def history(distill: Distill, about: dict[str, Any], known: Sequence[Scored]) ->
 
 
 def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
-    method, found = distill.method, about.get("selection", {})
+    """What selected the set, or each of its parts, by what stage 2 wrote of it."""
+    method = distill.method
     if isinstance(method, Generated):
         return [f"The generator's state: {kept_state(distill)}. No score of a student selected anything."]
-    if not isinstance(method, Learned):
-        return ["No score on dev or test selected anything: the rows follow from the method, train and the seed."]
+    if isinstance(method, Imported):
+        return ["What selected it, and whether that was the test split, is not known: it was published by others."]
+    if isinstance(method, Composed):
+        if "composed" not in about:  # a part that is itself composed, as files had it before they told of its own parts
+            return ["What selected its parts is not recorded with the set."]
+        return [
+            f"Part {number}, by `{facts['method']}` of {facts['task']} (seed {facts['seed']}): {sentence}"
+            for number, (part, facts) in enumerate(zip(method.parts, about["composed"], strict=True), 1)
+            for sentence in _checkpoint(part.of, facts)
+        ]
+    if isinstance(method, Learned | Project):
+        return [_selected(about.get("selection", {}))]
+    return ["No score on dev or test selected anything: the rows follow from the method, train and the seed."]
+
+
+def _selected(found: dict[str, Any]) -> str:
+    """How the outer loop's checkpoint was selected."""
     if found.get("split", "none") == "none":
-        return ["Checkpoint: the last outer step, selected by nothing."]
+        return "Checkpoint: the last outer step, selected by nothing."
     students, rows = found["initialisations"], found["examples"] or "all"
     words = (
         f"Checkpoint: outer step {found['step']}, by {found['split']} {found['by']} (loss {found['loss']:.4f}, "
@@ -208,7 +225,7 @@ def _checkpoint(distill: Distill, about: dict[str, Any]) -> list[str]:
     )
     if found["split"] == "test":
         words += " THE TEST SPLIT SELECTED, as in the published protocol: its scores are optimistic."
-    return [words]
+    return words
 
 
 def _settings(distill: Distill, known: Sequence[Scored]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
+from pipeline.distilled.selection import IN_WORDS, selected_on
 from pipeline.distilled.shown import class_names, samples
 from pipeline.report.card.facts import Evaluation
 from pipeline.report.card.overlap import Corpus
@@ -150,7 +151,7 @@ def _title(found: DistilledSet) -> str:
 
 
 def _facts(found: DistilledSet) -> list[tuple[str, str]]:
-    about, chosen = found.about, found.about.get("selection", {})
+    about, chosen, split = found.about, found.about.get("selection", {}), selected_on(found.about)
     model, made = about.get("model", {}), about.get("provenance", {})
     method = about.get("config", {}).get("method", {}).get("name")
     facts = [("encoder", str(model.get("name", "not recorded")))]
@@ -164,8 +165,9 @@ def _facts(found: DistilledSet) -> list[tuple[str, str]]:
     facts.append(("recipe", found.recipe.name))
     if found.learning_rates is not None:
         facts.append(("step sizes", ", ".join(f"{rate:.4g}" for rate in found.learning_rates.tolist())))
-    if chosen.get("split", "none") != "none":
-        facts.append(("selected on", f"{chosen['split']}, at outer step {chosen['step']}"))
+    if split != "none":
+        step = f", at outer step {chosen['step']}" if "step" in chosen else ""
+        facts.append(("selected on", f"{IN_WORDS[split]}{step}"))
     if made:
         dirty = " with uncommitted changes" if made.get("git_dirty") else ""
         git = f", git {made['git_revision'][:12]}{dirty}" if made.get("git_revision") else ""

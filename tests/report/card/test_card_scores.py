@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,51 @@ def test_how_the_checkpoint_was_selected(fabric: Fabric) -> None:
     assert "the last outer step, selected by nothing" in "\n".join(
         history(cell.source, {"selection": {"split": "none"}}, [])
     )
+
+
+def of_text(fabric: Fabric, *methods: dict[str, Any], **more: Any) -> list[Evaluate]:
+    """Cells of sets that fine-tuned students learn from."""
+    grid = {"distill.method": list(methods), "evaluate.protocol": [{"name": "finetune"}]}
+    return list(fabric.experiment(grid | {key.replace("__", "."): values for key, values in more.items()}).cells)
+
+
+def test_what_a_projection_was_learned_as_selected_it(fabric: Fabric) -> None:
+    parent = {"method": {"name": "ddal", "validation": {"split": "test"}}}
+    (cell,) = of_text(fabric, {"name": "project"}, distill__parent=[parent])
+    assert "outer step 40, by dev loss" in sentences(cell, [])
+    assert "THE TEST SPLIT SELECTED" in sentences(cell, [], split="test")
+    assert "No score" not in sentences(cell, [])
+
+
+def test_every_part_says_what_selected_it(fabric: Fabric) -> None:
+    """Also a part that is put together of others itself."""
+    real, learned = {"name": "random"}, {"name": "text", "shots": 5, "validation": {"split": "test"}}
+    source = {"task": fabric.task(), "model": str(fabric.model), "test": 0.1}
+    inner = {"name": "composed", "parts": [{"of": {"source": source, "method": learned}}]}
+    parts = [{"of": {"source": source, "method": method}} for method in (real, learned, inner)]
+    (cell,) = of_text(fabric, {"name": "composed", "parts": parts})
+    told = {"task": "sst2", "seed": 42}
+    test = told | {"method": "text", "selection": SELECTED | {"split": "test"}}
+    nested = told | {"method": "composed"}
+    of_random = told | {"method": "random", "selection": {"split": "none"}}
+    found = history(cell.source, {"composed": [of_random, test, nested | {"composed": [test]}]}, [])
+    assert found[0] == (
+        "Part 1, by `random` of sst2 (seed 42): No score on dev or test selected anything: the rows follow from the "
+        "method, train and the seed."
+    )
+    assert found[1].startswith("Part 2, by `text` of sst2 (seed 42): Checkpoint: outer step 40, by test loss")
+    assert all("THE TEST SPLIT SELECTED" in sentence for sentence in found[1:3])
+    older = history(cell.source, {"composed": [of_random, test, nested]}, [])
+    assert "What selected its parts is not recorded" in older[2]
+
+
+def test_nobody_knows_what_selected_a_published_set(fabric: Fabric) -> None:
+    (fabric.folder / "dataset_0.json").write_text("")
+    method = {"name": "imported", "file": str(fabric.folder / "dataset_0.json"), "kind": "text", "shots": 5}
+    (cell,) = of_text(fabric, method)
+    said = "\n".join(history(cell.source, {"selection": {"split": "unknown"}}, []))
+    assert "whether that was the test split, is not known: it was published by others" in said
+    assert "No score" not in said
 
 
 def test_settings_that_were_tried_are_told(fabric: Fabric) -> None:
