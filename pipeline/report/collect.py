@@ -23,7 +23,7 @@ from pipeline.report.layout import Column, Layout, layout
 from pipeline.report.pairs import check_choices
 from pipeline.report.row import Row
 from pipeline.report.statistics.intervals import Estimate, estimate
-from pipeline.report.words.cells import recipe, rule, selection
+from pipeline.report.words.cells import is_unknown, recipe, rule, selection
 from pipeline.store import Store
 from pipeline.store.atomic import read_json
 
@@ -73,6 +73,11 @@ class Alternative:
     cells: tuple[Finished, ...]
     set_seconds: tuple[float, ...]
     parent_seconds: float = 0.0
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether what selected its sets is not known, since others published them, or parts of them."""
+        return any(is_unknown(cell.config.source) for cell in self.cells)
 
     @property
     def distill_seconds(self) -> float | None:

@@ -126,7 +126,7 @@ def _labels(rows: Sequence[Row], table: str) -> dict[Row, str]:
     methods = {row.method for row in ddal}
     stepped = {row.budget for row in rows if row.kind in ("random", "coreset") and row.steps}
     budgets = max(len({row.budget for row in ddal}), len({row.shots for row in rows if row.competes}), len(stepped)) > 1
-    mixed = len({row.on_test for row in ddal}) > 1
+    mixed = len({row.on_test for row in ddal}) > 1 or any(row.on_test for row in rows if row.kind == "mixture")
     labels = {}
     for row in rows:
         parts = [row.method]

@@ -33,6 +33,7 @@ PAPER = (
     "split that is reported."
 )
 SECONDS = "Distillation s: wall seconds of one set, all attempts together; training s: of one initialisation."
+UNKNOWN = "Published by others, so that what selected them, and whether that was the test split, is not known:"
 LABELS = "HL: hard labels; SL: soft (unrestricted) labels; AL: attention labels."
 
 
@@ -134,17 +135,20 @@ def _counted(slugs: Sequence[str]) -> str:
 
 
 def _selected(collected: Collected) -> list[str]:
-    rows = [row for row in collected.layout.rows if row.kind == "ddal"]
-    leaky = [collected.layout.labels[row] for row in rows if row.on_test]
+    labels = collected.layout.labels
+    leaky = [labels[row] for row in collected.layout.rows if row.on_test]
     loud = [
         f"SELECTED ON THE TEST SPLIT, as the paper did: {'; '.join(leaky)}. Checkpoints and hyper-parameters were "
         "chosen by their score on the very split that is reported, so the numbers are optimistic."
     ]
-    entries = [entry for (row, _), entry in collected.entries.items() if row.kind == "ddal" and not row.on_test]
-    ways = " or ".join(sorted({entry.chosen.selection for entry in entries if entry.chosen is not None}))
-    others = "other distilled sets" if leaky else "distilled sets"
+    chosen = [(row, entry.chosen) for (row, _), entry in collected.entries.items() if entry.chosen is not None]
+    foreign = dict.fromkeys(row for row, found in chosen if found.is_unknown and not row.on_test)
+    own = [found for row, found in chosen if row.kind == "ddal" and not row.on_test and row not in foreign]
+    unknown = f"{UNKNOWN} {listed(labels[row] for row in foreign)}."
+    ways = " or ".join(sorted({found.selection for found in own}))
+    others = "other distilled sets" if leaky or foreign else "distilled sets"
     quiet = [f"Checkpoints of {others}: {ways}; the test split was used for no choice."] if ways else []
-    return [*(loud if leaky else []), *quiet]
+    return [*(loud if leaky else []), *([unknown] if foreign else []), *quiet]
 
 
 def _searched(collected: Collected) -> list[str]:

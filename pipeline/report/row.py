@@ -11,7 +11,8 @@ class Row(NamedTuple):
     """A method and its budget; rows sort in the order of the paper's tables.
 
     ``data`` says what the T inner steps see: ``same`` (every step the whole set), ``different`` blocks of it,
-    ``random`` draws, or ``-`` where there is one step. ``on_test``: its checkpoint was selected on the test split.
+    ``random`` draws, or ``-`` where there is one step. ``on_test``: its checkpoint, or that of a part of it, was
+    selected on the test split.
     ``kind``: ``ddal`` stands for every learned set, ``mixture`` for all rows of one task beside something of another,
     or of several tasks. ``network``: who learns from vectors, empty where students learn
     from text; ``student``: by which recipe, too.

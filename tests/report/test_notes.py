@@ -23,6 +23,22 @@ def test_selection_on_dev_is_said(fabric: Fabric):
     assert not any("SELECTED" in sentence for sentence in caption)
 
 
+def test_sets_of_others_are_not_called_clean(fabric: Fabric):
+    (fabric.folder / "dataset_0.json").write_text("")
+    method = {"name": "imported", "file": str(fabric.folder / "dataset_0.json"), "kind": "text", "shots": 1}
+    grid = {"distill.method": [method], "evaluate.protocol": [{"name": "finetune"}]}
+    experiment = fabric.experiment(grid, {})
+    fabric.fill(experiment, lambda cell: {"test": [0.5]})
+    caption = notes(fabric, experiment).caption
+    assert caption[:2] == (
+        "Published by others, so that what selected them, and whether that was the test split, is not known: "
+        "“imported dataset_0.json, 1 shot”.",
+        "Checkpoints of other distilled sets: dev loss; the test split was used for no choice.",
+    )
+    alone = fabric.experiment(grid, name="alone")
+    assert not any("used for no choice" in sentence for sentence in notes(fabric, alone).caption)
+
+
 def test_the_search_and_its_outcome_are_named(fabric: Fabric):
     experiment = fabric.experiment({"distill.method.outer.lr": [0.01, 0.1], "distill.method.learning_rate": [0.2, 0.3]})
     fabric.fill(

@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.config import Experiment
 from pipeline.report.collect import Collected
 from pipeline.report.layout import Column
+from pipeline.report.notes import UNKNOWN
 from pipeline.report.render import latex, markdown
 from pipeline.report.tables import METRIC_NAMES, Table, spread
 from pipeline.report.transfer.figure import draw
@@ -133,6 +134,7 @@ def _caption(matrix: Matrix) -> tuple[str, ...]:
     entries = [(line, entry) for line in matrix.lines for entry in line.entries.values() if entry.chosen is not None]
     chosen = [line.label for line, entry in entries if entry.planned > 1]
     leaky = [line.label for line in matrix.lines if line.row.on_test]
+    foreign = [line.label for line, entry in entries if entry.chosen is not None and entry.chosen.is_unknown]
     recipes = dict.fromkeys(entry.chosen.recipe for _, entry in entries if entry.chosen is not None)
     scored = {f"{c.split} {METRIC_NAMES[c.metric]}, {_rows(matrix, c)} rows" for c in matrix.columns}
     sentences = (
@@ -151,6 +153,7 @@ def _caption(matrix: Matrix) -> tuple[str, ...]:
         if chosen
         else "",
         f"SELECTED ON THE TEST SPLIT, so optimistic: {'; '.join(leaky)}." if leaky else "",
+        f"{UNKNOWN} {'; '.join(dict.fromkeys(foreign))}." if foreign else "",
     )
     return tuple(sentence for sentence in sentences if sentence)
 

@@ -87,6 +87,17 @@ def correction(method: Learned) -> str:
     return f" ({words})" if words else ""
 
 
+def is_on_test(made: Distill) -> bool:
+    """Whether a checkpoint was selected on the test split: the set's own, or one of those that it is made of."""
+    own = isinstance(made.method, Learned) and made.method.validation.split == "test"
+    return own or any(map(is_on_test, made.made_of))
+
+
+def is_unknown(made: Distill) -> bool:
+    """Whether others published the set, or a part of it: what selected it is not known."""
+    return any(isinstance(one.method, Imported) for one in made.chain)
+
+
 def selection(cell: Evaluate) -> str:
     """How the distilled set's checkpoint, or the epoch of a training on it, was selected."""
     made, protocol = cell.source, cell.protocol
@@ -98,6 +109,8 @@ def selection(cell: Evaluate) -> str:
         made = made.parent
     method = made.method
     ways = []
+    if isinstance(method, Imported):
+        ways.append("not known (published by others)")
     if isinstance(method, Generated):
         ways.append(f"generator: {kept_state(cell.source)}")
     if isinstance(method, Learned):

@@ -28,7 +28,16 @@ from pipeline.config.problems import nearest
 from pipeline.errors import InputError
 from pipeline.report.alternatives import hyper_parameters, searched
 from pipeline.report.row import Kind, Row
-from pipeline.report.words.cells import ATTENTION, BUDGETS, LABELS, REAL, correction, encoder_name, real_name
+from pipeline.report.words.cells import (
+    ATTENTION,
+    BUDGETS,
+    LABELS,
+    REAL,
+    correction,
+    encoder_name,
+    is_on_test,
+    real_name,
+)
 from pipeline.report.words.composed import composed_name, is_small
 from pipeline.report.words.language import generated_name, generated_order
 from pipeline.report.words.prompts import prompted_name, prompted_order
@@ -93,9 +102,8 @@ def _own_row(cell: Evaluate) -> Row:
         name, by_steps = composed_name(method, _own_row), isinstance(cell.recipe, GradientSteps)
         name += ", fine-tuned" if method.has_steps and not by_steps else ""
         rest = len(ATTENTION) + 3, len(method.parts), int(not by_steps)
-        if is_small(method):
-            return Row((2, *rest), name, "ddal", None, None, "", False)
-        return Row((3, *rest), name, "mixture", None, None, "", False)
+        small, on_test = is_small(method), is_on_test(cell.source)
+        return Row((2 if small else 3, *rest), name, "ddal" if small else "mixture", None, None, "", on_test)
     if isinstance(method, Majority):
         return Row((0,), "majority", "majority", None, None, "", False)
     if isinstance(method, Empty):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import DDAL, Distill, Imported, Project, Sentences, Text
-from pipeline.report.words.cells import ATTENTION, LABELS, correction, encoder_name
+from pipeline.report.words.cells import ATTENTION, LABELS, correction, encoder_name, is_on_test
 
 _RELAXATIONS = {
     "swaps": "swaps",
@@ -35,7 +35,7 @@ def text_row(made: Distill) -> tuple[tuple[int, ...], str, bool]:
     assert isinstance(made.method, Text | Project)
     assert learned is not None
     assert isinstance(learned.method, DDAL | Text)
-    on_test = learned.method.validation.split == "test"
+    on_test = is_on_test(made)
     name = text_name(made.method, learned.method, others(made)) + correction(learned.method)
     return (*text_order(made.method), len(made.others), int(on_test)), name, on_test
 

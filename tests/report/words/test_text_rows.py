@@ -59,6 +59,28 @@ def test_what_selected_them() -> None:
     assert recipe(CELLS[6]).startswith("finetune (revision 2: AdamW")
 
 
+def composed(*methods: dict[str, Any]) -> Evaluate:
+    return cell({"name": "composed", "parts": [{"of": {"source": SOURCE, "method": method}} for method in methods]})
+
+
+def test_a_composed_set_is_selected_on_test_where_a_part_is() -> None:
+    clean, leaky = {"name": "text", "shots": 5}, {"name": "text", "shots": 5, "validation": {"split": "test"}}
+    assert not row_of(composed(clean, clean)).on_test
+    found = layout([composed(clean, leaky), CELLS[0]], "table2")
+    assert [row.on_test for row in found.rows] == [False, True]
+    assert [label.endswith(" [selected on test]") for label in found.labels.values()] == [False, True]
+    nested = composed(clean, {"name": "composed", "parts": [{"of": {"source": SOURCE, "method": leaky}}]})
+    assert row_of(nested).on_test
+    everything = layout([composed(leaky, {"name": "full"}), CELLS[0]], "table2")
+    assert [label.endswith(" [selected on test]") for label in everything.labels.values()] == [False, True]
+
+
+def test_nobody_knows_what_selected_published_sets() -> None:
+    assert selection(CELLS[6]) == "not known (published by others)"
+    part = {key: value for key, value in CELLS[6].source.method.model_dump(mode="json").items() if key != "revision"}
+    assert selection(composed({"name": "text", "shots": 5}, part)) == "dev loss; not known (published by others)"
+
+
 def test_students_of_other_encoders_are_named() -> None:
     """In the row, beside that of the first encoder alone, in what selected it, and in the card."""
     several = CELLS[0].source.model_copy(
