@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pipeline.config import Evaluate, Experiment, Prepare
+from pipeline.config import Distill, Evaluate, Experiment, Prepare
 from pipeline.errors import InputError
 from pipeline.report.alternatives import alternatives, hyper_parameters, searched
 from pipeline.report.archive import Archive
@@ -78,6 +78,12 @@ class Alternative:
     def is_unknown(self) -> bool:
         """Whether what selected its sets is not known, since others published them, or parts of them."""
         return any(is_unknown(cell.config.source) for cell in self.cells)
+
+    @property
+    def starts(self) -> tuple[Distill, ...]:
+        """The cells of stage 2 that its sets start from, each once: alternatives have parents that differ in seeds."""
+        parents = [cell.config.source.parent for cell in self.cells]
+        return tuple({parent.seeds: parent for parent in parents if parent is not None}.values())
 
     @property
     def distill_seconds(self) -> float | None:

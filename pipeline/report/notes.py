@@ -9,6 +9,7 @@ from pipeline.report.finished import Problem
 from pipeline.report.layout import Column
 from pipeline.report.paper import HEADING
 from pipeline.report.row import Row
+from pipeline.report.words.language import origin
 from pipeline.report.words.prompts import left_out
 
 RUNS = (
@@ -21,6 +22,8 @@ NESTED = (
     "a / b after ±: over initialisations within a set (pooled) / between distillation seeds (the variance component of "
     "a one-way random-effects model, without what initialisations contribute): {}."
 )
+SHARED = "Sets {}, so that ±, intervals and marks do not hold what making it anew would give: {}."
+FEW = "Sets {}, which ±, intervals and marks take as if each had one of its own: {}."
 NEGATIVE = "The component between seeds was estimated negative, and is shown as 0: {}."
 INTERVALS = (
     "95 % intervals of the means are in the figure and the CSV: Student's t over set means where there are two sets or "
@@ -75,7 +78,9 @@ def _models(collected: Collected) -> list[str]:
 
 def _spreads(collected: Collected) -> list[str]:
     """What the ± of each entry is over, and what the intervals hold."""
-    kinds: dict[str, dict[Row, list[str]]] = {ONE_SET: {}, MIXED: {}, NESTED: {}, NEGATIVE: {}}
+    kinds: dict[str, dict[Row, list[str]]] = {ONE_SET: {}, MIXED: {}, NESTED: {}}
+    shared: dict[str, dict[Row, list[str]]] = {}
+    negative: dict[Row, list[str]] = {}
     shown: dict[Row, list[str]] = {}
     for (row, column), entry in collected.entries.items():
         if entry.headline is None or entry.chosen is None:
@@ -85,10 +90,13 @@ def _spreads(collected: Collected) -> list[str]:
         kind = ONE_SET if one else MIXED if found.std_seed is None else NESTED
         if entry.chosen.is_drawn or not one:
             kinds[kind].setdefault(row, []).append(column.title)
+        if together := origin(entry.chosen.starts, found.n_seed):
+            remark = FEW if len(entry.chosen.starts) > 1 else SHARED
+            shared.setdefault(remark.format(together, "{}"), {}).setdefault(row, []).append(column.title)
         if found.negative:
-            kinds[NEGATIVE].setdefault(row, []).append(column.title)
+            negative.setdefault(row, []).append(column.title)
     sentences = []
-    for sentence, rows in kinds.items():
+    for sentence, rows in (kinds | shared | {NEGATIVE: negative}).items():
         everywhere = [row for row, titles in sorted(rows.items()) if titles == shown[row]]
         names = _names(everywhere, list(shown), collected)
         names += [

@@ -94,6 +94,36 @@ def test_what_each_deviation_is_over(fabric: Fabric):
     assert sum("Student's t over set means where there are two sets or more" in sentence for sentence in caption) == 1
 
 
+def generator(fabric: Fabric, seed: int):
+    """A language model, as the parent of sets that it writes."""
+    source = {"model": {"name": str(fabric.model), "head": "language"}}
+    return {"method": {"name": "lm"}, "source": source, "seed": seed}
+
+
+def test_sets_of_one_generator_say_so(fabric: Fabric):
+    """Seeds of what is written are not those of the training that wrote it."""
+    written = {"distill.method": [{"name": "generated"}], "evaluate.protocol": [{"name": "finetune"}]}
+    several = {"distill.seed": [0, 1, 2]}
+
+    def caption_of(name: str, *grids):
+        experiment = fabric.experiment(*grids, name=name)
+        fabric.fill(experiment, lambda cell: {"test": [0.5 + sum(cell.source.seeds) / 50, 0.6]})
+        return [sentence for sentence in notes(fabric, experiment).caption if sentence.startswith("Sets ")]
+
+    one, two = generator(fabric, 42), [generator(fabric, seed) for seed in (1, 2)]
+    began = {"distill.parent": [{"method": {"name": "ddal"}, "seed": 42}]}
+    remark = "so that ±, intervals and marks do not hold what making it anew would give"
+    assert caption_of("one", written | several | {"distill.parent": [one]}, RANDOM | several) == [
+        f"Sets of one language model, {remark}: “LM, 20 shots”."
+    ]
+    assert caption_of("two", written | several | {"distill.parent": two}) == [
+        "Sets of 2 language models, which ±, intervals and marks take as if each had one of its own: LM."
+    ]
+    assert caption_of("began", began | several) == [f"Sets from one other set, {remark}: HL."]
+    assert caption_of("own", written | {"distill.parent": two}) == []
+    assert caption_of("single", written | {"distill.parent": [one]}) == []
+
+
 def test_rows_that_differ_between_tasks_are_named_with_their_tasks(fabric: Fabric):
     experiment = fabric.experiment({"distill.seed": [0, 1]}, tasks=[fabric.task("one"), fabric.task("two")])
     fabric.fill(

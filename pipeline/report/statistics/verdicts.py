@@ -7,11 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config import Distill
 from pipeline.report.collect import Collected, Sample
 from pipeline.report.layout import Column
 from pipeline.report.row import Row
 from pipeline.report.statistics.comparisons import LEVEL, OURS, Comparison, is_fair, ours, randoms
 from pipeline.report.statistics.differences import DRAWS, PERMUTATIONS, Difference
+from pipeline.report.words.language import origin
 
 RANDOM_MARKS = {1: "↑", -1: "↓"}
 OUR_MARKS = {1: "†", -1: "‡"}
@@ -108,7 +110,9 @@ class Verdicts:
         sample = self._collected.sample(row, column)
         assert sample is not None
         name = self._collected.layout.labels[row]
-        return f"{name}, nothing" if row.is_constant else f"{name}, {_varied(sample)}"
+        chosen = self._collected.entries[row, column].chosen
+        assert chosen is not None
+        return f"{name}, nothing" if row.is_constant else f"{name}, {_varied(sample, chosen.starts)}"
 
     def _untested(self) -> str:
         reasons = [
@@ -182,8 +186,13 @@ def _detectable(tested: Sequence[Comparison]) -> str:
     return f"Minimum detectable difference (80 % power, α .05 two-sided){corrected}, points: {'; '.join(parts)}."
 
 
-def _varied(sample: Sample) -> str:
-    """What differs between the runs of a sample, so what an interval over them can speak of."""
-    sets = "1 set" if len(sample.by_set) == 1 else f"{len(sample.by_set)} sets"
-    alone = ", so not what another set would give" if len(sample.by_set) == 1 else ""
-    return f"{len(sample.values)} initialisations of {sets}{alone}"
+def _varied(sample: Sample, starts: Sequence[Distill]) -> str:
+    """What differs between the runs of a sample, so what an interval over them can speak of.
+
+    ``starts``: the distinct cells that its sets start from.
+    """
+    k = len(sample.by_set)
+    sets = " ".join(filter(None, ("1 set" if k == 1 else f"{k} sets", origin(starts, k))))
+    alone = ", so not what another set would give" if k == 1 else ""
+    shared = ", so not what making it anew would give" if len(starts) == 1 < k else ""
+    return f"{len(sample.values)} initialisations of {sets}{alone}{shared}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.config import LM, AtRandom, ByCentres, ByHerding, ByRank, DiLM, Distill, Generated
 
 _SELECTIONS = ("k_centres", "herding", "rank", "random", "none")
@@ -55,6 +57,22 @@ def kept_state(config: Distill) -> str:
     lm = config.chain[-1].method
     assert isinstance(lm, LM)
     return "the best of lm by dev loss" if lm.validation.keep == "best" else "the last step"
+
+
+def origin(starts: Sequence[Distill], sets: int) -> str:
+    """What sets share that start from fewer cells than they are: ``of one language model``, ``from 2 other sets``.
+
+    What is drawn in making those varies less than the sets do, or not at all. Empty where each has its own, or none.
+
+    Args:
+        starts: the distinct cells that the sets start from.
+        sets: how many there are.
+
+    """
+    if not 0 < len(starts) < sets:
+        return ""
+    of, noun = ("of", "language model") if starts[0].method.makes == "language model" else ("from", "other set")
+    return f"{of} one {noun}" if len(starts) == 1 else f"{of} {len(starts)} {noun}s"
 
 
 def writer(config: Distill) -> str:

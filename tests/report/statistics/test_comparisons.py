@@ -148,6 +148,26 @@ def test_a_sentence_of_an_asked_pair(fabric: Fabric):
     )
 
 
+def test_what_one_generator_leaves_unvaried_is_said(fabric: Fabric):
+    """Three sets of one language model beside three of two."""
+    source = {"model": {"name": str(fabric.model), "head": "language"}}
+    lm, other = ({"method": {"name": "lm"}, "source": source, "seed": seed} for seed in (42, 43))
+    written = {"distill.method": [{"name": "generated"}], "evaluate.protocol": [{"name": "finetune"}]}
+    matched = {"method": {"name": "dilm"}, "parent": lm, "seed": 42}
+    experiment = fabric.experiment(
+        written | {"distill.seed": [0, 1, 2], "distill.parent": [lm]},
+        written | {"distill.seed": [0, 1], "distill.parent": [matched, matched | {"parent": other}]},
+        report={"compare": [["DiLM", "LM"]]},
+    )
+    for cell in experiment.cells:
+        fabric.answer(cell, [0.6, 0.61, 0.62])
+    (line,) = table_of(fabric, experiment).differences
+    assert line.endswith(
+        "Varied: rows; DiLM, 12 initialisations of 4 sets of 2 language models; LM, 9 initialisations of 3 sets of one "
+        "language model, so not what making it anew would give."
+    )
+
+
 def test_every_test_counts_in_the_correction(fabric: Fabric):
     means = {"random": 0.6, "hl": 0.62, "ours": 0.64}
     asked = {"compare": [["random real", "majority"]]}
