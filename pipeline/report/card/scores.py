@@ -105,26 +105,34 @@ def evaluations_of(distill: Distill, known: Iterable[Scored]) -> tuple[Evaluatio
     """
     mine = [each for each in known if _same(each.config.source, distill) and each.config.data is None]
     protocols = {_way(each.config): each.config for each in mine}
+    wanted = dict.fromkeys((distill.source.task.metric, *SHOWN))
     found = []
     for name, config in protocols.items():
         members = [each for each in mine if _way(each.config) == name]
-        values = {
-            (run.split, run.metric, each.config.seed, run.initialisation): run.value
-            for each in members
-            for run in each.runs
-        }
-        wanted = dict.fromkeys((distill.source.task.metric, *SHOWN))
         scores = [
             score
             for split in ("dev", "test")
             for metric in wanted
-            if (score := _score(split, metric, [v for (s, m, *_), v in values.items() if (s, m) == (split, metric)]))
+            if (score := _score(split, metric, _values(members, split, metric)))
         ]
         seeds = tuple(sorted({each.config.seed for each in members}))
         how = recipe(config) if config.prefix is None else f"the first {config.prefix} per class; {recipe(config)}"
         scored = {"how": how, "seeds": seeds, "scores": tuple(scores)}
         found.append(Evaluation(protocol=config.protocol, prefix=config.prefix, **scored))
     return tuple(found)
+
+
+def _values(members: Iterable[Scored], split: str, metric: str) -> list[float]:
+    """The numbers of evaluations, those of every run once.
+
+    The same run may have been scored by two cells that differ only in how many initialisations or splits they ask for.
+    """
+    asking: dict[str, Any] = {"initialisations": 1, "splits": (split,)}
+    found: dict[tuple[str, int], float] = {}
+    for each in members:
+        trained = repr(canonical(each.config.model_copy(update=asking)))
+        found |= {(trained, r.initialisation): r.value for r in each.runs if (r.split, r.metric) == (split, metric)}
+    return list(found.values())
 
 
 def _way(config: Evaluate) -> str:
@@ -153,34 +161,33 @@ def beside(distill: Distill, known: Iterable[Scored]) -> tuple[str, ...]:
     Runs of all seeds are pooled; ± is their sample standard deviation.
     """
     metric = distill.source.task.metric
-    values: dict[str, list[float]] = {}
+    members: dict[str, list[Scored]] = {}
     sets: dict[str, set[tuple[int, ...]]] = {}
     for each in known:
         row, source = row_of(each.config), each.config.source
         if row.kind == "ddal" or _same(source, distill) or not _same(each.config.prepared, distill.source):
             continue
         name = ", ".join(part for part in (row.method, row.budget, recipe(each.config)) if part)
-        found = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
-        values.setdefault(name, []).extend(found)
+        members.setdefault(name, []).append(each)
         sets.setdefault(name, set()).add(source.seeds if source.is_drawn else ())
     return tuple(
-        f"{name}: {_in_words(found)}, of {len(sets[name])} set{'' if len(sets[name]) == 1 else 's'})"
-        for name, found in values.items()
-        if found
+        f"{name}: {_in_words(values)}, of {len(sets[name])} set{'' if len(sets[name]) == 1 else 's'})"
+        for name, found in members.items()
+        if (values := _values(found, "test", metric))
     )
 
 
 def transfers(distill: Distill, known: Iterable[Scored]) -> tuple[str, ...]:
     """What students of other encoders scored that learned from this set's text, as :func:`beside` says it."""
     metric = distill.source.task.metric
-    values: dict[str, list[float]] = {}
+    members: dict[str, list[Scored]] = {}
     for each in known:
         if each.config.data is not None and _same(each.config.source, distill):
-            found = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
             asked = each.config.data.task.name if each.config.asks_part else each.config.data.model.name
             asked += " (learned for, too)" if any(_same(one, each.config.data) for one in distill.others) else ""
-            values.setdefault(f"{asked}, {recipe(each.config)}", []).extend(found)
-    return tuple(f"{name}: {_in_words(found)})" for name, found in values.items() if found)
+            members.setdefault(f"{asked}, {recipe(each.config)}", []).append(each)
+    scored = {name: _values(found, "test", metric) for name, found in members.items()}
+    return tuple(f"{name}: {_in_words(values)})" for name, values in scored.items() if values)
 
 
 def _in_words(values: Sequence[float]) -> str:
@@ -266,13 +273,17 @@ def _seeds(distill: Distill, known: Sequence[Scored]) -> list[str]:
     if not distill.is_drawn:
         return ["The set does not depend on a seed."]
     metric = distill.source.task.metric
-    means: dict[str, dict[tuple[int, ...], float]] = {}
+    members: dict[str, dict[tuple[int, ...], list[Scored]]] = {}
     for each in known:
         source = each.config.source
-        if each.config.data is None and _same(_unseeded(source), _unseeded(distill)):
-            values = [run.value for run in each.runs if (run.split, run.metric) == ("test", metric)]
-            if values:
-                means.setdefault(recipe(each.config), {})[source.seeds] = statistics.fmean(values)
+        of_whole = each.config.data is None and each.config.prefix is None
+        if of_whole and _same(_unseeded(source), _unseeded(distill)):
+            members.setdefault(recipe(each.config), {}).setdefault(source.seeds, []).append(each)
+    means: dict[str, dict[tuple[int, ...], float]] = {}
+    for how, of_sets in members.items():
+        for seeds, evaluations in of_sets.items():
+            if values := _values(evaluations, "test", metric):
+                means.setdefault(how, {})[seeds] = statistics.fmean(values)
     found = []
     for how, by_seed in means.items():
         if len(by_seed) > 1 and distill.seeds in by_seed:

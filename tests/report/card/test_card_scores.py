@@ -21,6 +21,7 @@ from pipeline.report.card.scores import (
     history,
     in_store,
     reads_of_test,
+    transfers,
 )
 from pipeline.report.collect import collect
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
@@ -75,6 +76,32 @@ def test_the_same_initialisation_counts_once(fabric: Fabric) -> None:
     fabric.finish(experiment.cells[1], {"test": [0.5, 0.6, 0.7]})
     (found,) = evaluations_of(experiment.cells[0].source, in_store(fabric.store))
     assert found.scores[0].n == 3
+
+
+def test_a_run_that_two_cells_scored_counts_once_wherever_it_is_told(fabric: Fabric) -> None:
+    """Two initialisations, then four of which two are the same; on test alone, then on dev too."""
+    (fabric.folder / "roberta-tiny").mkdir()
+    (fabric.folder / "roberta-tiny" / "config.json").write_text("{}")
+    for number, (count, splits) in enumerate(((2, ["test"]), (4, ["dev", "test"]))):
+        asking = {"evaluate.initialisations": [count], "evaluate.splits": [splits]}
+        text = RANDOM | asking | {"distill.seed": [1, 2]}
+        other = {"evaluate.data.model": [str(fabric.folder / "roberta-tiny")]}
+        plan = fabric.experiment(asking | {"distill.seed": [1, 2]}, text, text | other, name=f"asking{number}")
+        for cell in plan.cells:
+            values = [0.5 + 0.1 * run + 0.02 * (cell.source.seed == 2) for run in range(count)]
+            fabric.finish(cell, dict.fromkeys(cell.splits, values))
+    found = in_store(fabric.store)
+    assert len(found) == 12
+    made = next(each.config.source for each in found if each.config.source.method.name == "ddal")
+    real = next(each.config.source for each in found if each.config.data is not None)
+    (score,) = [one for one in evaluations_of(made, found)[0].scores if one.split == "test"]
+    assert (score.n, score.mean) == (4, pytest.approx(0.65 + 0.02 * (made.seed == 2)))
+    (told,) = beside(made, found)
+    assert told.endswith("66.0 ± 12.0 (n 8, of 2 sets)")
+    (moved,) = transfers(real, found)
+    assert moved.endswith("± 12.9 (n 4)")
+    (seeds,) = [sentence for sentence in history(made, {}, found) if sentence.startswith("Seeds")]
+    assert "have a mean test accuracy of 66.0 ± 1.4" in seeds
 
 
 def test_unfinished_and_foreign_cells_are_passed_by(fabric: Fabric) -> None:
