@@ -24,13 +24,11 @@ class Shared:
     """What sequences have in common with the rows of a corpus.
 
     Attributes:
-        rows: how many of the sequences are a whole row of it, token by token.
         ngrams: share of all their n-grams (n = 3) that occur in some row; 0 where none is that long.
         longest: length in tokens of the longest run that also stands in one row.
 
     """
 
-    rows: int
     ngrams: float
     longest: int
 
@@ -73,7 +71,6 @@ class Corpus:
         runs = [self._runs(sequence) for sequence in sequences]
         ends = np.concatenate([np.empty(0, np.int64), *(run[NGRAM - 1 :] for run in runs)])
         return Shared(
-            rows=self.whole_rows(sequences),
             ngrams=float((ends >= NGRAM).mean()) if len(ends) else 0.0,
             longest=max((int(run.max()) for run in runs if len(run)), default=0),
         )

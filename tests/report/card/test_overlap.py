@@ -38,12 +38,13 @@ def longest(sequence: list[int], rows: Rows) -> int:
 
 @given(ROWS, ROWS)
 def test_as_by_searching_in_strings(rows: Rows, sequences: Rows) -> None:
-    found = corpus(rows).shared([tokens(*sequence) for sequence in sequences])
+    here, given = corpus(rows), [tokens(*sequence) for sequence in sequences]
+    found = here.shared(given)
     grams = [text(sequence[at : at + 3]) for sequence in sequences for at in range(len(sequence) - 2)]
     seen = [any(gram in text(row) for row in rows) for gram in grams]
     assert found.longest == max(longest(sequence, rows) for sequence in sequences)
     assert found.ngrams == pytest.approx(sum(seen) / len(seen) if seen else 0.0)
-    assert found.rows == sum(sequence != [] and sequence in rows for sequence in sequences)
+    assert here.whole_rows(given) == sum(sequence != [] and sequence in rows for sequence in sequences)
 
 
 def test_special_tokens_and_padding_are_no_text() -> None:
