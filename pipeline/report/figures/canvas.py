@@ -19,14 +19,17 @@ _WIDEST = 52  # characters of a name beside a panel, then it goes on in the next
 
 
 @contextmanager
-def sheet(stem: Path, size: tuple[float, float]) -> Iterator[Any]:
-    """A figure of ``size`` inches, written to :func:`paths_of` when the block ends well; same content, same bytes."""
+def sheet(stem: Path, size: tuple[float, float], hatch: float = 1.0) -> Iterator[Any]:
+    """A figure of ``size`` inches, written to :func:`paths_of` when the block ends well; same content, same bytes.
+
+    ``hatch``: how wide the lines of hatched areas are, in points.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg"}):
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", "hatch.linewidth": hatch}):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

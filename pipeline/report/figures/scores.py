@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.collect import Collected, Sample
+from pipeline.report.figures.canvas import legend, paths_of, sheet
 from pipeline.report.layout import Column
 from pipeline.report.row import Row
 from pipeline.report.tables import METRIC_NAMES, spread
-from pipeline.store.atomic import replacing
 
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++", "--")
 PER_LINE = 4
@@ -20,19 +20,13 @@ _CHANCE = ("accuracy", "balanced_accuracy")
 
 def draw(collected: Collected, title: str, stem: Path) -> tuple[Path, Path]:
     """Writes ``<stem>.png`` and ``<stem>.pdf``; the same results give the same bytes."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = collected.layout.columns
     rows = [row for row in collected.layout.rows if row.competes] or list(collected.layout.rows)
     wide, high = min(len(columns), PER_LINE), -(-len(columns) // PER_LINE)
     names = [collected.layout.labels[row] for row in rows]
     margin = 0.075 * max(map(len, names))
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", "hatch.linewidth": 0.6}):
-        size = (max(margin + 3.3 * wide, 6.2), high * (0.5 * len(rows) + 1.0) + 1.0)
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
+    size = (max(margin + 3.3 * wide, 6.2), high * (0.5 * len(rows) + 1.0) + 1.0)
+    with sheet(stem, size, hatch=0.6) as figure:
         panels = list(figure.subplots(high, wide, squeeze=False).flat)
         for index, (panel, column) in enumerate(zip(panels, columns, strict=False)):
             _panel(panel, collected, column, rows)
@@ -41,12 +35,8 @@ def draw(collected: Collected, title: str, stem: Path) -> tuple[Path, Path]:
             panel.set_axis_off()
         leaky = any(row.on_test for row in rows) and all(row.on_test for row in rows if row.kind == "ddal")
         figure.suptitle(f"{title}\ncheckpoints SELECTED ON THE TEST SPLIT" if leaky else title, fontsize=11)
-        _legend(figure, panels[: len(columns)])
-        paths = (stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf"))
-        for path, fixed in zip(paths, ({"Software": None}, {"CreationDate": None}), strict=True):
-            with replacing(path) as aside:
-                figure.savefig(aside, format=path.suffix[1:], dpi=160, metadata=fixed)
-    return paths
+        legend(figure, panels[: len(columns)], columns=5 if size[0] > 9 else 3)
+    return paths_of(stem)
 
 
 def _panel(panel: Any, collected: Collected, column: Column, rows: Sequence[Row]) -> None:
@@ -111,13 +101,3 @@ def _references(panel: Any, collected: Collected, column: Column) -> None:
     others = [*collected.references("full", column), *collected.references("zero-shot", column)]
     for (row, sample), style in zip(others, cycle(("-", "-.", ":"))):
         panel.axvline(100 * sample.estimate.mean, label=row.method, linestyle=style, **line)
-
-
-def _legend(figure: Any, panels: Sequence[Any]) -> None:
-    found: dict[str, Any] = {}
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if found:
-        place = {"loc": "outside lower center", "ncols": 5 if figure.get_figwidth() > 9 else 3}
-        figure.legend(found.values(), found.keys(), fontsize=8, frameon=False, **place)

@@ -9,29 +9,19 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.results import OWN
+from pipeline.report.figures.canvas import legend, look, paths_of, sheet
 from pipeline.report.robustness.matrix import FACTORS, LINES, Profile, multiple
 from pipeline.report.tables import METRIC_NAMES
-from pipeline.store.atomic import replacing
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINESTYLES = ("-", "--", "-.", ":")
-GREYS = ("black", "0.35", "0.55")
 _AXES = {"learning_rate": "multiple of the step sizes", "steps": "multiple of the number of steps"}
 
 
 def draw(found: Sequence[Profile], title: str, stem: Path) -> tuple[Path, Path]:
     """Writes ``<stem>.png`` and ``<stem>.pdf``, one line of panels per task; the same results give the same bytes."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = list(dict.fromkeys(profile.column for profile in found))
     named = [v for profile in found for f in profile.factors if f not in LINES for v in profile.factors[f]]
     variants = [OWN, *sorted(dict.fromkeys(named), key=lambda v: list(FACTORS).index(v.partition("=")[0]))]
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg"}):
-        size = (12.5, len(columns) * max(3.4, 0.26 * len(variants)) + 1.2)
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
+    with sheet(stem, (12.5, len(columns) * max(3.4, 0.26 * len(variants)) + 1.2)) as figure:
         panels = figure.subplots(len(columns), 3, squeeze=False, width_ratios=[1, 1, 1.25])
         for line, column in zip(panels, columns, strict=True):
             sets = [profile for profile in found if profile.column == column]
@@ -42,14 +32,8 @@ def draw(found: Sequence[Profile], title: str, stem: Path) -> tuple[Path, Path]:
             line[0].set_ylabel(_measured(sets[0]), fontsize=9)
             line[-1].set_xlabel(_measured(sets[0]), fontsize=9)
         figure.suptitle(f"{title} (mean ± sample std)", fontsize=11)
-        handles = dict(zip(*reversed(panels[0][-1].get_legend_handles_labels()), strict=True))
-        place: dict[str, Any] = {"loc": "outside lower center", "ncols": 2, "fontsize": 8.5, "frameon": False}
-        figure.legend(handles.values(), handles.keys(), **place)
-        paths = (stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf"))
-        for path, fixed in zip(paths, ({"Software": None}, {"CreationDate": None}), strict=True):
-            with replacing(path) as aside:
-                figure.savefig(aside, format=path.suffix[1:], dpi=160, metadata=fixed)
-    return paths
+        legend(figure, [panels[0][-1]], columns=2)
+    return paths_of(stem)
 
 
 def _curves(panel: Any, sets: Sequence[Profile], factor: str) -> None:
@@ -77,8 +61,8 @@ def _dots(panel: Any, sets: Sequence[Profile], variants: Sequence[str]) -> None:
         mine = [variant for variant in variants if variant in profile.values]
         means, stds = _means(profile, mine)
         heights = [variants.index(variant) + 0.22 * (number - (len(sets) - 1) / 2) for variant in mine]
-        look = _look(number) | {"linestyle": "none"}
-        panel.errorbar(means, heights, xerr=stds, label=f"{profile.label} (n = {profile.size})", **look)
+        label = f"{profile.label} (n = {profile.size})"
+        panel.errorbar(means, heights, xerr=stds, label=label, **(_look(number) | {"linestyle": "none"}))
     floor = {"color": "black", "linestyle": (0, (1, 3)), "linewidth": 1.2}
     panel.axvline(100 * sets[0].floor, label="majority", **floor)
     panel.set_yticks(range(len(variants)), [_words(variant) for variant in variants])
@@ -94,12 +78,8 @@ def _means(profile: Profile, variants: Sequence[str]) -> tuple[list[float], list
 
 
 def _look(number: int) -> dict[str, Any]:
-    """A set's marker and line, told apart without colour."""
-    shade = GREYS[number % len(GREYS)]
-    style = LINESTYLES[number % len(LINESTYLES)]
-    face = shade if number % 2 == 0 else "white"
-    marks = {"marker": MARKERS[number % len(MARKERS)], "markersize": 5.5, "markerfacecolor": face}
-    return marks | {"color": shade, "linestyle": style, "linewidth": 1.3, "capsize": 2.5, "elinewidth": 0.9}
+    """A set's marker and line, with error bars."""
+    return look(number) | {"markersize": 5.5, "linewidth": 1.3, "capsize": 2.5, "elinewidth": 0.9}
 
 
 def _measured(profile: Profile) -> str:

@@ -55,7 +55,7 @@ def test_nothing_is_clipped_at_the_border(fabric: Fabric, tmp_path):
         "t",
         tmp_path / "demo",
     )
-    image = imread(png)[..., :3]
+    image = imread(png)  # [height, width]: grey
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     assert (border == 1).all()
     assert (image < 0.5).any()
