@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import Composed, Distill
 from pipeline.data.prepared import Prepared
@@ -37,7 +36,6 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
     """
     store = Store.of(out)
     prepared = Prepared(store.cell(config.source).folder)
-    facts = prepared.manifest
     starts = [store.cell(one).folder for one in config.made_of]
     others = [Prepared(store.cell(one).folder) for one in config.others]
     made = make(config, prepared, out, ranks, starts, others)
@@ -45,13 +43,8 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         return
     about = {
         "config": config.model_dump(mode="json"),
-        "task": facts["task"],
-        "classes": facts["classes"],
-        "max_length": facts["max_length"],
-        "model": _model(facts),
-        **({"others": [_model(one.manifest) for one in others]} if others else {}),
-        **({"vectors": facts["vectors"]} if "vectors" in facts else {}),
-        "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
+        **prepared.origin,
+        **({"others": [one.encoder for one in others]} if others else {}),
         "content": store.identity(config.source)["config"],
         **({} if config.parent is None else {"parent": store.identity(config.parent)["config"]}),
         **(
@@ -71,11 +64,6 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         made.save(out / "generator")
         write_json(out / "generator" / "about.json", about)
         (out / "progress.pt").unlink(missing_ok=True)  # three times as large as the model
-
-
-def _model(facts: dict[str, Any]) -> dict[str, Any]:
-    """What a file says of an encoder, of what stage 1 wrote down."""
-    return {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]}
 
 
 if __name__ == "__main__":

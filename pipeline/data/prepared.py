@@ -48,6 +48,23 @@ class Prepared:
         """The C class names in label order."""
         return list(self.manifest["classes"])
 
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """What a set's file says of the encoder: what it is called, its kind, and which embedding matrix it has."""
+        facts = self.manifest
+        return {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]}
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a set's file says of the task and the encoder that it is of; plain JSON values."""
+        facts = self.manifest
+        return {
+            **{name: facts[name] for name in ("task", "classes", "max_length")},
+            "model": self.encoder,
+            **({"vectors": facts["vectors"]} if "vectors" in facts else {}),
+            "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
+        }
+
     def classes_of(self, task: str) -> slice:
         """Where the classes of a task stand among the C: all of them, or those of one of the tasks that are joined."""
         first = 0

@@ -75,22 +75,8 @@ def published(path: Path, prepared: Prepared) -> DistilledSet:
             )
     if found.labels.shape[1] != C:
         raise InputError(f"{path}: its labels are of {found.labels.shape[1]} classes, the task has {C}")
-    found.about.update(about(prepared) | {"imported": {"format": kind, "path": str(path)}})
+    found.about.update(prepared.origin | {"selection": UNKNOWN, "imported": {"format": kind, "path": str(path)}})
     return found
-
-
-def about(prepared: Prepared) -> dict[str, Any]:
-    """What a published set says of its task and encoder; nobody says what selected it."""
-    facts = prepared.manifest
-    return {
-        "task": facts["task"],
-        "classes": facts["classes"],
-        "max_length": facts["max_length"],
-        "model": {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]},
-        **({"vectors": facts["vectors"]} if "vectors" in facts else {}),
-        "data": {"hashes": facts["hashes"], "sizes": facts["sizes"]},
-        "selection": UNKNOWN,
-    }
 
 
 def ddal_set(folder: Path) -> DistilledSet:

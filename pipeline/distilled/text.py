@@ -90,15 +90,14 @@ def transferred(distilled: DistilledSet, own: Prepared, other: Prepared) -> Dist
 
     """
     _rows(distilled)  # else there is no text
-    facts = other.manifest
+    max_length = other.manifest["max_length"]
     if "chosen" in distilled.about:
         found = other.split("train").rows[distilled.about["chosen"]["rows"]]
         _check_rows(distilled, found["label"], own, other)
         moved = replace(distilled, **token_tensors(found))
     else:
-        moved = retokenised(distilled, own.tokenizer, other.tokenizer, facts["max_length"])
-    model = {**facts["model"], "architecture": facts["architecture"], "embedding_hash": facts["embedding_hash"]}
-    return replace(moved, about=moved.about | {"model": model, "max_length": facts["max_length"]})
+        moved = retokenised(distilled, own.tokenizer, other.tokenizer, max_length)
+    return replace(moved, about=moved.about | {"model": other.encoder, "max_length": max_length})
 
 
 def written_out(distilled: DistilledSet, own: Prepared, other: Prepared) -> DistilledSet:

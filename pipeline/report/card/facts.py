@@ -15,6 +15,8 @@ from pipeline.config.protocols import Split
 from pipeline.config.schema import Count, Frozen
 from pipeline.errors import InputError
 
+_NO_SHARES = ("mcc", "loss", "ece")
+
 
 class Score(Frozen):
     """The mean of one metric on one split, with the sample standard deviation over n students (None for one)."""
@@ -24,6 +26,18 @@ class Score(Frozen):
     mean: float
     std: float | None
     n: Count
+
+    @property
+    def unit(self) -> str:
+        """``%`` of shares; nothing of what is none."""
+        return "" if self.metric in _NO_SHARES else "%"
+
+    @property
+    def shown(self) -> str:
+        """Mean and deviation, in the unit."""
+        scale, digits = (100, 1) if self.unit else (1, 3)
+        spread = "" if self.std is None else f" ± {scale * self.std:.{digits}f}"
+        return f"{scale * self.mean:.{digits}f}{spread}"
 
 
 class Evaluation(Frozen):

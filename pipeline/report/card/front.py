@@ -13,12 +13,10 @@ from pipeline.config import BPTT, DDAL, Composed, Coreset, Distill, Generated, R
 from pipeline.config.composed import tasks_of
 from pipeline.config.data import HubSource
 from pipeline.distilled import DistilledSet
-from pipeline.report.card.facts import Facts, Score, read_front_matter
+from pipeline.report.card.facts import Facts, read_front_matter
 from pipeline.report.words.cells import ATTENTION, LABELS, real_name
 from pipeline.report.words.language import generated_name
 from pipeline.report.words.vectors import bptt_name
-
-_FRACTIONS = ("mcc", "loss", "ece")
 
 
 def metadata(distilled: DistilledSet, config: Distill, facts: Facts) -> dict[str, Any]:
@@ -88,7 +86,7 @@ def scores_table(distilled: DistilledSet, facts: Facts) -> list[str]:
         return ["No evaluation of this set was at hand when the card was written."]
     sizes = distilled.about["data"]["sizes"]
     rows = [
-        f"| {score.split} ({sizes[score.split]:,} rows) | {score.metric} | {_number(score)} | {score.n} "
+        f"| {score.split} ({sizes[score.split]:,} rows) | {score.metric} | {score.shown} | {score.n} "
         f"| {evaluation.how} |"
         for evaluation, score in scored
     ]
@@ -100,12 +98,6 @@ def scores_table(distilled: DistilledSet, facts: Facts) -> list[str]:
         "In percent, but mcc (−1 … 1). ± is the sample standard deviation over n students of this one set, each with "
         "its own classifier; what another distillation would give, and other test rows, is not in it.",
     ]
-
-
-def _number(score: Score) -> str:
-    scale, digits = (1, 3) if score.metric in _FRACTIONS else (100, 1)
-    spread = "" if score.std is None else f" ± {scale * score.std:.{digits}f}"
-    return f"{scale * score.mean:.{digits}f}{spread}"
 
 
 def altered(text: str, distilled: DistilledSet, facts: Facts) -> list[str]:

@@ -9,7 +9,6 @@ from jinja2 import Environment
 from pipeline.report.card.facts import Score
 from pipeline.report.view.gathered import Shown, View
 
-_FRACTIONS = ("mcc", "loss", "ece")
 _STRONG = 0.9  # cosine from which on a position counts as its token; below a fifth of it all are equally faint
 
 
@@ -62,9 +61,7 @@ def faintness(similarity: float) -> float:
 
 
 def _score(score: Score) -> str:
-    scale, digits, unit = (1, 3, "") if score.metric in _FRACTIONS else (100, 1, " %")
-    spread = "" if score.std is None else f" ± {scale * score.std:.{digits}f}"
-    return f"{scale * score.mean:.{digits}f}{spread}{unit}"
+    return f"{score.shown} {score.unit}".rstrip()
 
 
 def _plain(text: str) -> str:

@@ -94,3 +94,16 @@ def test_front_matter_ends_at_its_line() -> None:
     assert read_front_matter("---\na: 1\n---\nb: 2\n---\n") == {"a": 1}
     assert read_front_matter("a: 1\n---\n") is None
     assert read_front_matter("") is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "mean", "std", "shown", "unit"),
+    [
+        ("accuracy", 0.7149, 0.0251, "71.5 ± 2.5", "%"),
+        ("macro_f1", 0.5, None, "50.0", "%"),
+        ("mcc", -0.1234, 0.01, "-0.123 ± 0.010", ""),
+    ],
+)
+def test_scores_in_their_unit(metric: str, mean: float, std: float | None, shown: str, unit: str) -> None:
+    score = Score(split="test", metric=metric, mean=mean, std=std, n=1 if std is None else 3)
+    assert (score.shown, score.unit) == (shown, unit)
