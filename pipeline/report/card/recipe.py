@@ -28,63 +28,69 @@ from pipeline.report.words.vectors import bptt_name
 
 def recipe(distilled: DistilledSet, config: Distill) -> list[str]:
     """Sentences: how a student learns from the set, and how the set was made, with all that it goes back to."""
-    method, learning = config.method, distilled.recipe
-    lines = []
-    if distilled.learning_rates is not None and distilled.batch_order is not None:
-        sizes = ", ".join(f"{rate:.4g}" for rate in distilled.learning_rates.tolist())
-        given = learning.inner_optimizer
-        name = "plain gradient descent on all parameters"
-        if isinstance(given, MomentumSteps):
-            name = f"{'Nesterov' if given.nesterov else 'heavy-ball'} momentum {given.momentum:g}"
-        elif isinstance(given, AdamSteps):
-            name = f"Adam, betas {given.betas[0]:g} and {given.betas[1]:g}, eps {given.eps:g}"
-        lines += [
-            f"A student takes {distilled.steps} step{'' if distilled.steps == 1 else 's'} of {name}, on "
-            f"{_sizes(distilled)} samples each ({learning.order} order), with the learned step "
-            f"size{'' if distilled.steps == 1 else 's'} {sizes}.",
-            f"Precision {learning.precision}; dropout {'on' if learning.dropout else 'off'}"
-            + (
-                f"; weight of the attention loss {learning.attention_weight:g}"
-                if distilled.attention_labels is not None
-                else ""
-            )
-            + ". All of it is in the file's attribute `recipe`, and `fine_tune` does it.",
-        ]
-    else:
-        lines.append(f"A student learns from it by the recipe `{learning.name}`; see the scores' last column.")
+    return [*_learning(distilled), *_making(distilled, config), *map(_started, config.chain[1:])]
+
+
+def _learning(distilled: DistilledSet) -> list[str]:
+    """How a student learns from the set: by steps of its own, or by a recipe that its scores name."""
+    learning = distilled.recipe
+    if distilled.learning_rates is None or distilled.batch_order is None:
+        return [f"A student learns from it by the recipe `{learning.name}`; see the scores' last column."]
+    given, s = learning.inner_optimizer, "" if distilled.steps == 1 else "s"
+    name = "plain gradient descent on all parameters"
+    if isinstance(given, MomentumSteps):
+        name = f"{'Nesterov' if given.nesterov else 'heavy-ball'} momentum {given.momentum:g}"
+    elif isinstance(given, AdamSteps):
+        name = f"Adam, betas {given.betas[0]:g} and {given.betas[1]:g}, eps {given.eps:g}"
+    sizes = ", ".join(f"{rate:.4g}" for rate in distilled.learning_rates.tolist())
+    has_attention = distilled.attention_labels is not None
+    attention = f"; weight of the attention loss {learning.attention_weight:g}" if has_attention else ""
+    return [
+        f"A student takes {distilled.steps} step{s} of {name}, on {_sizes(distilled)} samples each ({learning.order} "
+        f"order), with the learned step size{s} {sizes}.",
+        f"Precision {learning.precision}; dropout {'on' if learning.dropout else 'off'}{attention}. All of it is in "
+        f"the file's attribute `recipe`, and `fine_tune` does it.",
+    ]
+
+
+def _making(distilled: DistilledSet, config: Distill) -> list[str]:
+    """How the set was made."""
+    method = config.method
     if isinstance(method, DDAL):
-        outer = method.outer
-        amount = f"{outer.steps} outer steps" if outer.steps else f"{outer.epochs} epochs"
-        start = "real training samples" if method.initialise == "real" else "N(0, 1)"
-        lines.append(
-            f"Distilled by DDAL (Maekawa et al., ACL 2023): {amount} of {outer.optimizer} on real batches of "
-            f"{outer.batch_size}, step size {outer.lr:g} ({outer.scheduler}, warm-up {outer.warmup_ratio:g}); "
-            f"embeddings started from {start}, step sizes from {method.learning_rate:g}; {LABELS[method.labels]}: "
-            f"{method.labels} labels; attention labels: {method.attention_labels}."
-        )
-    elif isinstance(method, BPTT):
-        lines.append(_bptt(method))
-    elif isinstance(method, Generated):
-        lines += [writer(config), _written(distilled)]
-    elif isinstance(method, Text):
-        lines += [_text(method), *learned_for(config)]
-    elif isinstance(method, Sentences):
-        lines.append(
+        return [_ddal(method)]
+    if isinstance(method, BPTT):
+        return [_bptt(method)]
+    if isinstance(method, Generated):
+        return [writer(config), _written(distilled)]
+    if isinstance(method, Text):
+        return [_text(method), *learned_for(config)]
+    if isinstance(method, Composed):
+        return [composition(method, distilled)]
+    if isinstance(method, Sentences):
+        return [
             f"What learned text begins as, with nothing learned: {STARTS[method.initialise]}; "
             f"{method.sequence_length} tokens per sample, hard labels."
-        )
-    elif isinstance(method, Imported):
-        lines.append("Published by others; `about` names the file. How it was made and selected is for them to say.")
-    elif isinstance(method, Composed):
-        lines.append(composition(method, distilled))
-    elif isinstance(method, Project):
-        lines.append(
+        ]
+    if isinstance(method, Imported):
+        return ["Published by others; `about` names the file. How it was made and selected is for them to say."]
+    if isinstance(method, Project):
+        return [
             f"The tokens nearest ({method.measure}) to the input embeddings of a set that was distilled before, with "
             f"its labels; `about` has its config, the distances, and how many tokens text keeps."
-        )
-    else:
-        lines.append(f"Chosen by `{method.name}`: {_rule(config)}")
-    return [*lines, *map(_started, config.chain[1:])]
+        ]
+    return [f"Chosen by `{method.name}`: {_rule(config)}"]
+
+
+def _ddal(method: DDAL) -> str:
+    outer = method.outer
+    amount = f"{outer.steps} outer steps" if outer.steps else f"{outer.epochs} epochs"
+    start = "real training samples" if method.initialise == "real" else "N(0, 1)"
+    return (
+        f"Distilled by DDAL (Maekawa et al., ACL 2023): {amount} of {outer.optimizer} on real batches of "
+        f"{outer.batch_size}, step size {outer.lr:g} ({outer.scheduler}, warm-up {outer.warmup_ratio:g}); "
+        f"embeddings started from {start}, step sizes from {method.learning_rate:g}; {LABELS[method.labels]}: "
+        f"{method.labels} labels; attention labels: {method.attention_labels}."
+    )
 
 
 def _sizes(distilled: DistilledSet) -> str:

@@ -109,12 +109,9 @@ def gathered(
     """
     rows = list(range(min(len(found), SAMPLES)))
     seen = None if found.inputs_embeds is None or encoder is None else words(found, encoder)
-    written: list[tuple[str, ...]] = [()] * len(found)
-    if found.token_ids is not None:
-        written = [sample.texts for sample in samples(found.of_rows(rows), encoder)]
+    notes = _reading(found, rows, seen, nearest if prepared is not None else 0, among)
     near: list[tuple[Neighbour, ...]] = [()] * len(found)
     runs: list[int | None] = [None] * len(found)
-    notes = _reading(found, rows, seen, nearest if prepared is not None else 0, among)
     if prepared is None:
         notes.append(
             "No real training rows are shown: the prepared data of stage 1 are not here. Say where: --root STORE, or "
@@ -123,6 +120,22 @@ def gathered(
     else:
         near = neighbours(found, prepared, rows, nearest, among)
         runs = _runs(found, prepared, seen, rows)
+    shown = _samples(found, encoder, rows, seen, runs, near)
+    return View(_title(found), tuple(_facts(found)), tuple(scores), shown, tuple(notes))
+
+
+def _samples(
+    found: DistilledSet,
+    encoder: Path | None,
+    rows: Sequence[int],
+    seen: Words | None,
+    runs: Sequence[int | None],
+    near: Sequence[tuple[Neighbour, ...]],
+) -> tuple[Shown, ...]:
+    """The samples of ``rows``; ``runs`` and ``near`` are of all."""
+    written: list[tuple[str, ...]] = [()] * len(found)
+    if found.token_ids is not None:
+        written = [sample.texts for sample in samples(found.of_rows(rows), encoder)]
     names, largest = class_names(found), max(found.labels.abs().max().item(), 1e-12)
     shown = []
     for row in rows:
@@ -141,7 +154,7 @@ def gathered(
                 near=near[row],
             )
         )
-    return View(_title(found), tuple(_facts(found)), tuple(scores), tuple(shown), tuple(notes))
+    return tuple(shown)
 
 
 def _title(found: DistilledSet) -> str:
