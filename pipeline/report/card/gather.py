@@ -14,12 +14,12 @@ from pipeline.distilled import DistilledSet
 from pipeline.errors import InputError
 from pipeline.report.archive import Archive
 from pipeline.report.card.facts import Facts, read_facts, sha256_of
+from pipeline.report.card.history import history
 from pipeline.report.card.scores import (
     beside,
     distinct,
     evaluations_of,
     from_archive,
-    history,
     in_store,
     reads_of_test,
     transfers,
