@@ -34,6 +34,8 @@ from pipeline.config import (
     OnVectors,
     Prepare,
     RandomReal,
+    Robust,
+    RobustOnVectors,
 )
 from pipeline.errors import StageError
 from pipeline.launch.stages import StageName, name_of, stage_cells
@@ -56,7 +58,7 @@ _NOT_COST = {"lr": 1e-2, "lr_labels": None, "lr_attention": None, "lr_learning_r
 
 @dataclass(frozen=True)
 class Line:
-    """The cells of one class: what is predicted of each (None: not measured), and what those took that are done."""
+    """The cells of one class: what is predicted of each (None: ``trouble`` says why), and what those took."""
 
     stage: StageName
     what: str
@@ -150,6 +152,10 @@ def _method_class(method: Any) -> Any:
 
 def _line(stage: StageName, cells: Sequence[Cell], store: Store) -> Line:
     what, costs = _what(cells), tuple(cell.cost() if cell.state == "done" else None for cell in cells)
+    config = cells[0].config
+    if isinstance(config, Evaluate) and isinstance(config.protocol, Robust | RobustOnVectors):
+        why = f"protocol '{config.protocol.name}' trains by some 25 variants per initialisation, which are not counted"
+        return Line(stage, what, tuple(cells), None, costs, why)
     try:
         found = measured(stage, class_of(cells[0].config), store)
     except StageError as error:
@@ -249,7 +255,7 @@ def table(lines: Sequence[Line], at_once: int) -> str:
     undone = [one for line in lines for one, cost in _all_pairs(line) if cost is None]
     hours = sum(one.seconds for one in undone) / 3600
     sums = f"left to do: {hours:.2f} hours, one cell after the other; {hours / at_once:.2f} with {at_once} at once, if"
-    sums += " they do not slow each other down"
+    sums += " they do not slow each other down" + ("; what is not measured comes on top" if trouble else "")
     where = f"{cpu_model()}, OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}"
     return "\n".join([*shown, "", *trouble, *([sums] if undone else []), *_errors(lines), ASSUMED.format(where=where)])
 

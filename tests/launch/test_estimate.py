@@ -183,6 +183,28 @@ def test_a_slice_that_fails_is_said(experiment: Callable[..., Path], tmp_path: P
     assert "runtime.device: 'cuda:99' is not to be had here" in table(lines, 1)
 
 
+@pytest.mark.usefixtures("forks")
+@pytest.mark.parametrize(("protocol", "student"), [("robust", None), ("vectors_robust", "mlp")])
+def test_what_is_not_counted_is_not_predicted(
+    experiment: Callable[..., Path], tmp_path: Path, protocol: str, student: str | None
+) -> None:
+    """Variants train some 25 students per initialisation: a cell is not its start-up time."""
+    own = {"own": {"name": "vectors", "student": student}} if student else {}
+    config = experiment(
+        prepare={"vectors": "mean"},
+        grids=[{"distill.method": [{"name": "random"}]}],
+        evaluate={"protocol": {"name": protocol} | own},
+    )
+    store, made = Store(tmp_path / "root"), load(config, ())
+    lines = estimate(made, store, lambda text: None)
+    assert [line.predicted is None for line in lines] == [False, True]
+    shown = table(lines, 1)
+    assert f"not measured: evaluate keywords random.1shot, {protocol}: protocol '{protocol}' trains" in shown
+    assert "what is not measured comes on top" in shown
+    assert {name.partition("/")[0] for name in predictions(store.root)} == {"distill"}
+    assert left(made, store)["evaluate"].hours is None
+
+
 # --- who uses it ---------------------------------------------------------------------------------------------------
 
 
