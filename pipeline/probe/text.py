@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,10 +13,12 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, Recipe, save
 from pipeline.methods.text.method import begun
 from pipeline.probe.slices import Piece
+from pipeline.students.encoder import Student
 from pipeline.students.finetune import finetune
 from pipeline.students.scoring import score
 from pipeline.work.text import others_of
 
+Learner = tuple[Student, DistilledSet, Prepared]
 STEPS = 4  # of a training of a validation
 ROWS = 512  # of those that it scores
 
@@ -28,31 +31,40 @@ def text_pieces(config: Distill, method: Text, prepared: Prepared, set_: Path) -
     text, training = run.learned.text(), method.validation.training
     save(text, set_)
     pieces: list[Piece] = [("outer", run.advance, whole.outer / 100)]
-    if method.validation.split == "none":
+    validated = method.validation.split != "none"
+    if not validated and not method.asks_language_model:
         return pieces
     learners = [(run.student, text, prepared), *((one.student, one.read(text), one.prepared) for one in run.others)]
-    thetas = [student.initial(0, 0) for student, _, _ in learners]
+    if not validated:  # the pace of what the language model reads is that of scoring
+        return [*pieces, _scoring(learners, "train")]
     short = training.model_copy(update={"steps": STEPS, "epochs": None})
     one = method.model_copy(update={"validation": method.validation.model_copy(update={"training": short})})
     tried = work.of_distill(config.model_copy(update={"method": one}), prepared.folder)
     times = work.validations(method, 100, 100) * method.validation.initialisations
-    parts = [one.split(method.validation.split).stratified(ROWS, 0, "probe") for _, _, one in learners]
-    batches = [part.batches(student.device) for part, (student, _, _) in zip(parts, learners, strict=True)]
-    passes = [work.has_passes(one.folder) for _, _, one in learners]
-    scored = [
-        float(work.scored(one.folder, part.lengths, fused=fused))
-        for part, fused, (_, _, one) in zip(parts, passes, learners, strict=True)
-    ]
+    thetas = [student.initial(0, 0) for student, _, _ in learners]
 
     def train() -> None:
         for theta, (student, made, _) in zip(thetas, learners, strict=True):
             finetune(student, theta, len(made), made.examples, short, 0)
 
+    return [*pieces, ("training", train, tried.training / times), _scoring(learners, method.validation.split)]
+
+
+def _scoring(learners: Sequence[Learner], split: str) -> Piece:
+    """Some rows of a split, by every student."""
+    parts = [one.split(split).stratified(ROWS, 0, "probe") for _, _, one in learners]
+    batches = [part.batches(student.device) for part, (student, _, _) in zip(parts, learners, strict=True)]
+    thetas = [student.initial(0, 0) for student, _, _ in learners]
+    flops = sum(
+        float(work.scored(one.folder, part.lengths, fused=work.has_passes(one.folder)))
+        for part, (_, _, one) in zip(parts, learners, strict=True)
+    )
+
     def ask() -> None:
         for theta, rows, (student, _, _) in zip(thetas, batches, learners, strict=True):
             score(student, theta, rows)
 
-    return [*pieces, ("training", train, tried.training / times), ("scoring", ask, sum(scored))]
+    return "scoring", ask, flops
 
 
 def projected(method: Project, prepared: Prepared, config: Distill, set_: Path) -> None:

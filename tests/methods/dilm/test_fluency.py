@@ -19,6 +19,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
 from pipeline.errors import InputError
 from pipeline.launch import run_stage, stage_cells
+from pipeline.launch.estimate import estimate
 from pipeline.methods.dilm.generator import Generator
 from pipeline.methods.text.fluency import Fluency
 from pipeline.methods.text.set import Vocabulary
@@ -197,6 +198,18 @@ def test_what_it_reads_is_a_part_of_the_cost(path: Callable[..., Path], tmp_path
     pieces = text_pieces(config, method, Prepared(folder), tmp_path / "set.h5")
     assert [name for name, _, _ in pieces] == ["outer", "training", "scoring"]
     pieces[0][1]()
+
+
+@pytest.mark.usefixtures("forks")
+@pytest.mark.parametrize("relaxation", [{"name": "admm", "every": 2, "top_k": 4}, {"name": "swaps", "fluency": 0.5}])
+def test_without_a_validation_it_is_predicted_too(
+    path: Callable[..., Path], tmp_path: Path, relaxation: dict[str, Any]
+) -> None:
+    plan = load_experiment(path(relaxation), ["distill.method.validation={split: none}"])
+    lines = estimate(plan, Store(tmp_path / "ck"), lambda text: None)
+    (line,) = [line for line in lines if line.stage == "distill" and line.what.startswith("keywords text-")]
+    assert line.predicted is not None, line.trouble
+    assert line.predicted[0].seconds > 0
 
 
 def test_who_asks_a_language_model_names_it(path: Callable[..., Path]) -> None:
