@@ -147,12 +147,24 @@ class Cluster(Frozen):
             stage: one of :data:`JOBS`.
             retry_after: how many attempts at this artifact ended out of memory, and at their time limit.
 
+        Raises:
+            InputError: entries of ``cells`` that all fit it contradict each other.
+
         """
-        levels = [*self._levels(stage)]
+        levels, fitting = [*self._levels(stage)], dict[str, Resources]()
         if config is not None and stage != "aggregate":
-            fitting = (rule for rule in self.cells if getattr(rule, stage) is not None and rule.fits(config))
-            levels += [getattr(rule, stage) for rule in fitting]
-        request = Request.merged(levels)
+            asked = ((f"cells.{number}.{stage}", rule) for number, rule in enumerate(self.cells))
+            fitting = {
+                name: level for name, rule in asked if (level := getattr(rule, stage)) is not None and rule.fits(config)
+            }
+        try:
+            request = Request.merged([*levels, *fitting.values()])
+        except ValidationError as error:  # each goes with its stage, which was checked when the file was read
+            assert config is not None
+            raise InputError(
+                f"{' and '.join(fitting)} contradict each other for {config.slug}: "
+                f"{'; '.join(sentences(error, Request, {}))}; or narrow the where of one of them"
+            ) from None
         return self._grown(request, retry_after) if retry_after else request
 
     def fits_nothing(self, cells: Collection[Stage]) -> list[str]:

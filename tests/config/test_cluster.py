@@ -430,6 +430,22 @@ def test_a_rule_that_contradicts_its_stage_is_refused(write: Write) -> None:
     ]
 
 
+def test_rules_that_contradict_each_other_are_named(write: Write) -> None:
+    """Each goes with its stage; that they fit one cell together is seen when its job is asked for."""
+    wide = {"where": {"prepare.model": "bert-base-uncased"}, "distill": {"gpus": 4, "tasks": 4}}
+    long = {"where": {"prepare.task": "agnews"}, "distill": {"minutes": 9}}
+    small = {"where": {"distill.method.shots": 1}, "distill": {"gpus": 2}}
+    cluster = load_cluster(write({"cells": [wide, long, small]}))
+    expected = (
+        r"cells\.0\.distill and cells\.2\.distill contradict each other for sst2\..*: tasks: 4 processes on gpus: 2.*; "
+        r"or narrow the where of one of them"
+    )
+    with pytest.raises(InputError, match=expected):
+        asked(cluster, of=cell())
+    assert asked(cluster, of=cell(shots=2, batch_shots=2))["gpus-per-node"] == 4
+    assert asked(cluster, "evaluate", of=cell()) == asked(Cluster(), "evaluate")
+
+
 @pytest.mark.parametrize(
     "name", ["array", "dependency", "output", "error", "job-name", "signal", "requeue", "open-mode"]
 )
