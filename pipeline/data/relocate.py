@@ -28,9 +28,13 @@ def relocated(
         digest: SHA-256 of a file's bytes, or of a folder's.
 
     Raises:
-        InputError: a file is not here, or what is here has another content.
+        InputError: a file is not here, what is here has another content, or all data are of the hub.
 
     """
+    hubs = [one.source for one in config.task.parts or (config.task,) if isinstance(one.source, HubSource)]
+    if given and len(hubs) == len(config.task.parts or (config.task,)):
+        named = " and ".join(hub.id + (f" at {hub.revision}" if hub.revision else "") for hub in hubs)
+        raise InputError(f"--data: the data are of the hub, {named}; leave --data out")
     task = _task(config.task, content.get("task", {}).get("source", {}), given, digest)
     return config.model_copy(update={"task": task, "model": _encoder(config.model, model)})
 
@@ -44,8 +48,6 @@ def _task(task: Task, recorded: Mapping[str, Any], given: Sequence[Path], digest
         moved = tuple(_task(one, then.get("source", {}), given, digest) for one, then in each)
         found = source.model_copy(update={"tasks": moved})
     elif isinstance(source, HubSource):
-        if given:
-            raise InputError(f"--data: the data are of the hub, {source.id} at {source.revision}; leave --data out")
         found = source
     elif isinstance(source, SavedSource):
         found = source.model_copy(update={"folder": _place(source.folder, recorded.get("digest"), given, digest, True)})

@@ -86,6 +86,27 @@ def test_saved_folders_and_the_hub(tmp_path: Path) -> None:
         relocated(hub, {}, [tmp_path], None, digest)
 
 
+def joined(*sources: dict[str, Any]) -> Prepare:
+    tasks = [{"name": f"t{number}", "source": source, "text": "text"} for number, source in enumerate(sources)]
+    whole = {"name": "both", "source": {"kind": "joined", "tasks": tasks}, "text": "text"}
+    return Prepare.model_validate({"task": whole, "model": "acme/bert"})
+
+
+def test_of_joined_tasks_only_the_files_move(tmp_path: Path) -> None:
+    hub, gone = {"kind": "hub", "id": "acme/sentences"}, {"kind": "files", "train": str(tmp_path / "gone" / "a.csv")}
+    (tmp_path / "a.csv").write_text("a")
+    content = {"task": {"source": {"kind": "joined", "tasks": [{}, {"source": {"train": digest(tmp_path / "a.csv")}}]}}}
+    with pytest.raises(InputError, match=r"a\.csv: no such data .*say where they are: --data"):
+        relocated(joined(hub, gone), content, [], None, digest)
+    found = relocated(joined(hub, gone), content, [tmp_path], None, digest)
+    first, second = found.task.parts
+    assert first.source.model_dump() == joined(hub, gone).task.parts[0].source.model_dump()
+    assert second.source.model_dump()["train"] == str(tmp_path / "a.csv")
+    pinned = {"kind": "hub", "id": "acme/news", "revision": "1" * 40}
+    with pytest.raises(InputError, match=r"of the hub, acme/sentences and acme/news at 1{40}; leave --data out"):
+        relocated(joined(hub, pinned), {}, [tmp_path], None, digest)
+
+
 def test_the_encoder_is_where_the_user_says(tmp_path: Path) -> None:
     hub = {"kind": "hub", "id": "acme/sentences"}
     with pytest.raises(InputError, match=r"\./bert: no such file or folder.*--model FOLDER"):
