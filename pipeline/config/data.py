@@ -129,6 +129,11 @@ class Task(Frozen):
                     f"source.tasks: '{task.name}' reads {len(task.text)} columns, and text names {len(self.text)}; "
                     f"join tasks of single texts, or tasks of pairs"
                 )
+        if self.name in names:
+            raise ValueError(
+                f"name: '{self.name}' is that of one of the tasks that it joins ({', '.join(names)}); give the whole "
+                f"another name"
+            )
         if self.labels is not None or self.where or self.metric in ("f1", "accuracy_f1"):
             raise ValueError(
                 "joined tasks have labels and where of their own, and more than two classes; "

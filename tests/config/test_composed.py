@@ -125,6 +125,7 @@ def test_what_cannot_be_composed_is_refused(write: Write, parts: list[Any], sent
     [
         (BOTH | {"source": {"kind": "joined", "tasks": [FIRST, FIRST]}}, "two are called the same"),
         (BOTH | {"source": {"kind": "joined", "tasks": [FIRST, BOTH]}}, "'both' is joined itself"),
+        (BOTH | {"name": "two"}, "name: 'two' is that of one of the tasks that it joins (one, two)"),
         (BOTH | {"text": ["a", "b"]}, "'one' reads 1 columns, and text names 2"),
         (BOTH | {"metric": "f1"}, "more than two classes"),
         (
