@@ -3,7 +3,7 @@
 ``base`` is a partial config with the sections ``prepare``, ``distill`` and ``evaluate``. ``grids`` is a list of
 blocks; a block maps dotted keys to lists of values; a block is a product, the list a union. ``--set`` overrides a key
 in every block, and sweeps where it gives several values. A mapping given as a value is merged into what base has
-there, unless it names another ``name`` or ``kind``.
+there, unless it names another ``name`` or ``kind``; a text with a comma is quoted for YAML: ``"key='one, two'"``.
 
 ``seeds``, at the top or in a block (which wins), distils every cell anew for each seed: a number counts up from the
 cell's own ``distill.seed``, so that ``seeds: 1`` is what it would be without; a list says which. Sets that do not
@@ -206,7 +206,7 @@ def _dotted(key: str) -> list[str]:
 
 
 def assigned_values(settings: Iterable[str], option: str, others: Collection[str] = ()) -> dict[str, list[Any]]:
-    """The values of every ``dotted.key=value`` or ``dotted.key=v1,v2`` on a command line, by key.
+    """The values of every ``dotted.key=value`` or ``dotted.key=v1,v2`` on a command line, by key; quoted ones whole.
 
     Args:
         settings: as typed.
@@ -225,7 +225,8 @@ def assigned_values(settings: Iterable[str], option: str, others: Collection[str
             raise InputError(f"{option} {setting}: {problems[0] if problems else 'dotted.key=value is needed'}")
         try:
             value = yaml.load(text, Loader) if text else None
-            several = isinstance(value, str) and "," in value
+            quoted = text.lstrip()[:1] in ("'", '"')
+            several = isinstance(value, str) and "," in value and not quoted
             chosen[key] = [yaml.load(part, Loader) for part in text.split(",")] if several else [value]
         except yaml.YAMLError as error:
             raise InputError(f"{option} {setting}: the value is not YAML: {' '.join(str(error).split())}") from error

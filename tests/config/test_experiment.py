@@ -230,6 +230,13 @@ def test_set_takes_lists_mappings_and_nothing(write: Write) -> None:
     assert methods(path, "distill.method.outer.max_grad_norm=")[0].outer.max_grad_norm is None
 
 
+@pytest.mark.parametrize("text", ["'Hello, world'", '"Hello, world"', " 'Hello, world' "])
+def test_what_is_quoted_is_one_value(write: Write, text: str) -> None:
+    (cell,) = load(write(), [f"prepare.task.label={text}"]).cells
+    assert cell.prepared.task.label == "Hello, world"
+    assert [cell.prepared.task.label for cell in load(write(), ["prepare.task.label=a, b"]).cells] == ["a", "b"]
+
+
 def test_set_passes_by_methods_that_do_not_have_the_key(write: Write) -> None:
     path = write(grids=[{}, {"distill.method": [{"name": "random"}], "evaluate.protocol": [{"name": "finetune"}]}])
     ddal, random = load(path, ["distill.method.sequence_length=7"]).cells
