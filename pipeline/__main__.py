@@ -15,6 +15,7 @@ from pipeline import launch, release, samples, stopping
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster, expanded, load_cluster
 from pipeline.config.where import restricted
+from pipeline.errors import InputError
 from pipeline.launch import display
 from pipeline.launch import sbatch as scripts
 from pipeline.launch.cancel import cancel_ours
@@ -41,7 +42,8 @@ app = typer.Typer(
 )
 Config = Annotated[str, typer.Argument(help="the experiment's YAML file, such as configs/quickstart.yaml")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="dotted.key=value; dotted.key=v1,v2 sweeps; may be repeated")
+    list[str] | None,
+    typer.Option("--set", help="dotted.key=value; dotted.key=v1,v2 sweeps, but not in quotes; may be repeated"),
 ]
 Only = Annotated[
     list[str] | None,
@@ -298,7 +300,9 @@ def check_grad(
     store = Store(root)
     experiment = launch.pin(load(config, set_ or []), store)
     cell = launch.learning_cell(experiment, index)
-    launch.run_stage([store.cell(cell.source.source)], "prepare", store)
+    outcome = launch.run_stage([store.cell(cell.source.source)], "prepare", store)
+    if outcome.failed:
+        raise InputError(next(iter(outcome.failed.values())))
     from pipeline.data.prepared import Prepared
     from pipeline.methods.gradient_check import SLICE, WHOLE, check_gradient
     from pipeline.progress import quiet_libraries

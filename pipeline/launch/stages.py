@@ -87,8 +87,13 @@ def learning_cell(experiment: Experiment, index: int | None) -> Evaluate:
 
     """
     distilled = [i for i, cell in enumerate(experiment.cells) if isinstance(cell.source.method, Learned)]
-    if not distilled or index not in (None, *distilled):
-        allowed = ", ".join(map(str, distilled)) or "none; give an experiment with method ddal, bptt or text"
+    if not distilled:
+        raise InputError(
+            f"{experiment.name}: no cell of ddal, bptt or text, so no hypergradient to check; give an experiment with "
+            f"one of these methods"
+        )
+    if index not in (None, *distilled):
+        allowed = ", ".join(map(str, distilled))
         raise InputError(f"--index {index}: no cell of ddal, bptt or text; such cells of {experiment.name}: {allowed}")
     return experiment.cells[distilled[0] if index is None else index]
 

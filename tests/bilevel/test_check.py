@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.bilevel import InnerBatch, check
+from pipeline.config import load
+from pipeline.errors import InputError
+from pipeline.launch import learning_cell
 from pipeline.methods import gradient_check
 from tests.test_pipeline import run
 
@@ -64,4 +67,24 @@ def test_no_ddal_cell(experiment: Write, tmp_path: Path) -> None:
     )
     done = run("pipeline", "check-grad", path, "--root", tmp_path / "ck")
     assert done.returncode == 2
-    assert "no cell of ddal, bptt or text" in done.stderr
+    assert "tiny: no cell of ddal, bptt or text, so no hypergradient to check; give an experiment" in done.stderr
+    assert "--index" not in done.stderr
+
+
+def test_another_index(experiment: Write) -> None:
+    path = experiment(
+        evaluate={"protocol": {"name": "finetune"}},
+        grids=[{"distill.method": [{"name": "random"}]}, {"distill.method.steps": [1, 2]}],
+    )
+    plan = load(path)
+    assert [learning_cell(plan, index) for index in (None, 1, 2)] == [plan.cells[1], plan.cells[1], plan.cells[2]]
+    with pytest.raises(InputError, match="--index 0: no cell of ddal, bptt or text; such cells of tiny: 1, 2"):
+        learning_cell(plan, 0)
+
+
+def test_what_cannot_be_prepared_is_not_checked(experiment: Write, tmp_path: Path) -> None:
+    """The reason is said once, and nothing of what follows."""
+    done = run("pipeline", "check-grad", experiment(prepare={"dev": 500}), "--root", tmp_path / "ck")
+    assert done.returncode == 2
+    assert "dev: 500" in done.stderr.splitlines()[-1]
+    assert "not prepared" not in done.stderr
