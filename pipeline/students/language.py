@@ -61,7 +61,7 @@ class LanguageModel:
         """The language model that stage 1 keeps.
 
         Raises:
-            InputError: ``nf4`` without CUDA or without bitsandbytes.
+            InputError: ``nf4`` without CUDA or without what loads it.
 
         """
         options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
@@ -176,8 +176,11 @@ def _by_length(lengths: Sequence[int], most: int, *, mixed: bool) -> Iterator[li
 
 
 def _four_bit(device: torch.device) -> BitsAndBytesConfig:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError("precision: nf4 needs bitsandbytes, which is not installed; pip install it, or take bf16")
+    absent = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise InputError(
+            f"precision: nf4 needs {' and '.join(absent)}, not installed; type: pip install 'textdd[nf4]', or take bf16"
+        )
     if device.type != "cuda":
         raise InputError(f"precision: nf4 needs CUDA, and this cell runs on {device.type}; take bf16 or fp32")
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)

@@ -65,7 +65,10 @@ def test_weights_in_bfloat16_answer_nearly_the_same(tmp_path: Path) -> None:
     assert 0 < (a - b).abs().max() < 1
 
 
-def test_four_bit_weights_need_their_library(tmp_path: Path) -> None:
+def test_four_bit_weights_need_their_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = byte_folder(tmp_path / "model")
     with pytest.raises(InputError, match=r"precision: nf4 needs (bitsandbytes|CUDA).*bf16"):
+        LanguageModel.load(folder, "nf4", torch.device("cpu"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "accelerate" else name)
+    with pytest.raises(InputError, match=r"nf4 needs accelerate, not installed; type: pip install 'textdd\[nf4\]', or"):
         LanguageModel.load(folder, "nf4", torch.device("cpu"))
