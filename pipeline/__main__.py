@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -201,14 +202,16 @@ def sbatch(
     check: Annotated[bool, typer.Option("--check", help="write nothing; status 1 where scripts are stale")] = False,
     cluster_file: File = None,
 ) -> None:
-    """Render sbatch/*.sbatch from configs/cluster.yaml."""
+    """Render sbatch/*.sbatch from the cluster's file."""
     site = _site(cluster_file)
     if not check:
         print(f"written: {', '.join(map(str, scripts.write(site)))}")
         return
     stale = scripts.stale(site)
     if stale:
-        print(f"stale: {', '.join(stale)}; type: python -m pipeline sbatch", file=sys.stderr)
+        file = [] if cluster_file is None else ["--cluster-file", cluster_file]
+        again = shlex.join(["python", "-m", "pipeline", "sbatch", *file])
+        print(f"stale: {', '.join(stale)}; type: {again}", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""``configs/cluster.yaml``: the requests of every stage, and where artifacts and logs lie on this cluster.
+"""The cluster's file, by default ``configs/cluster.yaml``: the requests of every stage, and where files lie there.
 
 A request is made of levels, the later one winning key by key: :data:`DEFAULTS`, ``slurm.all``, ``slurm.<stage>``, then
 every entry of ``cells`` whose ``where`` fits the cell, in the order of the file. ``setup`` lines add up, ``options``
@@ -231,7 +231,9 @@ def expanded(name: str, written: str) -> Path:
     """
     path = os.path.expanduser(os.path.expandvars(written))
     if unset := re.search(r"\$\{?\w+\}?", path):
-        raise InputError(f"cluster.yaml: {name}: {written}: {unset[0]} is not set here; set it, or write the path out")
+        raise InputError(
+            f"the cluster's file: {name}: {written}: {unset[0]} is not set here; set it, or write the path out"
+        )
     return Path(path)
 
 

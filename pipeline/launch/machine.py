@@ -38,7 +38,7 @@ def python() -> str:
     if not asked.contains(platform.python_version(), prereleases=True):
         raise InputError(
             f"{platform.python_version()} at {sys.executable}, but {asked} is needed; "
-            f"make an environment with that, and name its interpreter in configs/cluster.yaml (python)"
+            f"make an environment with that, and name its interpreter in the cluster's file (python)"
         )
     return f"{platform.python_version()} at {sys.executable}"
 
@@ -103,14 +103,14 @@ def gpu() -> str:
     if driver is None and asked:
         raise StageError(
             "this job was given GPUs, but nvidia-smi shows no driver; load the site's module in sbatch/env.sh and in "
-            "configs/cluster.yaml (setup), or, in a container, put --nv into prefix"
+            "the cluster's file (setup), or, in a container, put --nv into prefix"
         )
     if driver is None:
         return "none here; torch computes on the CPU"
     if _build() == "CPU":
         raise InputError(f"{driver}, but torch is a CPU build; type: {_CUDA_BUILD}")
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles"):
-        return f"{driver}; none of it was given to this job (gpus in configs/cluster.yaml)"
+        return f"{driver}; none of it was given to this job (gpus in the cluster's file)"
     try:
         torch.cuda.init()
         reason = "it does not say why"
@@ -153,7 +153,7 @@ def cpu() -> str:
             f"{max(1, int(cores))} (sbatch/env.sh sets it to the job's cpus)"
         )
     if free < _LEAST_MEMORY:
-        raise StageError(f"{free / 1e9:.1f} GB of memory are free; ask for more: memory_gb in configs/cluster.yaml")
+        raise StageError(f"{free / 1e9:.1f} GB of memory are free; ask for more: memory_gb in the cluster's file")
     return f"{cores:g} of {os.cpu_count()} cores, {threads} threads of torch, {free / 1e9:.1f} GB of memory free"
 
 

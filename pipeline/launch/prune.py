@@ -74,7 +74,7 @@ class Found:
 
 
 def find(given: Sequence[Experiment], store: Store, logs: Path, scheduler: Scheduler | None) -> Found:
-    """What is superseded; nothing is changed.
+    """What is superseded; nothing is removed, and nothing written but digests of local files, which are a cache.
 
     Args:
         given: the experiments whose artifacts stay.

@@ -1,4 +1,4 @@
-"""Plain ``sbatch``: one script per stage, rendered from ``configs/cluster.yaml``, and the array that is left to do.
+"""Plain ``sbatch``: one script per stage, rendered from the cluster's file, and the array that is left to do.
 
 The scripts are for those who want to see what a job does, or to start it by hand; an element of an array is a position
 in the grid, and computes that one cell. What ``cells_per_job`` and ``cells_per_gpu`` say is the Python launcher's.
@@ -28,7 +28,7 @@ _SCRIPTS = {stage: module.removeprefix("pipeline.stage") + ".sbatch" for stage, 
 
 _HEAD = """\
 #!/bin/bash
-# Rendered from configs/cluster.yaml by `python -m pipeline sbatch`: edit that file, not this one.
+# Rendered by `python -m pipeline sbatch` from configs/cluster.yaml, or another --cluster-file: edit that, not this one.
 #
 #   @usage@
 #

@@ -1,7 +1,7 @@
 """Where every cell of an experiment is: done, running, pending, failed, begun or missing, and why.
 
 The artifact on disk is believed first, then the lease of who is at it, then the scheduler, then the records of past
-attempts. Nothing is computed and nothing written.
+attempts. Nothing is computed, and nothing written but a cache: the digests of local files that had none yet.
 """
 
 from __future__ import annotations

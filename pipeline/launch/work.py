@@ -42,7 +42,7 @@ def check_gradient(cell: Cell, store: Store, typed: Typed | None = None) -> None
     prepared task.
 
     Args:
-        cell: any; those of other methods than ``ddal`` and ``bptt`` have none.
+        cell: any; those of other methods than ``ddal``, ``bptt`` and ``text`` have none.
         store: of the cell.
         typed: how its experiment was, where that is known.
 

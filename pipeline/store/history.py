@@ -13,7 +13,7 @@ from pipeline.store.failures import OUT_OF_MEMORY
 SLOTS = 3  # time slots of one job that save nothing, after which it is not put back into the queue
 TOO_SHORT = (
     f"{SLOTS} slots of this job ended before anything was saved, so it is not queued again; give it more minutes in "
-    f"configs/cluster.yaml and submit it again"
+    f"the cluster's file and submit it again"
 )
 _WARNED = frozenset(f"signal {name}" for name in REQUEUE)
 

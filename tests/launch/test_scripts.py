@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from pipeline import __main__
+from pipeline.__main__ import app
 from pipeline.config import Cluster, Evaluate, Experiment, load_cluster
 from pipeline.config.cluster import JOBS, JobName
 from pipeline.config.typed import Typed
@@ -63,6 +65,14 @@ def test_a_script_that_was_edited_or_is_missing_is_stale(tmp_path: Path, monkeyp
     (folder / SCRIPTS[1]).write_text((folder / SCRIPTS[1]).read_text().replace("--time=720", "--time=721"))
     assert stale(cluster, folder) == [SCRIPTS[1], SCRIPTS[3]]
     assert stale(cluster_of(prepare={"minutes": 9}), folder) == [SCRIPTS[0], SCRIPTS[1], SCRIPTS[3]]
+
+
+def test_what_renders_them_again_names_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my site.yaml").write_text("{}")
+    done = CliRunner().invoke(app, ["sbatch", "--check", "--cluster-file", "my site.yaml"])
+    assert done.exit_code == 1
+    assert done.stderr.endswith("; type: python -m pipeline sbatch --cluster-file 'my site.yaml'\n")
 
 
 def test_a_variable_that_slurm_would_not_replace_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
