@@ -17,6 +17,7 @@ from pipeline import launch
 from pipeline.config import load as load_experiment
 from pipeline.distilled import load
 from pipeline.launch.estimate import estimate
+from pipeline.launch.stages import stage_configs
 from pipeline.report.card.gather import gather
 from pipeline.report.card.text import card_text
 from pipeline.store import Store
@@ -137,7 +138,7 @@ def test_a_card_keeps_transfers_apart(chain: Path, tmp_path: Path) -> None:
     experiment, store = load_experiment(chain), Store(tmp_path / "ck")
     own, transferred = experiment.cells[2:4]
     for stage in ("prepare", "distill"):
-        assert not launch.run_stage([store.cell(c) for c in launch.stage_configs(own, stage)], stage, store).failed
+        assert not launch.run_stage([store.cell(c) for c in stage_configs(own, stage)], stage, store).failed
     for cell, values in ((own, (0.5, 0.75)), (transferred, (0.25, 0.5))):
         with store.cell(cell).claim() as out:
             assert out is not None

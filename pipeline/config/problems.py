@@ -82,7 +82,7 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str]
     options: list[type[BaseModel]] = []
     for position, part in enumerate(loc):
         tagged = next((option for option in options if tag_of(option) == part), None)
-        if tagged is not None and position < len(loc):
+        if tagged is not None:
             current, options = tagged, []
             continue
         names.append(str(part))

@@ -25,9 +25,9 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
 
 
-def runtime(default: Any, **kwargs: Any) -> Any:
+def runtime(default: Any) -> Any:
     """A field that belongs to how a cell runs (device, logging), not to its identity."""
-    return Field(default, json_schema_extra={"runtime": True}, **kwargs)
+    return Field(default, json_schema_extra={"runtime": True})
 
 
 def is_runtime(field: Any) -> bool:

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
-from pipeline.config import Experiment
 from pipeline.launch.scheduler import clock, ranges
 from pipeline.launch.stages import MODULES, StageName
-from pipeline.launch.status import Row, State, rows
-from pipeline.store import Store
+from pipeline.launch.status import Row, State
 
 _COLORS: dict[State, str] = {
     "done": "32",
@@ -53,17 +51,12 @@ class Left:
         return f"{self.cells} cells left, {hours}" if self.cells else "nothing left"
 
 
-def estimate(experiment: Experiment, store: Store) -> dict[StageName, Left]:
+def left(rows: Sequence[Row]) -> dict[StageName, Left]:
     """What is left of every stage.
 
     By the median time of done cells that differ in seeds only, else by what ``python -m pipeline estimate`` predicted
     of the cell, else by the median of the stage.
     """
-    return left(rows(experiment, store, {}, {}))
-
-
-def left(rows: Sequence[Row]) -> dict[StageName, Left]:
-    """See :func:`estimate`."""
     measured: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row.state == "done" and row.seconds is not None:
@@ -105,7 +98,7 @@ def text(
     """For people: a line per stage, then a table; of a large grid only what is not done, equal things on one line.
 
     Args:
-        rows: from :func:`rows`.
+        rows: from :func:`~pipeline.launch.status.rows`.
         width: characters of a line; a log's path may be longer.
         color: with the escape sequences of a terminal.
         everything: every row of a large grid, too.

@@ -14,11 +14,9 @@ from pipeline.work.cells import (
     of_distill,
     of_evaluate,
     of_row,
-    of_scoring,
     of_training,
     samples_of,
     scored,
-    sizes_of,
     training_steps,
     validations,
 )
@@ -31,11 +29,9 @@ __all__ = [
     "of_distill",
     "of_evaluate",
     "of_row",
-    "of_scoring",
     "of_training",
     "samples_of",
     "scored",
-    "sizes_of",
     "training_steps",
     "validations",
 ]

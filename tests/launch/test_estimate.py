@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.config import Evaluate, load
 from pipeline.launch import estimate as module
-from pipeline.launch.display import estimate as left
+from pipeline.launch.display import left
 from pipeline.launch.estimate import Line, class_of, estimate, table
 from pipeline.launch.stages import name_of
+from pipeline.launch.status import rows
 from pipeline.store import Cell, Store
 from pipeline.store.cost import Cost
 from pipeline.store.predictions import Prediction, predictions, remember
@@ -162,7 +163,7 @@ def test_a_grid_before_and_after_it_ran(grid: Path, tmp_path: Path, monkeypatch:
     made = load(grid, ())
     store = Store(tmp_path / "root")
     assert {name.partition("/")[0] for name in predictions(store.root)} == {"distill", "evaluate"}
-    assert left(made, store)["evaluate"].hours is not None, "status knows before anything ran"
+    assert left(rows(made, store, {}, {}))["evaluate"].hours is not None, "status knows before anything ran"
     assert run(app, ["run", str(grid), "--out", str(tmp_path / "out"), "--no-check"]).exit_code == 0
     with monkeypatch.context() as patch:
         patch.setattr(module.subprocess, "run", None)  # nothing is measured again
@@ -202,7 +203,7 @@ def test_what_is_not_counted_is_not_predicted(
     assert f"not measured: evaluate keywords random.1shot, {protocol}: protocol '{protocol}' trains" in shown
     assert "what is not measured comes on top" in shown
     assert {name.partition("/")[0] for name in predictions(store.root)} == {"distill"}
-    assert left(made, store)["evaluate"].hours is None
+    assert left(rows(made, store, {}, {}))["evaluate"].hours is None
 
 
 # --- who uses it ---------------------------------------------------------------------------------------------------
@@ -212,8 +213,8 @@ def test_what_is_left_goes_by_equals_then_by_predictions(tmp_path: Path, grid: P
     store, made = Store(tmp_path / "root"), load(grid, ())
     cells: list[Cell] = [store.cell(cell.source) for cell in made.cells]
     remember(store.root, {name_of(cell): Prediction(3600.0, 1.0, 1.0) for cell in cells[:2]})
-    found = left(made, store)["distill"]
+    found = left(rows(made, store, {}, {}))["distill"]
     assert found.hours == pytest.approx(2.0)
     assert found.cells == 3
     remember(store.root, {name_of(cells[0]): Prediction(7200.0, 1.0, 1.0)})
-    assert left(made, store)["distill"].hours == pytest.approx(3.0), "the newer prediction"
+    assert left(rows(made, store, {}, {}))["distill"].hours == pytest.approx(3.0), "the newer prediction"

@@ -17,7 +17,8 @@ import yaml
 
 from pipeline.config import Experiment, load
 from pipeline.launch import display
-from pipeline.launch.display import estimate, text, to_json, watch
+from pipeline.launch.display import left as left_of
+from pipeline.launch.display import text, to_json, watch
 from pipeline.launch.scheduler import JobState
 from pipeline.launch.stages import StageName, name_of, stage_cells
 from pipeline.launch.status import Row, rows
@@ -396,7 +397,7 @@ def test_initialisations(grid: Grid, store: Store) -> None:
 
 def test_estimates_by_equals_then_by_stage(grid: Grid, store: Store) -> None:
     experiment = grid(seeds=4, **{"distill.method.steps": [1, 5]})
-    assert {str(left) for left in estimate(experiment, store).values()} == {
+    assert {str(left) for left in left_of(rows(experiment, store, {}, {})).values()} == {
         "1 cells left, nothing measured yet",
         "8 cells left, nothing measured yet",
     }
@@ -405,17 +406,19 @@ def test_estimates_by_equals_then_by_stage(grid: Grid, store: Store) -> None:
     fast = [cell for cell in distill if cell not in slow]
     for cell, seconds in zip(slow, (3600, 7200, 36000), strict=False):
         done(cell, seconds)
-    left = estimate(experiment, store)
+    left = left_of(rows(experiment, store, {}, {}))
     assert left["distill"].cells == 5
     assert left["distill"].hours == pytest.approx(5 * 2.0), "all by the stage's median"
     done(fast[0], 360)
-    left = estimate(experiment, store)
+    left = left_of(rows(experiment, store, {}, {}))
     assert left["distill"].hours == pytest.approx(2.0 + 3 * 0.1)
     assert left["distill"].seconds.keys() == {name_of(cell) for cell in [slow[3], *fast[1:]]}
     assert left["evaluate"].hours is None
     attempt(slow[3])
     log(slow[3], STEPS // 2)
-    assert estimate(experiment, store)["distill"].hours == pytest.approx(1.0 + 3 * 0.1), "half of it is there"
+    assert left_of(rows(experiment, store, {}, {}))["distill"].hours == pytest.approx(1.0 + 3 * 0.1), (
+        "half of it is there"
+    )
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------
