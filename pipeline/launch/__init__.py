@@ -4,7 +4,7 @@ Knows the stages by name only and imports none of them before it runs one, so th
 submission need no torch. In the order of a grid's way through it:
 
 ``stages``      the cells of each stage
-``work``        cells run in this process; ``command`` the command line of a stage, ``here`` all stages
+``running``     cells run in this process; ``command`` the command line of a stage, ``here`` all stages
 ``plan``        what is missing -> arrays, and what each waits for; ``dry_run`` says it and submits nothing
 ``submission``  array index -> cells, and a copy of the code, written down before anybody is asked to run it
 ``submitter``   an experiment handed over: to ``slurm`` (through submitit) or ``local`` processes (``forks`` of one,
@@ -15,21 +15,18 @@ submission need no torch. In the order of a grid's way through it:
 """
 
 from pipeline.launch.command import stage_command
-from pipeline.launch.stages import MODULES, StageName, learning_cell, pin, stage_cells, stage_configs
+from pipeline.launch.running import led, run_stage
+from pipeline.launch.stages import MODULES, StageName, learning_cell, pin, stage_cells
 from pipeline.launch.submitter import submit
-from pipeline.launch.work import Outcome, canary, led, run_stage
 
 __all__ = [
     "MODULES",
-    "Outcome",
     "StageName",
-    "canary",
     "learning_cell",
     "led",
     "pin",
     "run_stage",
     "stage_cells",
     "stage_command",
-    "stage_configs",
     "submit",
 ]

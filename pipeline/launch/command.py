@@ -11,9 +11,9 @@ from pipeline.config import Experiment, load
 from pipeline.config.where import restricted
 from pipeline.errors import InputError
 from pipeline.launch.known import remember
+from pipeline.launch.running import led, run_stage
 from pipeline.launch.stages import StageName, pin, stage_cells
 from pipeline.launch.submission import check_code
-from pipeline.launch.work import led, run_stage
 from pipeline.parallel import Ranks
 from pipeline.stopping import guarded
 from pipeline.store import Store

@@ -17,9 +17,9 @@ from pathlib import Path
 from pipeline import stopping
 from pipeline.errors import StageError
 from pipeline.launch.requeue import due, requeue
+from pipeline.launch.running import led, run_stage
 from pipeline.launch.stages import MODULES, StageName, name_of
 from pipeline.launch.submission import Row, Submission
-from pipeline.launch.work import led, run_stage
 from pipeline.parallel import Ranks
 from pipeline.store import Cell, Store
 from pipeline.store.history import TOO_SHORT

@@ -38,8 +38,8 @@ from pipeline.config import (
     RobustOnVectors,
 )
 from pipeline.errors import StageError
+from pipeline.launch.running import run_stage
 from pipeline.launch.stages import StageName, name_of, stage_cells
-from pipeline.launch.work import run_stage
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import read_json, write_json
 from pipeline.store.cells import Stage

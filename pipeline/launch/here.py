@@ -9,8 +9,8 @@ import typer
 
 from pipeline.config import Distill, Experiment, SmallSet
 from pipeline.launch.known import remember
+from pipeline.launch.running import canary, run_stage
 from pipeline.launch.stages import MODULES, pin, stage_cells
-from pipeline.launch.work import canary, run_stage
 from pipeline.parallel import Ranks
 from pipeline.store import Store
 

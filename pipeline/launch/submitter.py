@@ -28,11 +28,11 @@ from pipeline.launch.local import supervise
 from pipeline.launch.plan import Live, Plan, plan
 from pipeline.launch.queue import adopt, live_of, orphans, settle_kills, startable, waited_for
 from pipeline.launch.refusals import short_slots
+from pipeline.launch.running import run_stage
 from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.slurm import Slurm
 from pipeline.launch.stages import MODULES, StageName, pin, stage_cells
 from pipeline.launch.submission import Queued, Submission, all_of, queued, submissions
-from pipeline.launch.work import run_stage
 from pipeline.store import Store
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pipeline.data.prepared import Prepared
 from pipeline.distilled import load
 from pipeline.distilled.text import texts
 from pipeline.launch import run_stage, stage_cells
-from pipeline.launch.work import check_gradient
+from pipeline.launch.running import check_gradient
 from pipeline.methods.text import method as text
 from pipeline.methods.text.run import TextState
 from pipeline.randomness import derive, seeded
