@@ -71,6 +71,17 @@ class Validation(Frozen):
         return self.by in ("loss", "balanced_loss")
 
 
+def check_window(window: int | None, steps: int) -> None:
+    """Refuses a window of more inner steps than there are, which would be another address for all of them.
+
+    Raises:
+        ValueError: it is longer.
+
+    """
+    if window is not None and window > steps:
+        raise ValueError(f"window: {window} is longer than steps: {steps}; give at most {steps}")
+
+
 class OuterLoop(Protocol):
     """What the outer loops of all methods have."""
 

@@ -12,7 +12,7 @@ from pipeline.config.dilm import LM, DiLM, Generated, Rank
 from pipeline.config.ensemble import check_others, told_apart
 from pipeline.config.files import FileByPath
 from pipeline.config.imported import Imported
-from pipeline.config.loops import InnerOptimizer, Learned, PlainSteps, Validation
+from pipeline.config.loops import InnerOptimizer, Learned, PlainSteps, Validation, check_window
 from pipeline.config.making import Budget, Parents
 from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.real import (
@@ -89,6 +89,7 @@ class DDAL(Learned):
 
     @model_validator(mode="after")
     def _check(self) -> DDAL:
+        check_window(self.window, self.steps)
         if self.shots % self.batch_shots:
             raise ValueError(
                 f"batch_shots: {self.batch_shots} does not divide shots: {self.shots}; "

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.dilm import GENERATORS
-from pipeline.config.loops import AdamSteps, InnerOptimizer, Learned, Validation
+from pipeline.config.loops import AdamSteps, InnerOptimizer, Learned, Validation, check_window
 from pipeline.config.making import Parents, SmallSet
 from pipeline.config.outer import Outer, Precision, on_real_text
 from pipeline.config.schema import Count, Frozen, Positive, runtime
@@ -269,6 +269,7 @@ class Text(Beginning, Learned):
 
     @model_validator(mode="after")
     def _check(self) -> Text:
+        check_window(self.window, self.steps)
         unread = [name for name in ("lr_attention", "lr_learning_rates") if getattr(self.outer, name) is not None]
         if unread:
             raise ValueError(f"outer.{unread[0]}: a set of text has no such tensors to learn; remove it")

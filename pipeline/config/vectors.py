@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.imbalance import CrossEntropy, RealLoss, Sampling, check_sampling
-from pipeline.config.loops import AdamSteps, InnerOptimizer, Learned, Validation
+from pipeline.config.loops import AdamSteps, InnerOptimizer, Learned, Validation, check_window
 from pipeline.config.schema import Count, Frozen, Positive, Share, runtime
 from pipeline.config.students import Mlp, VectorStudentConfig
 
@@ -187,8 +187,7 @@ class BPTT(Learned):
 
     @model_validator(mode="after")
     def _check(self) -> BPTT:
-        if self.differentiated > self.steps:
-            raise ValueError(f"window: {self.window} is longer than steps: {self.steps}; give at most {self.steps}")
+        check_window(self.window, self.steps)
         if self.min_start > self.steps - self.differentiated:
             raise ValueError(
                 f"min_start: {self.min_start} leaves no room for the {self.differentiated} differentiated of "

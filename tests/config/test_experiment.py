@@ -396,6 +396,10 @@ def test_mistakes_of_several_cells_are_told_once(write: Write) -> None:
             ["never reach all of shots: 6", "batch_shots to at least 3", "steps to at least 3"],
         ),
         (
+            changed("distill", method={"name": "ddal", "steps": 3, "window": 50}),
+            ["window: 50 is longer than steps: 3; give at most 3"],
+        ),
+        (
             changed("distill", method={"name": "ddal", "learning_rate_decay": True}),
             ["learning_rate_decay needs learning_rate_per_step: false"],
         ),

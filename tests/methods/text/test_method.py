@@ -301,6 +301,7 @@ def test_killed_and_started_again_it_ends_bit_equal(
         ({"outer": {"lr_attention": 0.1}}, "outer.lr_attention: a set of text has no such tensors"),
         ({"relaxation": {"name": "swaps", "tokens": 0, "sentences": 0}}, "propose nothing"),
         ({"starts": 2, "initialise": "centres"}, "centres are one start"),
+        ({"steps": 2, "window": 3}, "window: 3 is longer than steps: 2; give at most 2"),
         ({"relaxation": {"name": "gumbel"}}, "swaps"),
     ],
 )
