@@ -8,6 +8,8 @@ from pipeline.config.methods import Distill
 from pipeline.config.protocols import Evaluate
 
 Stage = Prepare | Distill | Evaluate
+STAGE_NAMES: dict[type[Stage], str] = {Prepare: "prepare", Distill: "distill", Evaluate: "evaluate"}
+STAGES: dict[str, type[Stage]] = {name: kind for kind, name in STAGE_NAMES.items()}
 
 
 def inputs(config: Stage) -> tuple[Prepare | Distill, ...]:

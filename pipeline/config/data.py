@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.schema import Frozen, runtime
+from pipeline.config.schema import Frozen, by_key, runtime
 
 OTHER_SPLITS = (
     "not that of prepare, so that rows which one of the two learns from may be the other's dev or test rows; "
@@ -159,10 +159,6 @@ class Model(Frozen):
     head: Literal["classifier", "language"] = "classifier"
 
 
-def _model_by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 class Vectors(Frozen):
     """One vector per row: the encoder's last hidden states, frozen.
 
@@ -181,10 +177,6 @@ class Vectors(Frozen):
     device: str = runtime("auto")
 
 
-def _vectors_by_pooling(value: Any) -> Any:
-    return {"pooling": value} if isinstance(value, str) else value
-
-
 class Prepare(Frozen):
     """Stage 1. Input: a task and an encoder. Output: tokenised train / dev / test splits and a model snapshot.
 
@@ -196,12 +188,12 @@ class Prepare(Frozen):
 
     revision: int = 1
     task: Annotated[Task, BeforeValidator(_task_by_name)]
-    model: Annotated[Model, BeforeValidator(_model_by_name)]
+    model: Annotated[Model, by_key("name")]
     max_length: Annotated[int | None, Field(ge=3)] = None
     dev: Annotated[float, Field(gt=0)] = 0.1
     test: Annotated[float | None, Field(gt=0)] = None
     seed: int = 42
-    vectors: Annotated[Vectors | None, BeforeValidator(_vectors_by_pooling)] = None
+    vectors: Annotated[Vectors | None, by_key("pooling")] = None
 
     @model_validator(mode="after")
     def _check(self) -> Prepare:

@@ -7,13 +7,13 @@ budget, selection and set. Defaults are the published repository's.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.config.making import Making, Parents, SmallSet
 from pipeline.config.real import Coreset
-from pipeline.config.schema import Count, Frozen, Positive, Share, runtime
+from pipeline.config.schema import Count, Frozen, Positive, Share, by_key, runtime
 from pipeline.config.training import Training
 
 GENERATORS = ("lm", "dilm")
@@ -305,13 +305,9 @@ class Unselected(Frozen):
     name: Literal["none"]
 
 
-def _selection_by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 TextSelection = Annotated[
     Annotated[ByCentres | ByHerding | ByRank | AtRandom | Unselected, Field(discriminator="name")],
-    BeforeValidator(_selection_by_name),
+    by_key("name"),
 ]
 
 

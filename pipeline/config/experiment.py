@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from pipeline.config.chain import STAGES
 from pipeline.config.completed import cells_of, merged, told_once
 from pipeline.config.keys import ending_in
 from pipeline.config.loader import Loader
@@ -35,7 +36,7 @@ from pipeline.config.schema import Frozen
 from pipeline.config.typed import Typed
 from pipeline.errors import InputError
 
-SECTIONS = ("prepare", "distill", "evaluate")
+SECTIONS = tuple(STAGES)
 _TOP = ("base", "grids", "seeds", "report")
 _SEED = "distill.seed"
 _UNIONS = {("distill", "method"): Method, ("evaluate", "protocol"): Protocol}

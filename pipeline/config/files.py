@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator
-
-from pipeline.config.schema import Frozen
+from pipeline.config.schema import Frozen, by_key
 
 
 class LocalFile(Frozen):
@@ -15,8 +13,4 @@ class LocalFile(Frozen):
     path: str
 
 
-def _file_by_path(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
-FileByPath = Annotated[LocalFile, BeforeValidator(_file_by_path)]
+FileByPath = Annotated[LocalFile, by_key("path")]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from pipeline.config.schema import Frozen, Positive, Share
+from pipeline.config.schema import Frozen, Positive, Share, by_key
 
 
 class CrossEntropy(Frozen):
@@ -44,13 +44,9 @@ class LogitAdjustment(Frozen):
     tau: Positive = 1.0
 
 
-def _loss_by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 RealLoss = Annotated[
     Annotated[CrossEntropy | ClassWeights | LogitAdjustment, Field(discriminator="name")],
-    BeforeValidator(_loss_by_name),
+    by_key("name"),
 ]
 Selection = Literal["loss", "accuracy", "balanced_loss", "balanced_accuracy", "mcc"]
 Sampling = Literal["shuffled", "balanced"]

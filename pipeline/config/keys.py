@@ -6,17 +6,13 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from pipeline.config.data import Prepare
-from pipeline.config.methods import Distill
+from pipeline.config.chain import STAGES
 from pipeline.config.problems import models_in
-from pipeline.config.protocols import Evaluate
-
-_SECTIONS: dict[str, type[BaseModel]] = {"prepare": Prepare, "distill": Distill, "evaluate": Evaluate}
 
 
 def ending_in(key: str) -> list[str]:
     """Every dotted key that ends in ``key``, the shortest first: ``labels`` -> ``distill.method.labels``."""
-    found = dict.fromkeys(path for name, model in _SECTIONS.items() for path in _paths(name, model))
+    found = dict.fromkeys(path for name, model in STAGES.items() for path in _paths(name, model))
     return sorted((path for path in found if path.endswith(f".{key}")), key=lambda path: (path.count("."), path))
 
 
@@ -25,6 +21,6 @@ def _paths(above: str, model: type[BaseModel]) -> Iterator[str]:
         inside = models_in(field.annotation)
         if name != "source":  # an earlier stage, which has a section of its own
             yield f"{above}.{name}"
-        if not set(inside) & set(_SECTIONS.values()):
+        if not set(inside) & set(STAGES.values()):
             for one in inside:
                 yield from _paths(f"{above}.{name}", one)

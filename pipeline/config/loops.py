@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from pipeline.config.imbalance import RealLoss, Sampling, Selection
 from pipeline.config.making import SmallSet
-from pipeline.config.schema import Count, Frozen, Positive, Share
+from pipeline.config.schema import Count, Frozen, Positive, Share, by_key
 
 
 class PlainSteps(Frozen):
@@ -33,13 +33,9 @@ class AdamSteps(Frozen):
     eps: Positive = 1e-8
 
 
-def _optimizer_by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 InnerOptimizer = Annotated[
     Annotated[PlainSteps | MomentumSteps | AdamSteps, Field(discriminator="name")],
-    BeforeValidator(_optimizer_by_name),
+    by_key("name"),
 ]
 
 

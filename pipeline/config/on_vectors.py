@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from pipeline.config.schema import Count, Frozen, Positive, runtime
+from pipeline.config.schema import Count, Frozen, Positive, by_key, runtime
 from pipeline.config.students import Mlp, Transformer, VectorStudentConfig
-from pipeline.config.training import BestEpoch, OptimizerName, selection_by_split
-
-
-def _student_by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+from pipeline.config.training import BestEpoch, OptimizerName, amount
 
 
 class BestCheck(BestEpoch):
@@ -47,14 +43,14 @@ class OnVectors(Frozen):
 
     name: Literal["vectors"]
     revision: int = 1
-    student: Annotated[VectorStudentConfig | None, BeforeValidator(_student_by_name)] = None
+    student: Annotated[VectorStudentConfig | None, by_key("name")] = None
     optimizer: OptimizerName = "adam"
     lr: Positive = 1e-3
     steps: Count = 1000
     epochs: Count | None = None
     batch_size: Count | None = 256
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    select: Annotated[BestCheck | None, BeforeValidator(selection_by_split)] = None
+    select: Annotated[BestCheck | None, by_key("split")] = None
     together: Count = runtime(10)
 
     @property
@@ -65,8 +61,7 @@ class OnVectors(Frozen):
     @property
     def amount(self) -> str:
         """How long it is, such as ``1000 steps`` or ``1 epoch``."""
-        number, noun = (self.steps, "step") if self.epochs is None else (self.epochs, "epoch")
-        return f"{number} {noun}{'' if number == 1 else 's'}"
+        return amount(self.steps, self.epochs)
 
     def steps_on(self, samples: int) -> int:
         """Steps on a set of so many samples; an incomplete last batch of a pass is left out."""
@@ -144,7 +139,7 @@ class RobustOnVectors(Frozen):
     sgd_lr: Positive = 1e-1
     adam_lr: Positive = 1e-3
     learning_rates: tuple[Positive, ...] = (0.1, 0.3, 3.0, 10.0)
-    students: tuple[Annotated[VectorStudentConfig, BeforeValidator(_student_by_name)], ...] = ()
+    students: tuple[Annotated[VectorStudentConfig, by_key("name")], ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> RobustOnVectors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.config.composed import Composed
 from pipeline.config.data import OTHER_SPLITS, Prepare
@@ -13,9 +13,9 @@ from pipeline.config.methods import Distill, Method, Runtime
 from pipeline.config.on_vectors import LearningFromVectors, OnVectors, RobustOnVectors
 from pipeline.config.prompting import Prompted, Prompting, check_prompt
 from pipeline.config.real import Empty, FullData, Majority
-from pipeline.config.schema import Count, Frozen, Positive, runtime
+from pipeline.config.schema import Count, Frozen, Positive, by_key, runtime
 from pipeline.config.students import Mlp, Transformer
-from pipeline.config.training import BestEpoch, OptimizerName, Training, selection_by_split
+from pipeline.config.training import BestEpoch, OptimizerName, Training
 from pipeline.config.vectors import BPTT
 
 
@@ -49,7 +49,7 @@ class FineTune(Training):
 
     name: Literal["finetune"]
     revision: int = 2
-    select: Annotated[BestEpoch | None, BeforeValidator(selection_by_split)] = None
+    select: Annotated[BestEpoch | None, by_key("split")] = None
 
     @model_validator(mode="after")
     def _check(self) -> FineTune:

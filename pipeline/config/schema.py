@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticUndefined
 
 Positive = Annotated[float, Field(gt=0)]
@@ -23,6 +23,15 @@ class Frozen(BaseModel):
     """An immutable config that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+
+def by_key(key: str) -> BeforeValidator:
+    """Lets a config be written as one word, the value of ``key``: ``adam`` for ``{name: adam}``."""
+
+    def whole(value: Any) -> Any:
+        return {key: value} if isinstance(value, str) else value
+
+    return BeforeValidator(whole)
 
 
 def runtime(default: Any) -> Any:

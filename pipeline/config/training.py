@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.config.schema import Count, Frozen, Positive, Share
 
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
+
+
+def amount(steps: int, epochs: int | None) -> str:
+    """How long a training of these options is: ``200 steps`` or ``1 epoch``."""
+    number, noun = (steps, "step") if epochs is None else (epochs, "epoch")
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Training(Frozen):
@@ -34,8 +40,15 @@ class Training(Frozen):
     @property
     def amount(self) -> str:
         """How long it is, such as ``200 steps`` or ``1 epoch``."""
-        number, noun = (self.steps, "step") if self.epochs is None else (self.epochs, "epoch")
-        return f"{number} {noun}{'' if number == 1 else 's'}"
+        return amount(self.steps, self.epochs)
+
+    def epoch_on(self, samples: int) -> int:
+        """Steps of a pass over so many samples; an incomplete last batch is left out."""
+        return max(1, samples // min(self.batch_size, samples))
+
+    def steps_on(self, samples: int) -> int:
+        """Steps on so many samples."""
+        return self.steps if self.epochs is None else self.epochs * self.epoch_on(samples)
 
 
 class BestEpoch(Frozen):
@@ -51,8 +64,3 @@ class BestEpoch(Frozen):
     split: Literal["dev"] = "dev"
     by: Literal["loss", "accuracy"] = "loss"
     examples: Count | None = None
-
-
-def selection_by_split(value: Any) -> Any:
-    """``dev`` for ``{split: dev}``."""
-    return {"split": value} if isinstance(value, str) else value

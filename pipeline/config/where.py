@@ -8,17 +8,14 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from pipeline.config.chain import Stage
+from pipeline.config.chain import STAGES, Stage
 from pipeline.config.data import Prepare
 from pipeline.config.experiment import SECTIONS, Experiment, assigned_values
-from pipeline.config.methods import Distill
 from pipeline.config.problems import models_in, nearest
-from pipeline.config.protocols import Evaluate
 from pipeline.config.resources import Resources
 from pipeline.config.schema import Frozen
 from pipeline.errors import InputError
 
-_CONFIGS: dict[str, type[BaseModel]] = {"prepare": Prepare, "distill": Distill, "evaluate": Evaluate}
 _NOTHING = object()  # fits nothing, not even null
 
 
@@ -89,7 +86,7 @@ def fits(config: Stage, where: Mapping[str, Any]) -> bool:
 def _value(config: Stage, key: str) -> Any:
     """What a dotted key is in a config; another method or protocol may have no such key."""
     section, *names = key.split(".")
-    while not isinstance(config, (_CONFIGS[section], Prepare)):
+    while not isinstance(config, (STAGES[section], Prepare)):
         config = config.source
     value: Any = config
     for name in names:
@@ -135,7 +132,7 @@ def _problems(where: dict[str, Any], stage: str) -> Iterator[str]:
                 f"put what is asked for {section} into an entry of its own"
             )
         else:
-            yield from _along(section, [_CONFIGS[section]], names, wanted)
+            yield from _along(section, [STAGES[section]], names, wanted)
 
 
 def _along(path: str, models: list[type[BaseModel]], names: list[str], wanted: Any) -> Iterator[str]:

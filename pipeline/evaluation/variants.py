@@ -193,7 +193,7 @@ def _of_training(protocol: Robust, distilled: DistilledSet, own: FineTune) -> It
         return _by_training(name, distilled, own.model_copy(update=changes), precision)
 
     size = min(own.batch_size, len(distilled))
-    whole = own.steps if own.epochs is None else own.epochs * max(1, len(distilled) // size)
+    whole = own.steps_on(len(distilled))
     for name, samples in _sizes(protocol, size, len(distilled)):
         steps = max(whole, -(-whole * size // samples))
         yield variant(f"batch={name}", batch_size=samples, steps=steps, epochs=None)

@@ -36,13 +36,13 @@ from pipeline.config import (
     RandomReal,
     Robust,
     RobustOnVectors,
+    Stage,
 )
 from pipeline.errors import StageError
 from pipeline.launch.running import run_stage
 from pipeline.launch.stages import StageName, name_of, stage_cells
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import read_json, write_json
-from pipeline.store.cells import Stage
 from pipeline.store.cost import Cost
 from pipeline.store.predictions import Prediction, remember
 from pipeline.store.usage import cpu_model

@@ -18,7 +18,8 @@ from typing import Literal
 from filelock import SoftFileLease, Timeout
 from pydantic import ValidationError
 
-from pipeline.config import Distill, Evaluate, Experiment, Prepare, upstream
+from pipeline.config import Experiment, Stage, upstream
+from pipeline.config.chain import STAGE_NAMES, STAGES
 from pipeline.errors import InputError
 from pipeline.launch.scheduler import JobState, Scheduler, ranges
 from pipeline.launch.stages import MODULES, name_of
@@ -27,7 +28,6 @@ from pipeline.launch.submitter import alone
 from pipeline.store import Store
 from pipeline.store.atomic import read_json
 from pipeline.store.attempts import LEASE_SECONDS, last_of, last_sign
-from pipeline.store.cells import STAGE_NAMES
 
 Kind = Literal["artifact", "progress", "submission", "logs"]
 LOGS_KEPT = 5  # of the attempts at one cell
@@ -36,7 +36,6 @@ _SILENT = 10 * LEASE_SECONDS  # after which a lease is a left-over, whatever bec
 _CELL = re.compile(r".+-[0-9a-f]{8}")
 _STAMP = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 _LOG = re.compile(r"(?P<cell>.+-[0-9a-f]{8})\.(?P<number>\d+)\.log")
-_CONFIGS: dict[str, type[Prepare | Distill | Evaluate]] = {name: kind for kind, name in STAGE_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -238,10 +237,10 @@ class _Finder:
         self.items.append(Item(kind, paths, what, why, sum(map(_size, paths))))
 
 
-def _sources(name: str, folder: Path) -> Iterator[Prepare | Distill | Evaluate]:
+def _sources(name: str, folder: Path) -> Iterator[Stage]:
     """What a cell that somebody is at reads."""
     try:
-        config = _CONFIGS[name.partition("/")[0]].model_validate(read_json(folder / "config.json"), strict=False)
+        config = STAGES[name.partition("/")[0]].model_validate(read_json(folder / "config.json"), strict=False)
     except (ValidationError, ValueError):
         return
     yield from upstream(config)

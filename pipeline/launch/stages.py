@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from pipeline.config import Composed, Distill, Evaluate, Experiment, Learned, Prepare, Stage, inputs, upstream
+from pipeline.config.chain import STAGE_NAMES
 from pipeline.config.data import HubSource, JoinedSource, Task
 from pipeline.errors import InputError
 from pipeline.store import Cell, Store, locate
-from pipeline.store.cells import STAGE_NAMES
 
 Reads = TypeVar("Reads", Distill, Evaluate)
 StageName = Literal["prepare", "distill", "evaluate"]

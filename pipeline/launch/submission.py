@@ -21,7 +21,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 import pipeline
-from pipeline.config import Distill, Evaluate, Experiment, Prepare
+from pipeline.config import Experiment
+from pipeline.config.chain import STAGES
 from pipeline.errors import StageError
 from pipeline.launch.plan import Place, Plan
 from pipeline.launch.scheduler import JobState
@@ -31,9 +32,7 @@ from pipeline.store.atomic import read_json, write_json, write_text
 from pipeline.store.provenance import code, now
 
 PREFIX = "textdd"
-_CONFIGS: dict[str, TypeAdapter[Any]] = {
-    "prepare": TypeAdapter(Prepare), "distill": TypeAdapter(Distill), "evaluate": TypeAdapter(Evaluate)
-}  # fmt: skip
+_CONFIGS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in STAGES.items()}
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def probe_evaluate(config: Evaluate, folder: Path, set_: Path, own: Path) -> Sli
 def _learn(config: Evaluate, student: Student, distilled: DistilledSet, found: Slice) -> None:
     protocol, whole = config.protocol, work.of_training(config, found.folder)
     if isinstance(protocol, FineTune):
-        steps = sum(work.training_steps(protocol, size) for size, _ in distilled.turns())
+        steps = sum(protocol.steps_on(size) for size, _ in distilled.turns())
         size, examples = max(distilled.turns(), key=lambda turn: turn[0])  # of phases the one with most samples
         found.training(student, size, examples, protocol, whole.training / steps)
         return

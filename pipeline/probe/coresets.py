@@ -25,7 +25,7 @@ def probe_coreset(config: Distill, method: ByVectors | ByScores, prepared: Prepa
     found.begun()
     recipe = method.training
     if recipe is not None:
-        steps = work.training_steps(recipe, len(train))
+        steps = recipe.steps_on(len(train))
         steps *= method.trainings if isinstance(method, ByScores) else 1
         each = work.of_distill(config, folder).training / steps
         found.training(student, len(train), lambda rows: _one_hot(train, prepared, rows, student), recipe, each)

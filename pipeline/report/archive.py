@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from pipeline.config import Evaluate, Prepare
+from pipeline.config import Evaluate, Prepare, Stage
 from pipeline.config.schema import canonical
 from pipeline.errors import InputError
 from pipeline.evaluation.predictions import Predicted, get, put
@@ -29,7 +29,7 @@ from pipeline.report import outer_losses
 from pipeline.report.finished import NUMBERS, RESULTS, Finished
 from pipeline.store import Store
 from pipeline.store.atomic import replacing, write_text
-from pipeline.store.cells import Stage, check_stored
+from pipeline.store.cells import check_stored
 
 FORMAT = "textdd-runs/1"
 _PLACE = ["cell", "initialisation", "split", "seconds"]

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config import Evaluate, inputs
+from pipeline.config.chain import STAGE_NAMES
 from pipeline.evaluation.predictions import Predicted, read
 from pipeline.report import outer_losses
 from pipeline.store import Cell, Store
-from pipeline.store.cells import STAGE_NAMES
 
 RESULTS = ["initialisation", "split", "metric", "value", "seconds"]
 NUMBERS = {"initialisation": int, "value": float, "seconds": float}  # from text: to the last bit

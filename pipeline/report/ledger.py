@@ -15,7 +15,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from pipeline import work
-from pipeline.config import Distill, Evaluate, Learned, Prepare, upstream
+from pipeline.config import Distill, Evaluate, Learned, Prepare, Stage, upstream
+from pipeline.config.chain import STAGE_NAMES
 from pipeline.errors import InputError
 from pipeline.report.archive import name_of
 from pipeline.report.collect import Collected, Entry
@@ -24,7 +25,6 @@ from pipeline.report.layout import Column
 from pipeline.report.row import Row
 from pipeline.store import Cell, Store
 from pipeline.store.atomic import write_text
-from pipeline.store.cells import STAGE_NAMES, Stage
 
 COLUMNS = (
     *("stage", "cell", "task", "seconds", "cpu_seconds", "gpu_seconds", "peak_mb", "gpu_peak_mb", "flops"),

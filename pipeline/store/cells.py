@@ -21,7 +21,8 @@ from filelock import SoftFileLease, Timeout
 from pydantic import TypeAdapter
 
 from pipeline import stopping
-from pipeline.config import Distill, Evaluate, Model, Prepare
+from pipeline.config import Model, Stage
+from pipeline.config.chain import STAGE_NAMES
 from pipeline.config.data import FileSource, HubSource, SavedSource
 from pipeline.config.files import LocalFile
 from pipeline.config.schema import Frozen, canonical, introduced_value, is_runtime
@@ -34,9 +35,7 @@ from pipeline.store.cost import Cost, cost_of
 from pipeline.store.places import Places
 from pipeline.store.provenance import provenance
 
-Stage = Prepare | Distill | Evaluate
 State = Literal["done", "running", "failed", "partial", "missing"]
-STAGE_NAMES: dict[type[Stage], str] = {Prepare: "prepare", Distill: "distill", Evaluate: "evaluate"}
 _ASIDE = re.compile(r"\..+\.[a-z0-9_]{8}")  # what atomic.replacing leaves behind in a process that is killed
 _REFERENCES = (HubSource, FileSource, SavedSource, Model, LocalFile)
 

@@ -53,7 +53,7 @@ def finetune(
         Stopped: a signal came; what was learned is lost, which may be minutes of work, and the grace is less.
 
     """
-    per_epoch, steps = _amount(recipe, size)
+    per_epoch, steps = recipe.epoch_on(size), recipe.steps_on(size)
     best: tuple[float, Parameters | None] = (math.inf, None)
     found: Parameters = parameters
     for now in learning(student, parameters, size, examples, recipe, seed, index):
@@ -133,7 +133,7 @@ def learning(
 
     """
     batch_size = min(recipe.batch_size, size)
-    _, steps = _amount(recipe, size)
+    steps = recipe.steps_on(size)
     # Samples that fit one batch are trained on as they are; more come in a new order every epoch.
     learner = _learner(student, parameters, size, examples, recipe)
     optimizer = optimizer_of(recipe, learner.tensors)
@@ -151,12 +151,6 @@ def learning(
         optimizer.step()
         scheduler.step()
         yield Learned(step + 1, loss.item(), functools.partial(learner.parameters, decay))
-
-
-def _amount(recipe: Training, size: int) -> tuple[int, int]:
-    """Steps of an epoch on so many samples, and of the whole training."""
-    per_epoch = max(1, size // min(recipe.batch_size, size))
-    return per_epoch, recipe.steps if recipe.epochs is None else recipe.epochs * per_epoch
 
 
 def plain_steps(

@@ -17,7 +17,6 @@ from pipeline.work.cells import (
     of_training,
     samples_of,
     scored,
-    training_steps,
     validations,
 )
 
@@ -32,6 +31,5 @@ __all__ = [
     "of_training",
     "samples_of",
     "scored",
-    "training_steps",
     "validations",
 ]

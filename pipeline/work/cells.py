@@ -254,14 +254,8 @@ def scored(folder: Path, lengths: Lengths, *, fused: bool) -> float:
 def _adamw(training: Training, folder: Path, lengths: Lengths, *, text: bool = True) -> Work:
     """Batches hold each sample equally often, up to the last ones of an epoch; the passes train on ``text`` alone."""
     fused = has_passes(folder) and not training.dropout and text
-    share = training_steps(training, len(lengths)) * min(training.batch_size, len(lengths)) / len(lengths)
+    share = training.steps_on(len(lengths)) * min(training.batch_size, len(lengths)) / len(lengths)
     return Work(training=share * flops.training(sizes_of(folder), lengths, fused=fused))
-
-
-def training_steps(training: Training, size: int) -> int:
-    """Steps of AdamW on so many samples."""
-    batch = min(training.batch_size, size)
-    return training.steps if training.epochs is None else training.epochs * max(1, size // batch)
 
 
 def samples_of(config: Distill, folder: Path) -> Lengths:

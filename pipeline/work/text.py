@@ -47,11 +47,9 @@ def of_text(
     outer = method.draws * (steps * one + flops.training(sizes, read, fused=way == "fused"))
     times = validations * method.validation.initialisations
     recipe = method.validation.training
-    count = (
-        recipe.steps if recipe.epochs is None else recipe.epochs * max(1, samples // min(recipe.batch_size, samples))
-    )
     share = min(recipe.batch_size, samples) / samples
-    training = times * count * share * flops.training(sizes, lengths, fused=fused and not recipe.dropout)
+    step = flops.training(sizes, lengths, fused=fused and not recipe.dropout)
+    training = times * recipe.steps_on(samples) * share * step
     return {"outer": outer + trials + starts, "training": training}
 
 

@@ -13,6 +13,7 @@ from pipeline.config import Distill, Evaluate, inputs, load, upstream
 from pipeline.config.schema import canonical
 from pipeline.config.where import restricted
 from pipeline.errors import InputError
+from tests.config.conftest import refusal
 
 TASK = {"name": "mine", "source": {"kind": "files", "train": "x.csv"}, "text": ["text"]}
 PREPARE: dict[str, Any] = {"task": TASK, "model": "one/bert", "max_length": 9, "seed": 3}
@@ -45,12 +46,6 @@ def sets(path: Path, *settings: str) -> list[Distill]:
 def parent_of(config: Distill) -> Distill:
     assert config.parent is not None
     return config.parent
-
-
-def refusal(path: Path, *settings: str) -> str:
-    with pytest.raises(InputError) as raised:
-        load(path, settings)
-    return str(raised.value)
 
 
 # --- what is left out is completed ---------------------------------------------------------------------------------

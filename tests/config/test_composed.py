@@ -11,10 +11,10 @@ import yaml
 
 from pipeline.config import Composed, Distill, inputs, load, upstream
 from pipeline.config.schema import canonical
-from pipeline.errors import InputError
 from pipeline.report.alternatives import hyper_parameters
 from pipeline.report.layout import layout
 from pipeline.report.words.rows import row_of
+from tests.config.conftest import refusal
 
 FIRST = {"name": "one", "source": {"kind": "files", "train": "x.csv"}, "text": ["text"]}
 SECOND = {"name": "two", "source": {"kind": "files", "train": "y.csv"}, "text": ["body"], "metric": "accuracy_f1"}
@@ -51,12 +51,6 @@ def write(tmp_path: Path) -> Write:
 
 def made(path: Path) -> list[Distill]:
     return [cell.source for cell in load(path).cells]
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(InputError) as raised:
-        load(path)
-    return str(raised.value)
 
 
 def test_parts_take_what_they_leave_out_from_prepare_and_the_whole(write: Write) -> None:

@@ -14,12 +14,12 @@ from pipeline.config import Distill, Prepare, inputs, load, upstream
 from pipeline.config.cluster import Cluster
 from pipeline.config.ensemble import told_apart
 from pipeline.config.schema import canonical
-from pipeline.errors import InputError
 from pipeline.launch.plan import Live, plan
 from pipeline.launch.stages import graph, pin, stage_cells
 from pipeline.launch.status import rows
 from pipeline.report.alternatives import hyper_parameters
 from pipeline.store import Store
+from tests.config.conftest import refusal
 
 PREPARE: dict[str, Any] = {
     "task": {"name": "mine", "source": {"kind": "hub", "id": "a/b"}, "text": ["text"]},
@@ -62,12 +62,6 @@ def store(tmp_path: Path) -> Store:
 def made(path: Path) -> Distill:
     (cell,) = load(path).cells
     return cell.source
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(InputError) as raised:
-        load(path)
-    return str(raised.value)
 
 
 def test_what_differs_from_prepare_is_written(write: Write) -> None:

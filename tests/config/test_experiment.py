@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.config import DDAL, Evaluate, FineTune, load
 from pipeline.config.data import known_tasks
 from pipeline.config.loader import Loader
-from pipeline.errors import InputError
+from tests.config.conftest import refusal
 
 TASK = {"name": "mine", "source": {"kind": "files", "train": "x.csv"}, "text": ["text"]}
 BASE: dict[str, Any] = {
@@ -47,10 +47,13 @@ def methods(path: Path, *settings: str) -> list[DDAL]:
     return found  # type: ignore[return-value]
 
 
-def refusal(path: Path, *settings: str) -> str:
-    with pytest.raises(InputError) as raised:
-        load(path, settings)
-    return str(raised.value)
+def test_how_long_a_training_is() -> None:
+    """Batches of 64: an incomplete last one of a pass is left out, unless it is the only one."""
+    epochs = FineTune(name="finetune", epochs=3)
+    assert [epochs.epoch_on(samples) for samples in (1, 63, 64, 127, 128)] == [1, 1, 1, 1, 2]
+    assert (epochs.steps_on(10), epochs.steps_on(200), epochs.amount) == (3, 9, "3 epochs")
+    steps = FineTune(name="finetune", steps=1)
+    assert (steps.steps_on(10), steps.steps_on(200), steps.amount) == (1, 1, "1 step")
 
 
 def test_a_config_is_what_was_written_and_frozen(write: Write) -> None:

@@ -14,12 +14,11 @@ import torch
 import yaml
 
 from pipeline import work
-from pipeline.config import Evaluate, Experiment, Prepare, load, upstream
+from pipeline.config import Evaluate, Experiment, Prepare, Stage, load, upstream
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Results
 from pipeline.report.statistics.differences import Classes, metric
 from pipeline.store import Store
-from pipeline.store.cells import Stage
 from pipeline.work import cells
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "f1", "mcc", "accuracy_f1")

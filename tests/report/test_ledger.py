@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline.config import Stage
 from pipeline.errors import InputError
 from pipeline.report.collect import Collected, collect
 from pipeline.report.figures.pareto import Point, front, points
 from pipeline.report.ledger import Ledger, cost_of, payoff, sentences, with_costs
 from pipeline.report.tables import long_form
-from pipeline.store.cells import Stage
 from pipeline.work import Work
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric, counts
 
