@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from pipeline.config import Prepare, Runtime, Vectors
 from pipeline.data import vectors
 from pipeline.data.joined import load_splits
-from pipeline.data.prepared import Prepared
+from pipeline.data.prepared import Prepared, manifest_of
 from pipeline.data.splits import also_in
 from pipeline.data.tokenised import content_hash, tokenise, tokenise_plainly
 from pipeline.errors import InputError
@@ -56,25 +56,8 @@ def run(config: Prepare, out: Path) -> None:
         student = describe(model, fresh)
         limit = _length_limit(config, student["positions"], tokenizer.model_max_length)
         shown.update()
-        manifest = {
-            "task": config.task.name,
-            "metric": config.task.metric,
-            "data": config.task.source.model_dump(mode="json"),
-            "classes": classes,
-            **({"parts": parts} if parts else {}),
-            "model": {
-                "name": config.model.name,
-                "revision": config.model.revision,
-                "pad_token_id": tokenizer.pad_token_id,
-                "padding_side": tokenizer.padding_side,
-            },
-            "max_length": limit,
-            "sizes": {},
-            "class_counts": {},
-            "hashes": {},
-            "also_in_train": {},
-            **student,
-        }
+        about = {"classes": classes, **({"parts": parts} if parts else {})}
+        manifest = manifest_of(config, about, tokenizer, limit, student)
         for name, rows in splits.items():
             tokens = (tokenise_plainly if writes else tokenise)(rows, config.task.text, tokenizer, limit)
             tokens.save_to_disk(out / name)

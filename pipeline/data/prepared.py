@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from pipeline.config import Prepare
 from pipeline.data import vectors
 from pipeline.data.tokenised import Split
 from pipeline.data.vectors import VectorSplit
@@ -110,3 +111,36 @@ class Prepared:
         """[D] what was subtracted from every frozen vector; ``None`` where they are as the encoder gave them."""
         about = self.manifest.get("vectors", {})
         return vectors.read_mean(self.folder) if about.get("centred") else None
+
+
+def manifest_of(
+    config: Prepare, about: dict[str, Any], tokenizer: PreTrainedTokenizerBase, limit: int, student: dict[str, Any]
+) -> dict[str, Any]:
+    """The facts of a task before its splits are tokenised; sizes, class counts and hashes of each are filled in.
+
+    Args:
+        config: of the cell.
+        about: the ``classes`` and, where tasks are joined, the ``parts``.
+        tokenizer: of the encoder.
+        limit: tokens per row.
+        student: the encoder as :func:`~pipeline.students.snapshot.describe` has it.
+
+    """
+    return {
+        "task": config.task.name,
+        "metric": config.task.metric,
+        "data": config.task.source.model_dump(mode="json"),
+        **about,
+        "model": {
+            "name": config.model.name,
+            "revision": config.model.revision,
+            "pad_token_id": tokenizer.pad_token_id,
+            "padding_side": tokenizer.padding_side,
+        },
+        "max_length": limit,
+        "sizes": {},
+        "class_counts": {},
+        "hashes": {},
+        "also_in_train": {},
+        **student,
+    }
