@@ -2,9 +2,10 @@
 
 Cells that differ in seeds, step sizes and the number of their steps only are one class. Its slice
 (:mod:`pipeline.probe`) says how fast each kind of work is here; how much of each kind a cell is follows from its config
-(:mod:`pipeline.work.cells`). Slices are kept in the store (``probes/``) and measured anew on another machine or with
-another thread count. Predictions are kept too: ``status`` and ``run --dry-run`` use them until cells like that are
-done, and here they are compared with what cells then took.
+(:mod:`pipeline.work.cells`). Of robust protocols, whose variants are not counted, nothing is predicted. Slices are
+kept in the store (``probes/``) and measured anew on another machine or with another thread count. Predictions are kept
+too: ``status`` and ``run --dry-run`` use them until cells like that are done, and here they are compared with what
+cells then took.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def estimate(experiment: Experiment, store: Store, say: Callable[[str], None], *
     named = [
         (name_of(cell), one) for line in lines for cell, one in zip(line.cells, line.predicted or (), strict=False)
     ]
-    remember(store.root, dict(named))
+    unknown = [name_of(cell) for line in lines if line.predicted is None for cell in line.cells]
+    remember(store.root, dict(named), unknown)
     return lines
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,14 +24,14 @@ def predictions(root: Path) -> dict[str, Prediction]:
     return {name: Prediction(**facts) for name, facts in (read_json(_place(root)) or {}).items()}
 
 
-def remember(root: Path, found: Mapping[str, Prediction]) -> None:
-    """Adds predictions; newer ones replace older ones.
+def remember(root: Path, found: Mapping[str, Prediction], gone: Collection[str] = ()) -> None:
+    """Adds predictions; newer ones replace older ones, and those of ``gone`` are forgotten.
 
     Raises:
         StageError: the disk is full.
 
     """
-    kept = predictions(root) | dict(found)
+    kept = {name: one for name, one in predictions(root).items() if name not in gone} | dict(found)
     write_json(_place(root), {name: asdict(prediction) for name, prediction in kept.items()})
 
 
