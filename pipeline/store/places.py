@@ -21,13 +21,18 @@ from pipeline.errors import InputError, StageError
 from pipeline.store.atomic import read_json, write_json
 
 _LOCK_SECONDS = 30.0  # after which the lock of a process that died is taken over
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
+_ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz")
+_WEIGHTS = (".h5", ".hdf5", ".npz", ".pt", ".pth", ".ckpt", ".safetensors")
+_FILES = frozenset((*_TABLES, *_ARCHIVES, *_WEIGHTS))
 
 
 def locate(name: str) -> Path | None:
     """The local path that ``name`` means, or ``None`` for a hub id.
 
-    ``package:NAME/path`` is a path inside an installed package; a name that starts with ``.``, ``/`` or ``~``, or that
-    exists, is a path.
+    ``package:NAME/path`` is a path inside an installed package. A name is a path if it exists, starts with ``.``, ``/``
+    or ``~``, has more than one slash, or ends as files of rows, archives and weights do (``.csv``, ``.zip``, ``.h5``):
+    any other ending is a version, as in ``facebook/opt-2.7b``.
 
     Raises:
         InputError: the package is not installed, or there is no such path.
@@ -43,7 +48,8 @@ def locate(name: str) -> Path | None:
         path = folder / inside
     else:
         path = Path(name).expanduser()
-        if not path.exists() and not name.startswith((".", "/", "~")) and name.count("/") <= 1 and not path.suffix:
+        written_as_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix.lower() in _FILES
+        if not written_as_path and not path.exists():
             return None
     if not path.exists():
         raise InputError(f"{name}: no such file or folder; give an existing path, package:NAME/path, or a hub id")
@@ -61,7 +67,7 @@ class Places:
     def resolve(self, config: Frozen) -> Any:
         """What ``config`` counts as in an address, or ``None`` where it counts as itself (see ``schema.canonical``).
 
-        A hub reference whose revision was never recorded counts as unresolved: see :meth:`unresolved`.
+        A hub reference whose revision was never recorded counts with none: it is recorded before anything is made.
 
         Raises:
             InputError: a local path does not exist.
@@ -153,7 +159,7 @@ class Places:
     def _local(self, name: str) -> str:
         path = locate(name)
         if path is None:
-            raise InputError(f"{name}: no such file or folder")
+            raise InputError(f"{name}: no such file or folder; give an existing path, or package:NAME/path")
         return self.digest(path)
 
 

@@ -87,3 +87,24 @@ def test_a_package_that_is_installed_later_is_found(tmp_path: Path, monkeypatch:
     (tmp_path / "late_comer" / "model").mkdir(parents=True)
     (tmp_path / "late_comer" / "__init__.py").write_text("")
     assert locate("package:late_comer/model") == tmp_path / "late_comer" / "model"
+
+
+@pytest.mark.parametrize(
+    "name", ["facebook/opt-2.7b", "Qwen/Qwen2.5-0.5B", "BAAI/bge-small-en-v1.5", "distilgpt2.5", "bert-base-uncased"]
+)
+def test_a_dot_does_not_make_a_hub_id_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate(name) is None
+    (tmp_path / name).mkdir(parents=True)
+    assert locate(name) == Path(name), "what exists is meant"
+
+
+@pytest.mark.parametrize(
+    "name", ["data/train.csv", "train.TSV", "rows.jsonl.gz", "sets/all.zip", "set.h5", "./opt-2.7b", "a/b/opt-2.7b"]
+)
+def test_a_file_or_a_path_that_is_missing_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no such file or folder; give an existing path"):
+        locate(name)
