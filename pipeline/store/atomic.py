@@ -13,6 +13,9 @@ from typing import Any
 
 from pipeline.errors import StageError
 
+_UMASK = os.umask(0o077)  # read once: there is no way to ask without setting it, which holds for all threads
+os.umask(_UMASK)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -32,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield aside
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(aside, 0o666 & ~_umask())
+        os.chmod(aside, 0o666 & ~_UMASK)
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
@@ -68,9 +71,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

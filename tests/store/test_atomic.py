@@ -109,3 +109,12 @@ def test_a_cell_on_a_full_disk(small_disk: Path) -> None:
     with cell.claim():
         pass
     assert cell.state == "done"
+
+
+def test_a_file_is_made_without_touching_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The umask is the whole process's: two threads that set it aside to read it may leave it at nothing."""
+    mask = os.umask(0)
+    os.umask(mask)
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
+    write_text(tmp_path / "a", "b")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
