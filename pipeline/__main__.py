@@ -31,6 +31,7 @@ from pipeline.launch.status import Row
 from pipeline.launch.status import rows as rows_of
 from pipeline.launch.submission import all_of, jobs_of, note_code
 from pipeline.launch.submitter import Executor, locally, tables, to_slurm
+from pipeline.report.files import OUT
 from pipeline.report.pairs import check_choices
 from pipeline.store import Store
 
@@ -68,7 +69,7 @@ def run(
     cluster: Where = "debug",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and stop")] = False,
     root: Root = None,
-    out: Out = Path("analysis/results"),
+    out: Out = OUT,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="a gradient check before the first distillation")
     ] = True,
@@ -125,6 +126,7 @@ def status(
     watch: Annotated[float | None, typer.Option(help="look again every so many seconds, until nothing runs")] = None,
     json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
     root: Root = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the tables (default: the last submission's)")] = None,
     cluster_file: File = None,
 ) -> None:
     """Show every cell: done, running, pending (why), failed (why, and the log), partial (begun) or missing."""
@@ -143,7 +145,7 @@ def status(
     print(display.text(rows, width, color=sys.stdout.isatty(), everything=everything, note=trouble))
     if any(row.stage == "evaluate" and row.state == "done" for row in rows):
         scheduler = Scheduler.here() if trouble is None else None
-        print(f"\n{tables(experiment, store, site, scheduler, Path('analysis/results'))}")
+        print(f"\n{tables(experiment, store, site, scheduler, out)}")
 
 
 def _looking(experiment: Experiment, store: Store, site: Cluster) -> Callable[[], tuple[Sequence[Row], str | None]]:
@@ -165,7 +167,7 @@ def retry(
     only: Only = None,
     cluster: Where = "debug",
     root: Root = None,
-    out: Out = Path("analysis/results"),
+    out: Out = OUT,
     cluster_file: File = None,
 ) -> None:
     """Run what failed again, with what waits for it; also what was given up."""
@@ -229,6 +231,7 @@ def array(
     try:
         site = _site(cluster_file)
         experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
+        check_choices(experiment)
         scheduler = Scheduler.here()
         limit = None if scheduler is None else scheduler.max_array_size()
         experiment = launch.pin(experiment, store)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.config import Experiment, load
+from pipeline.errors import InputError
+from pipeline.report.files import OUT, last, write_last
 from pipeline.stopping import guarded
 from pipeline.store import Store
 from pipeline.store.atomic import write_text
 
 if TYPE_CHECKING:
     from pipeline.report.finished import Problem
-
-OUT = Path("analysis/results")
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,11 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     ``<experiment>.transfer.*``.
 
     Raises:
-        InputError: hyper-parameters would have to be chosen without dev scores, ``report.compare`` names no row, or the
-            runs from before are not whole.
+        InputError: no cell has results, here or in ``out``, hyper-parameters would have to be chosen without dev
+            scores, ``report.compare`` names no row, or the runs from before are not whole. Nothing was written.
 
     """
+    began = time.time()
     # pandas and matplotlib: not for those who only list the stages
     from pipeline.report.archive import Archive
     from pipeline.report.collect import collect
@@ -65,15 +67,19 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
 
     archive = Archive(out / experiment.name, store)
     collected = collect(experiment, store, archive)
+    if not collected.cells:
+        raise InputError(
+            f"{experiment.name}: no cell has results yet, so that {out} is left as it is; "
+            f"{experiment.typed.command('status')} says why"
+        )
     ledger = Ledger(out / f"{experiment.name}.ledger.csv", store)
     ledger.add(finished for finished, _ in collected.cells)
     results = results_table(experiment, collected)
     remarks = (*results.caption, *searched_before(collected, out), *sentences(collected, ledger))
     results = replace(results, caption=remarks)
     tables = (task_table(experiment, collected), results)
-    files = [out / f"{experiment.name}.csv"]
-    frame = with_costs(long_form(collected), collected, ledger)
-    write_text(files[0], frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+    whole = with_costs(long_form(collected), collected, ledger)
+    files = [last(experiment.name, out)]
     archive.write(collected.cells, collected.prepared)
     ledger.write()
     files += [archive.runs, archive.h5, ledger.path, out / f"{experiment.name}.tests.csv"]
@@ -81,11 +87,8 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     assert tests is not None
     write_text(files[-1], tests.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     for table in tables:
-        texts = {
-            "csv": table.frame.to_csv(index=False, lineterminator="\n"),
-            "md": markdown(table),
-            "tex": latex(table),
-        }
+        plain = table.frame.to_csv(index=False, lineterminator="\n")
+        texts = {"csv": plain, "md": markdown(table), "tex": latex(table)}
         for suffix, text in texts.items():
             files.append(out / f"{experiment.name}.{table.name}.{suffix}")
             write_text(files[-1], text)
@@ -93,6 +96,7 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     files += draw_pareto(collected, ledger, experiment.name, out / f"{experiment.name}.pareto")
     robustness, more = write_robustness(experiment.name, collected, store, out / experiment.name)
     transfer, beside = write_transfer(experiment, collected, out / experiment.name)
+    write_last(files[0], whole.to_csv(index=False, float_format="%.10g", lineterminator="\n"), began)
     archived = sum(cell.archived for cell, _ in collected.cells)
     shown = [*(markdown(table) for table in tables), *(text for text in (robustness, transfer) if text)]
     return Summary("\n".join(shown), (*files, *more, *beside), collected.problems, archived)

@@ -109,6 +109,17 @@ def test_mistakes_on_the_command_line(experiment: Write, run: Run, tmp_path: Pat
     assert list((tmp_path / "here").iterdir()) == []
 
 
+@pytest.mark.parametrize("command", [("run",), ("array", "distill"), ("estimate",), ("retry",)], ids=" ".join)
+def test_what_tables_could_not_show_is_refused_before_hours_are_spent(
+    experiment: Write, run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    path = experiment(report={"compare": [["HL", "SLL"]]})
+    status, out, err = run(command[0], path, *command[1:], "--root", tmp_path / "root")
+    assert (status, out) == (2, "nothing\n" if "array" in command else "")
+    assert "report.compare: no row is called 'SLL'" in err
+    assert not (tmp_path / "root").exists()
+
+
 def test_dry_run_prints_the_cells_and_computes_nothing(experiment: Write, run: Run, tmp_path: Path) -> None:
     path = experiment(grids=[{"distill.seed": [1, 2]}])
     status, out, _ = run("run", path, "--dry-run", "--root", tmp_path / "root")
@@ -192,8 +203,13 @@ def test_status_says_where_the_tables_are(experiment: Write, run: Run, tmp_path:
     path = experiment()
     assert run("run", path, "--root", tmp_path / "root", "--out", "analysis/results")[0] == 0
     assert run("status", path, "--root", tmp_path / "root")[1].rstrip().endswith("tables: analysis/results/tiny.*")
-    Path("analysis/results/tiny.pdf").unlink()
+    Path("analysis/results/tiny.csv").rename("analysis/results/kept.csv")
     assert "tables: older than the results, or none" in run("status", path, "--root", tmp_path / "root")[1]
+    Path("analysis/results").rename("mine")
+    Path("mine/kept.csv").rename("mine/tiny.csv")
+    assert "none, in analysis/results (--out)" in run("status", path, "--root", tmp_path / "root")[1]
+    given = run("status", path, "--root", tmp_path / "root", "--out", "mine")[1]
+    assert given.rstrip().endswith("tables: mine/tiny.*")
 
 
 def test_an_error_that_no_one_foresaw_keeps_its_traceback(

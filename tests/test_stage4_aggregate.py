@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from pipeline.errors import InputError
+from pipeline.report.files import last
 from pipeline.stage4_aggregate import run
 from pipeline.store import Store
 from tests.report.report_fabric import FULL, MAJORITY, RANDOM, Fabric
@@ -49,14 +52,46 @@ def test_the_same_results_give_the_same_bytes(fabric: Fabric, tmp_path: Path):
     assert b"CreationDate" not in first[-1].read_bytes()
 
 
-def test_a_grid_without_any_result_still_names_everything(fabric: Fabric, tmp_path: Path):
-    experiment = fabric.experiment(MAJORITY, {})
-    fabric.fail(experiment.cells[0].source.source, "no column 'text';\n  columns: a, b")
+def test_a_grid_with_one_result_still_names_everything(fabric: Fabric, tmp_path: Path):
+    experiment = fabric.experiment(MAJORITY, {}, tasks=[fabric.task("one"), fabric.task("two")])
+    fabric.finish(experiment.cells[0], {"test": [0.5], "dev": [0.5]})
+    two = [cell for cell in experiment.cells if cell.source.source.task.name == "two"]
+    fabric.fail(two[0].source.source, "no column 'text';\n  columns: a, b")
     summary = run(experiment, fabric.store, tmp_path / "out")
-    assert [problem.stage for problem in summary.problems] == ["prepare", "prepare"]
-    assert "Without results (2):" in summary.markdown
-    assert f"{experiment.cells[1].slug}: stage prepare is failed: no column 'text'; columns: a, b" in summary.markdown
-    assert "| HL | failed |" in summary.markdown
+    assert sorted(problem.stage for problem in summary.problems) == ["distill", "prepare", "prepare"]
+    assert "Without results (3):" in summary.markdown
+    assert f"{two[1].slug}: stage prepare is failed: no column 'text'; columns: a, b" in summary.markdown
+    assert "| HL | missing | failed |" in summary.markdown
+
+
+def test_without_any_result_what_is_there_is_left_as_it_is(fabric: Fabric, tmp_path: Path):
+    """Also where runs are archived, of other data: they would be replaced by none at all."""
+    out, experiment = tmp_path / "out", fabric.experiment()
+    with pytest.raises(InputError, match=r"demo: no cell has results yet, so that .*out is left as it is; python -m"):
+        run(experiment, fabric.store, out)
+    assert not out.exists()
+    fabric.answer(experiment.cells[0], [0.5, 0.6])
+    run(experiment, fabric.store, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    fabric.data.write_text("text,label\nother,1\nrows,0\n")
+    with pytest.raises(InputError, match="no cell has results yet"):
+        run(experiment, Store(tmp_path / "elsewhere"), out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_file_that_is_written_last_is_as_old_as_the_look_at_the_store(
+    fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Results that come while the tables are made are not in them."""
+    out, experiment = tmp_path / "out", filled(fabric)
+    seen, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda aside, path: (seen.append(Path(path).name), replace(aside, path)))
+    began = time.time()
+    done = run(experiment, fabric.store, out)
+    assert seen[-1] == last(experiment.name, out).name
+    drawn = (out / "demo.pareto.pdf").stat().st_mtime
+    assert began - 0.1 <= last(experiment.name, out).stat().st_mtime < drawn - 0.2
+    assert last(experiment.name, out) in done.files
 
 
 def test_nothing_is_written_when_the_choice_is_impossible(fabric: Fabric, tmp_path: Path):

@@ -7,11 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.config import Experiment
 from pipeline.launch.scheduler import Scheduler, stuck
 from pipeline.launch.submission import Submission, queued
 from pipeline.store import Store
-from pipeline.store.atomic import read_json
 
 _PATIENCE, _PAUSE = 300.0, 3.0  # seconds that SLURM may take to look at every dependency, and between two looks
 
@@ -49,5 +47,4 @@ def aggregate(folder: str) -> None:
     from pipeline import stage4_aggregate
 
     submission = Submission.read(Path(folder))
-    experiment = Experiment.model_validate(read_json(submission.folder / "experiment.json"), strict=False)
-    stage4_aggregate.show(stage4_aggregate.run(experiment, Store(submission.root), submission.out))
+    stage4_aggregate.show(stage4_aggregate.run(submission.whole, Store(submission.root), submission.out))

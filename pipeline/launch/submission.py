@@ -121,6 +121,11 @@ class Submission:
         made.save()
         return made
 
+    @property
+    def whole(self) -> Experiment:
+        """The experiment as it was submitted, also the cells that this submission has not."""
+        return Experiment.model_validate(read_json(self.folder / "experiment.json"), strict=False)
+
     @classmethod
     def read(cls, folder: Path) -> Submission:
         """The submission in ``folder``.

@@ -24,7 +24,7 @@ from pipeline.errors import InputError, StageError
 from pipeline.launch.element import run_element
 from pipeline.launch.finish import aggregate, sweep
 from pipeline.launch.known import remember
-from pipeline.launch.local import supervise
+from pipeline.launch.local import Ended, supervise
 from pipeline.launch.plan import Live, Plan, plan
 from pipeline.launch.queue import adopt, live_of, orphans, settle_kills, startable, waited_for
 from pipeline.launch.refusals import short_slots
@@ -33,6 +33,8 @@ from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.slurm import Slurm
 from pipeline.launch.stages import MODULES, StageName, pin, stage_cells
 from pipeline.launch.submission import Queued, Submission, all_of, queued, submissions
+from pipeline.report.files import OUT, last
+from pipeline.report.pairs import check_choices
 from pipeline.store import Store
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def submit(
     settings: Sequence[str] = (),
     only: Sequence[str] = (),
     root: str | Path | None = None,
-    out: Path = Path("analysis/results"),
+    out: Path = OUT,
     file: str | Path | None = None,
 ) -> list[Job[Any]]:
     """Submits what is missing of an experiment and returns at once, for notebooks and scripts.
@@ -91,7 +93,8 @@ def submit(
         submitit's jobs; none where nothing is missing. What a job computes is in the store, not in its result.
 
     Raises:
-        InputError: a mistake in one of the files, one text in place of a list of them, or no SLURM here.
+        InputError: a mistake in one of the files, also one that only the tables would show (``report``), one text in
+            place of a list of them, or no SLURM here.
         StageError: SLURM refused a job.
 
     """
@@ -101,6 +104,7 @@ def submit(
     site = load_cluster(file)
     store = Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
     experiment = restricted(load(config, settings), only)
+    check_choices(experiment)
     places = {"root": None if root is None else str(root), "cluster_file": None if file is None else str(file)}
     experiment = experiment.model_copy(update={"typed": experiment.typed.model_copy(update=places)})
     experiment = pin(experiment, store)
@@ -134,28 +138,38 @@ def written(
 
 
 def run_locally(folder: str, at_once: int) -> None:
-    """Every element of a submission, then its tables."""
-    supervise(Submission.read(Path(folder)), at_once)
+    """Every element of a submission, then its tables.
+
+    Raises:
+        InputError: no cell has results.
+        StageError: cells failed, or another process of this machine is at them.
+
+    """
+    submission = Submission.read(Path(folder))
+    ended = supervise(submission, at_once)
     aggregate(folder)
+    _check(ended, submission.whole)
 
 
 def locally(experiment: Experiment, store: Store, cluster: Cluster, out: Path, *, check: bool = True) -> None:
     """Runs what is missing in processes of this machine, a few at a time, then makes the tables.
 
     Raises:
+        InputError: no cell has results.
         StageError: cells failed, or another process of this machine is at them.
         Stopped: told to stop; what the cells had done is saved.
 
     """
     submission = written(experiment, store, cluster, out, check=check)
-    ended = None if submission is None else supervise(submission, cluster.local.at_once)
-    if not any(cell.state == "done" for cell in stage_cells(experiment, store, "evaluate")):
-        why = experiment.typed.command("status")
-        raise StageError(f"no cell has results: {out} is left as it is; {why} says why")
+    ended = Ended() if submission is None else supervise(submission, cluster.local.at_once)
     from pipeline import stage4_aggregate
 
     stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
-    if ended is not None and ended.badly:
+    _check(ended, experiment)
+
+
+def _check(ended: Ended, experiment: Experiment) -> None:
+    if ended.badly:
         raise StageError(f"{len(ended.badly)} jobs failed; {experiment.typed.command('status')} says why and where")
 
 
@@ -217,14 +231,25 @@ def _outdated(experiment: Experiment, store: Store, out: Path) -> bool:
     """Whether there are results that the tables do not have: that job was killed, or made them before these came."""
     results = [cell.folder / "done.json" for cell in stage_cells(experiment, store, "evaluate")]
     newest = max((file.stat().st_mtime for file in results if file.exists()), default=0.0)
-    tables = [out / f"{experiment.name}{suffix}" for suffix in (".csv", ".pdf")]  # the first and the last
-    return newest > min(file.stat().st_mtime if file.exists() else 0.0 for file in tables)
+    written = last(experiment.name, out)
+    return newest > (written.stat().st_mtime if written.exists() else 0.0)
 
 
-def tables(experiment: Experiment, store: Store, cluster: Cluster, scheduler: Scheduler | None, out: Path) -> str:
-    """Where the tables are, or that they lack results which are there, and what becomes of that; for ``status``."""
+def tables(
+    experiment: Experiment, store: Store, cluster: Cluster, scheduler: Scheduler | None, out: Path | None = None
+) -> str:
+    """Where the tables are, or that they lack results which are there, and what becomes of that; for ``status``.
+
+    Args:
+        experiment: with hub revisions resolved where they can be.
+        store: of the artifacts.
+        cluster: where submissions are written down.
+        scheduler: that may have a job which makes the tables.
+        out: their folder; by default the last submission's, or else where they are without one.
+
+    """
     found = list(all_of(cluster.logs_folder, experiment.name))
-    out = found[-1].out if found else out
+    out = out or (found[-1].out if found else OUT)
     if not _outdated(experiment, store, out):
         return f"tables: {out / experiment.name}.*"
     mine: list[Queued] = []
@@ -236,7 +261,7 @@ def tables(experiment: Experiment, store: Store, cluster: Cluster, scheduler: Sc
         return f"tables: job {jobs[-1].id} makes them ({jobs[-1].state.lower()})"
     logs = sorted(found[-1].folder.glob("jobs/aggregate/*.err")) if found else []
     said = f"; what the last try said: {logs[-1]}" if logs else ""
-    return f"tables: older than the results, or none, and no job makes them: run makes them{said}"
+    return f"tables: older than the results, or none, in {out} (--out), and no job makes them: run makes them{said}"
 
 
 def _submit(slurm: Slurm, planned: Plan, waited: Mapping[str, set[str]]) -> Submitted:

@@ -25,6 +25,7 @@ from pipeline.report.figures import budgets as budget_figure
 from pipeline.report.figures import losses as loss_figure
 from pipeline.report.figures import pareto
 from pipeline.report.figures import scores as bars_figure
+from pipeline.report.files import OUT
 from pipeline.report.ledger import Ledger, sentences
 from pipeline.report.render import markdown
 from pipeline.report.settled import sentences as searched_before
@@ -121,7 +122,7 @@ def gather(experiment: str, settings: Sequence[str] = (), full_data: str = "") -
         store = Store(Store().root.absolute())
         found = load(_file(experiment), settings)
         collected = _collect(found, home, store)
-        ledger = Ledger(home / "analysis" / "results" / f"{found.name}.ledger.csv", store)
+        ledger = Ledger(home / OUT / f"{found.name}.ledger.csv", store)
         ledger.add(cell for cell, _ in collected.cells)
         reference = _collect(load(_file(full_data)), home, store) if full_data else None
     return Results(found, home, store, collected, ledger, reference)
@@ -130,7 +131,7 @@ def gather(experiment: str, settings: Sequence[str] = (), full_data: str = "") -
 def table(results: Results) -> Page:
     """Table 2 or 3 as stage 4 prints it."""
     found = results_table(results.experiment, results.collected)
-    before = searched_before(results.collected, results.home / "analysis" / "results")
+    before = searched_before(results.collected, results.home / OUT)
     caption = (*found.caption, *before, *sentences(results.collected, results.ledger))
     return Page(markdown(replace(found, caption=caption)))
 

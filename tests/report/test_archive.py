@@ -111,8 +111,9 @@ def test_other_data_is_another_cell(fabric: Fabric, tmp_path: Path):
     fabric.answer(experiment.cells[0], [0.5, 0.6])
     run(experiment, fabric.store, out)
     fabric.data.write_text("text,label\nother,1\nrows,0\n")
-    summary = run(experiment, Store(tmp_path / "elsewhere"), tmp_path / "out")
-    assert [problem.state for problem in summary.problems] == ["missing"]
+    elsewhere = Store(tmp_path / "elsewhere")
+    (problem,) = collect(experiment, elsewhere, Archive(out / "demo", elsewhere)).problems
+    assert problem.state == "missing"
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -125,7 +126,7 @@ def test_hub_revisions_that_are_not_resolved_here_do_not_matter(fabric: Fabric, 
     assert run(experiment, Store(tmp_path / "fresh"), out).problems == ()
     other = Store(tmp_path / "other")
     other.places.record("dataset", source.id, source.revision, "2" * 40)
-    assert len(run(experiment, other, out).problems) == 1, "another commit of the data"
+    assert len(collect(experiment, other, Archive(out / "demo", other)).problems) == 1, "another commit of the data"
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -154,6 +155,7 @@ def test_another_setting_is_not_found(fabric: Fabric, tmp_path: Path):
 @pytest.mark.parametrize("gone", ["demo.runs.csv", "demo.h5"])
 def test_one_file_without_the_other_is_refused(fabric: Fabric, tmp_path: Path, gone: str):
     experiment, out = fabric.experiment(), tmp_path / "out"
+    fabric.answer(experiment.cells[0], [0.5, 0.6])
     run(experiment, fabric.store, out)
     (out / gone).unlink()
     with pytest.raises(InputError, match=f"stands without {gone}; restore that one, or remove this one"):
