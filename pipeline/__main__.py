@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -14,7 +13,7 @@ import typer
 
 from pipeline import launch, release, samples, stopping
 from pipeline.config import Experiment, load
-from pipeline.config.cluster import Cluster, expanded, load_cluster
+from pipeline.config.cluster import Cluster, enter, root_of
 from pipeline.config.where import restricted
 from pipeline.errors import InputError
 from pipeline.launch import display
@@ -76,8 +75,8 @@ def run(
     cluster_file: File = None,
 ) -> None:
     """Run all four stages of an experiment; what is done already is not run again."""
-    site = _site(cluster_file)
-    experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
+    site = enter(cluster_file)
+    experiment, store = _experiment(config, set_, only, root, cluster_file), Store(root_of(root, site))
     check_choices(experiment)
     if dry_run:
         print(described(experiment, store, site, cluster))
@@ -104,19 +103,6 @@ def _experiment(
     return found.model_copy(update={"typed": typed})
 
 
-def _site(file: str | None) -> Cluster:
-    """The cluster's file; this process looks for artifacts and for what the hub gave where jobs do."""
-    site = load_cluster(file)
-    for name, value in site.environment().items():
-        os.environ.setdefault(name, str(expanded("root" if name == "TEXTDD_ROOT" else "hub_cache", value)))
-    return site
-
-
-def _store(root: str | None, site: Cluster) -> Store:
-    """By ``--root``, the environment, the cluster's file, in this order."""
-    return Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
-
-
 @app.command()
 def status(
     config: Config,
@@ -130,8 +116,8 @@ def status(
     cluster_file: File = None,
 ) -> None:
     """Show every cell: done, running, pending (why), failed (why, and the log), partial (begun) or missing."""
-    site = _site(cluster_file)
-    experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
+    site = enter(cluster_file)
+    experiment, store = _experiment(config, set_, only, root, cluster_file), Store(root_of(root, site))
     look = _looking(experiment, store, site)
     if watch is not None:
         display.watch(look, watch)
@@ -171,8 +157,8 @@ def retry(
     cluster_file: File = None,
 ) -> None:
     """Run what failed again, with what waits for it; also what was given up."""
-    site = _site(cluster_file)
-    store = _store(root, site)
+    site = enter(cluster_file)
+    store = Store(root_of(root, site))
     given = _experiment(config, set_, only, root, cluster_file)
     check_choices(given)
     experiment = launch.pin(given, store)
@@ -196,7 +182,7 @@ def retry(
 def cancel(config: Config, set_: Settings = None, cluster_file: File = None) -> None:
     """Cancel the jobs of this experiment, and no others; what they had done is saved."""
     experiment = _experiment(config, set_, None, None, cluster_file)
-    print(f"{experiment.name}: {cancel_ours(experiment, _site(cluster_file))}")
+    print(f"{experiment.name}: {cancel_ours(experiment, enter(cluster_file))}")
 
 
 @app.command()
@@ -205,7 +191,7 @@ def sbatch(
     cluster_file: File = None,
 ) -> None:
     """Render sbatch/*.sbatch from the cluster's file."""
-    site = _site(cluster_file)
+    site = enter(cluster_file)
     if not check:
         print(f"written: {', '.join(map(str, scripts.write(site)))}")
         return
@@ -229,8 +215,8 @@ def array(
     """Print what is left of STAGE as sbatch's --array takes it: positions in the grid."""
     positions = "nothing"  # which sbatch refuses; with an empty --array it would submit one job for the whole grid
     try:
-        site = _site(cluster_file)
-        experiment, store = _experiment(config, set_, only, root, cluster_file), _store(root, site)
+        site = enter(cluster_file)
+        experiment, store = _experiment(config, set_, only, root, cluster_file), Store(root_of(root, site))
         check_choices(experiment)
         scheduler = Scheduler.here()
         limit = None if scheduler is None else scheduler.max_array_size()
@@ -269,8 +255,8 @@ def prune(
     cluster_file: File = None,
 ) -> None:
     """Remove artifacts that no experiment and no run refers to, and what nobody reads again, after saying which."""
-    site, options = _site(cluster_file), {"settings": set_ or [], "without": without or []}
-    prune_superseded(configs or [], _store(root, site), site.logs_folder, cluster_file, yes=yes, **options)
+    site, options = enter(cluster_file), {"settings": set_ or [], "without": without or []}
+    prune_superseded(configs or [], Store(root_of(root, site)), site.logs_folder, cluster_file, yes=yes, **options)
 
 
 @app.command()
@@ -286,8 +272,8 @@ def estimate(
     from pipeline.launch.estimate import estimate as estimated
     from pipeline.launch.estimate import table
 
-    site = _site(cluster_file)
-    store = _store(root, site)
+    site = enter(cluster_file)
+    store = Store(root_of(root, site))
     experiment = launch.pin(_experiment(config, set_, only, root, cluster_file), store)
     check_choices(experiment)
     lines = estimated(experiment, store, lambda text: print(text, file=sys.stderr, flush=True), again=again)
@@ -301,9 +287,10 @@ def check_grad(
     index: Annotated[int | None, typer.Option(help="position in the grid (default: the first that learns)")] = None,
     full: Annotated[bool, typer.Option("--full", help="the whole set, not a slice of it")] = False,
     root: Root = None,
+    cluster_file: File = None,
 ) -> None:
     """Compare the configured hypergradient with the unroll and with finite differences; exit status 1 if it is off."""
-    store = Store(root)
+    store = Store(root_of(root, enter(cluster_file)))
     experiment = launch.pin(load(config, set_ or []), store)
     cell = launch.learning_cell(experiment, index)
     outcome = launch.run_stage([store.cell(cell.source.source)], "prepare", store)

@@ -12,6 +12,7 @@ import typer
 
 from pipeline import launch
 from pipeline.config import AlwaysMajority, Distill, Evaluate, OnVectors
+from pipeline.config.cluster import enter, root_of
 from pipeline.errors import InputError
 from pipeline.store import Store
 
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from pipeline.report.card.facts import Evaluation, Facts
 
 File = Annotated[Path, typer.Argument(help="a distilled set: a distilled.h5, of the store or from anywhere")]
-Root = Annotated[
-    str | None, typer.Option(help="folder of all artifacts (default: the set's own, $TEXTDD_ROOT, or checkpoints)")
-]
+Root = Annotated[str | None, typer.Option(help="folder of all artifacts (default: the set's own, or as of `run`)")]
 Data = Annotated[
     list[Path] | None, typer.Option(help="where the task's data are now, a file or a folder; matched by content")
 ]
@@ -199,7 +198,8 @@ def push(
 def _store(file: Path, root: str | None) -> Store:
     """The store that was asked for, or the one that the set lies in, or the default."""
     inside = file.absolute().parent
-    return Store.of(inside) if root is None and inside.parent.name == "distill" else Store(root)
+    own = root is None and inside.parent.name == "distill"
+    return Store.of(inside) if own else Store(root_of(root, enter()))
 
 
 def _prepared(

@@ -10,6 +10,7 @@ import typer
 
 from pipeline import launch
 from pipeline.config import load
+from pipeline.config.cluster import enter, root_of
 from pipeline.errors import InputError
 from pipeline.store import Store, locate
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 File = Annotated[Path, typer.Argument(help="a distilled set: a distilled.h5, of the store or from anywhere")]
 Encoder = Annotated[Path | None, typer.Option("--model", help="a folder with its encoder and tokenizer")]
-Root = Annotated[str | None, typer.Option(help="folder of all artifacts (default: $TEXTDD_ROOT, or checkpoints)")]
+Root = Annotated[str | None, typer.Option(help="folder of all artifacts (default: the set's own, or as of `run`)")]
 
 
 def show(
@@ -86,7 +87,7 @@ def import_(
     root: Root = None,
 ) -> None:
     """Turn a set that others published into a distilled.h5."""
-    store = Store(root)
+    store = Store(root_of(root, enter()))
     experiment = launch.pin(load(config, set_ or []), store)
     cell = store.cell(experiment.cells[0].source.source)
     outcome = launch.run_stage([cell], "prepare", store)
@@ -110,7 +111,8 @@ def _beside(found: DistilledSet, file: Path, root: str | None) -> tuple[Prepared
     if "config" not in found.about:
         return None, ()
     inside = file.absolute().parent
-    store = Store.of(inside) if root is None and inside.parent.name == "distill" else Store(root)
+    own = root is None and inside.parent.name == "distill"
+    store = Store.of(inside) if own else Store(root_of(root, enter()))
     made = config_of(found)
     scores = tuple(
         each.model_copy(update={"scores": tuple(one for one in each.scores if one.metric == made.source.task.metric)})

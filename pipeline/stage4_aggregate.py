@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.config import Experiment, load
+from pipeline.config.cluster import enter, root_of
 from pipeline.errors import InputError
 from pipeline.report.files import OUT, last, write_last
 from pipeline.stopping import guarded
@@ -117,11 +118,13 @@ def show(summary: Summary) -> None:
 def main(
     config: Annotated[Path, typer.Argument(help="the experiment's YAML file, such as configs/quickstart.yaml")],
     settings: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; several values sweep")] = None,
-    root: Annotated[Path | None, typer.Option(help="folder of all artifacts (default: checkpoints)")] = None,
+    root: Annotated[str | None, typer.Option(help="folder of all artifacts (default: as of `run`)")] = None,
     out: Annotated[Path, typer.Option(help="folder of the tables and figures")] = OUT,
 ) -> None:
     """Tables and a figure from the finished cells of CONFIG."""
-    show(run(load(config, settings or ()), Store(root), out))
+    store, experiment = Store(root_of(root, enter())), load(config, settings or ())
+    typed = experiment.typed.model_copy(update={"root": root})
+    show(run(experiment.model_copy(update={"typed": typed}), store, out))
 
 
 if __name__ == "__main__":

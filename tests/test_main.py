@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
-from pipeline import __main__, launch
+from pipeline import __main__, launch, release, stage4_aggregate
 from pipeline.config import load
+from pipeline.config.cluster import JOBS
+from pipeline.errors import StageError
+from pipeline.launch import command as launch_command
 from pipeline.store import Store
 
 Write = Callable[..., Path]
@@ -210,6 +214,45 @@ def test_status_says_where_the_tables_are(experiment: Write, run: Run, tmp_path:
     assert "none, in analysis/results (--out)" in run("status", path, "--root", tmp_path / "root")[1]
     given = run("status", path, "--root", tmp_path / "root", "--out", "mine")[1]
     assert given.rstrip().endswith("tables: mine/tiny.*")
+
+
+@pytest.mark.parametrize(
+    "command", ["check-grad", "import", "prepare", "distill", "evaluate", "aggregate", "card", "doctor"]
+)
+def test_every_command_line_looks_for_artifacts_where_the_clusters_file_says(
+    experiment: Write, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Each of them up to where it has a store."""
+
+    def looked(*arguments: object, **_: object) -> None:
+        store = next(one for one in arguments if isinstance(one, Store))
+        raise StageError(f"looked in {store.root}")
+
+    def asked(*root: str) -> str:
+        if command == "card":
+            return f"looked in {release._store(Path('a.h5'), root[1] if root else None).root}"
+        if command not in JOBS:
+            words = {"import": ("import", "a.h5", path), "doctor": ("doctor",)}.get(command, (command, path))
+            _, out, err = run(*words, *root)
+            return out + err
+        monkeypatch.setattr(sys, "argv", ["stage", str(path), *root])
+        with pytest.raises(StageError) as caught:
+            typer.run(stage4_aggregate.main) if command == "aggregate" else launch.stage_command(command)
+        return str(caught.value)
+
+    for module in (launch, launch_command):
+        monkeypatch.setattr(module, "run_stage", looked)
+    monkeypatch.setattr(launch_command, "guarded", lambda command: command())
+    monkeypatch.setattr(stage4_aggregate, "run", looked)
+    monkeypatch.setenv("TEXTDD_ROOT", "to be put back")
+    monkeypatch.delenv("TEXTDD_ROOT")
+    path, said = experiment(), "looked in " if command != "doctor" else "artifacts in "
+    Path("configs").mkdir()
+    Path("configs/cluster.yaml").write_text(f"root: {tmp_path / 'site'}\n")
+    assert f"{said}{tmp_path / 'site'}" in asked()
+    assert f"{said}{tmp_path / 'given'}" in asked("--root", str(tmp_path / "given"))
+    monkeypatch.setenv("TEXTDD_ROOT", str(tmp_path / "set"))
+    assert f"{said}{tmp_path / 'set'}" in asked()
 
 
 def test_an_error_that_no_one_foresaw_keeps_its_traceback(

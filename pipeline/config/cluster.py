@@ -25,7 +25,10 @@ from pipeline.config.schema import Count, Frozen
 from pipeline.config.where import Rule
 from pipeline.errors import InputError
 
-__all__ = ["DEFAULT_PATH", "JOBS", "Cluster", "JobName", "Request", "RetryReason", "in_shell", "load_cluster"]
+__all__ = [
+    "DEFAULT_PATH", "JOBS", "Cluster", "JobName", "Request", "RetryReason",
+    "enter", "in_shell", "load_cluster", "root_of",
+]  # fmt: skip
 JobName = Literal["prepare", "distill", "evaluate", "aggregate"]
 RetryReason = Literal["out_of_memory", "timeout"]
 JOBS: tuple[JobName, ...] = get_args(JobName)
@@ -98,7 +101,7 @@ class Cluster(Frozen):
     """One cluster, or one account on it.
 
     Attributes:
-        root: folder of all artifacts; by default ``$TEXTDD_ROOT`` or ``checkpoints``.
+        root: folder of all artifacts; ``$TEXTDD_ROOT`` counts where it is set; without either ``checkpoints``.
         hub_cache: what the Hugging Face libraries download goes below this folder; by default to their own place.
         logs: folder of the logs.
         python: the interpreter on compute nodes; by default the one that submits.
@@ -270,6 +273,41 @@ def load_cluster(path: str | Path | None = None) -> Cluster:
     if found := dict.fromkeys(_problems(raw)):
         raise InputError("\n".join(f"{path}: {problem}" for problem in found))
     return Cluster.model_validate(raw)
+
+
+def enter(path: str | Path | None = None) -> Cluster:
+    """Reads a cluster's file for a command line, whose process then looks for what the hub gave where jobs do.
+
+    Args:
+        path: as of :func:`load_cluster`.
+
+    Raises:
+        InputError: likewise, or as :func:`expanded`.
+
+    """
+    site = load_cluster(path)
+    for name, value in site.environment().items():
+        if name not in os.environ:
+            os.environ[name] = str(expanded("root" if name == "TEXTDD_ROOT" else "hub_cache", value))
+    return site
+
+
+def root_of(given: str | Path | None, cluster: Cluster) -> Path | None:
+    """The folder of all artifacts, for every command: ``--root``, ``$TEXTDD_ROOT``, the cluster's file, in this order.
+
+    Args:
+        given: by ``--root``.
+        cluster: whose ``root`` it is otherwise.
+
+    Returns:
+        ``None`` where none of the three says it: the store's own default.
+
+    Raises:
+        InputError: as :func:`expanded`.
+
+    """
+    written = given or os.environ.get("TEXTDD_ROOT")
+    return Path(written) if written else cluster.root_folder
 
 
 class _PlainLoader(Loader):

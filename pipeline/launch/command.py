@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.config import Experiment, load
+from pipeline.config.cluster import Cluster, enter, root_of
 from pipeline.config.where import restricted
 from pipeline.errors import InputError
 from pipeline.launch.known import remember
@@ -28,17 +29,18 @@ def stage_command(stage: StageName) -> None:
         index: Annotated[int | None, typer.Option(help="run one cell: its position in the full grid")] = None,
         set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; several values sweep")] = None,
         only: Annotated[list[str] | None, typer.Option("--only", help="dotted.key=value: no other cells")] = None,
-        root: Annotated[str | None, typer.Option(help="folder of all artifacts (default: checkpoints)")] = None,
+        root: Annotated[str | None, typer.Option(help="folder of all artifacts (default: as of `run`)")] = None,
     ) -> None:
         """Run this stage for every cell of CONFIG, or for one of them; what is done is not done again."""
-        led(lambda ranks: work(ranks, restricted(load(config, set_ or []), only or []), index, root))
+        site = enter()
+        led(lambda ranks: work(ranks, restricted(load(config, set_ or []), only or []), index, root, site))
 
-    def work(ranks: Ranks, experiment: Experiment, index: int | None, root: str | None) -> None:
-        """What every process of the stage does."""
-        store = Store(root)
+    def work(ranks: Ranks, experiment: Experiment, index: int | None, root: str | None, site: Cluster) -> None:
+        """What the first process of the stage does."""
+        store = Store(root_of(root, site))
+        experiment = experiment.model_copy(update={"typed": experiment.typed.model_copy(update={"root": root})})
         if job_id() is not None:
-            typed = experiment.typed.model_copy(update={"root": root})
-            check_code(store.root, experiment.name, typed.command("array", stage))
+            check_code(store.root, experiment.name, experiment.typed.command("array", stage))
         if index is not None:
             if not 0 <= index < len(experiment.cells):
                 raise InputError(f"--index {index}: this grid has the positions 0 to {len(experiment.cells) - 1}")

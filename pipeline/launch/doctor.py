@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import SoftFileLease, Timeout
 
 from pipeline.config import Prepare, load
-from pipeline.config.cluster import DEFAULT_PATH, JOBS, Cluster, Request, expanded, load_cluster
+from pipeline.config.cluster import DEFAULT_PATH, JOBS, Cluster, Request, expanded, load_cluster, root_of
 from pipeline.config.data import HubSource
 from pipeline.errors import InputError, StageError
 from pipeline.launch import machine, sbatch
@@ -63,7 +63,7 @@ def examine(config: str | None, settings: Sequence[str], root: str | None, clust
     scheduler = Scheduler.here()
 
     def store() -> Store:
-        return Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
+        return Store(root_of(root, site))
 
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", machine.python),
@@ -71,7 +71,7 @@ def examine(config: str | None, settings: Sequence[str], root: str | None, clust
         ("torch", machine.torch_build),
         ("gpu", machine.gpu),
         ("cpu", machine.cpu),
-        ("cluster", lambda: cluster(cluster_file)),
+        ("cluster", lambda: cluster(cluster_file, root)),
         ("slurm", lambda: slurm(scheduler)),
         ("requests", lambda: requests(site, scheduler, cluster_file)),
         ("root", lambda: place(store().root, cluster_file)),
@@ -95,10 +95,10 @@ def _found(name: str, check: Callable[[], str]) -> Found:
 # --- the cluster ------------------------------------------------------------------------------------------------
 
 
-def cluster(file: str | None) -> str:
-    """``cluster.yaml`` is valid here, and the scripts are what it says."""
+def cluster(file: str | None, root: str | None = None) -> str:
+    """``cluster.yaml`` is valid here, and the scripts are what it says; ``root`` is what ``--root`` gave."""
     site = load_cluster(file)
-    places = f"artifacts in {Store(site.root_folder).root}, logs in {site.logs_folder}"
+    places = f"artifacts in {Store(root_of(root, site)).root}, logs in {site.logs_folder}"
     if site.python is not None and site.prefix is None and shutil.which(expanded("python", site.python)) is None:
         raise InputError(f"python: {site.python} is no program here; give the path of the compute nodes' interpreter")
     if not Path("sbatch").is_dir():

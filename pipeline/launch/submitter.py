@@ -6,7 +6,6 @@ not the first one lived to write their ids down.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import SoftFileLease, Timeout
 
 from pipeline.config import Experiment, load
-from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.config.cluster import Cluster, load_cluster, root_of
 from pipeline.config.where import restricted
 from pipeline.errors import InputError, StageError
 from pipeline.launch.element import run_element
@@ -85,7 +84,7 @@ def submit(
             run in this process when their result is asked for).
         settings: ``dotted.key=value``, as ``--set``.
         only: likewise, as ``--only``: no other cells are computed.
-        root: folder of all artifacts; by default what the cluster's file says.
+        root: folder of all artifacts; by default ``$TEXTDD_ROOT``, or else what the cluster's file says.
         out: folder of tables and figures.
         file: the cluster's file, by default ``configs/cluster.yaml``.
 
@@ -102,7 +101,7 @@ def submit(
         if isinstance(given, str):
             raise InputError(f"{name}: a list is needed, not one text; write {name}=[{given!r}]")
     site = load_cluster(file)
-    store = Store(root or os.environ.get("TEXTDD_ROOT") or site.root_folder)
+    store = Store(root_of(root, site))
     experiment = restricted(load(config, settings), only)
     check_choices(experiment)
     places = {"root": None if root is None else str(root), "cluster_file": None if file is None else str(file)}

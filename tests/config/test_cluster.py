@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Cluster, Evaluate, Request, load_cluster
-from pipeline.config.cluster import JOBS, JobName, in_shell
+from pipeline.config.cluster import JOBS, JobName, enter, in_shell, root_of
 from pipeline.config.resources import KEYS, NOTICE, Resources
 from pipeline.errors import InputError
 
@@ -501,6 +502,28 @@ def test_variables_in_paths_are_those_of_the_machine(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("SCRATCH")
     with pytest.raises(InputError, match=r"root: \$SCRATCH/a: \$SCRATCH is not set here"):
         _ = cluster.root_folder
+
+
+def test_the_root_is_given_or_the_environments_or_the_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEXTDD_ROOT", raising=False)
+    monkeypatch.delenv("NOBODYS", raising=False)
+    site = Cluster(root="/clusters")
+    assert (root_of(None, Cluster()), root_of(None, site), root_of("/g", site)) == (None, Path("/clusters"), Path("/g"))
+    monkeypatch.setenv("TEXTDD_ROOT", "/set")
+    assert (root_of(None, site), root_of("/g", site)) == (Path("/set"), Path("/g"))
+    assert root_of(None, Cluster(root="$NOBODYS/a")) == Path("/set"), "what is not used may be unset"
+
+
+def test_a_command_line_looks_where_jobs_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TEXTDD_ROOT", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.setenv(name, "to be put back")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_CACHE", "/mine")
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    (tmp_path / "site.yaml").write_text("root: $SCRATCH/a\nhub_cache: $SCRATCH/hub\n")
+    assert enter(tmp_path / "site.yaml").root == "$SCRATCH/a"
+    found = [os.environ[name] for name in ("TEXTDD_ROOT", "HF_HUB_CACHE", "HF_DATASETS_CACHE")]
+    assert found == ["/scratch/a", "/mine", "/scratch/hub/datasets"]
 
 
 def test_the_interpreter_is_words_of_a_shell() -> None:
