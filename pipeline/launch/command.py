@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.config import Experiment, load
-from pipeline.config.cluster import Cluster, enter, root_of
+from pipeline.config.cluster import enter, root_of
 from pipeline.config.where import restricted
 from pipeline.errors import InputError
 from pipeline.launch.known import remember
@@ -30,15 +30,22 @@ def stage_command(stage: StageName) -> None:
         set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; several values sweep")] = None,
         only: Annotated[list[str] | None, typer.Option("--only", help="dotted.key=value: no other cells")] = None,
         root: Annotated[str | None, typer.Option(help="folder of all artifacts (default: as of `run`)")] = None,
+        check: Annotated[
+            bool, typer.Option("--check/--no-check", help="of stage 2: a gradient check before a cell is distilled")
+        ] = True,
     ) -> None:
         """Run this stage for every cell of CONFIG, or for one of them; what is done is not done again."""
-        site = enter()
-        led(lambda ranks: work(ranks, restricted(load(config, set_ or []), only or []), index, root, site))
+        place = root_of(root, enter())
 
-    def work(ranks: Ranks, experiment: Experiment, index: int | None, root: str | None, site: Cluster) -> None:
+        def first(ranks: Ranks) -> None:
+            whole = restricted(load(config, set_ or []), only or [])
+            typed = whole.typed.model_copy(update={"root": root})
+            work(ranks, whole.model_copy(update={"typed": typed}), Store(place), index, check)
+
+        led(first)
+
+    def work(ranks: Ranks, experiment: Experiment, store: Store, index: int | None, check: bool) -> None:
         """What the first process of the stage does."""
-        store = Store(root_of(root, site))
-        experiment = experiment.model_copy(update={"typed": experiment.typed.model_copy(update={"root": root})})
         if job_id() is not None:
             check_code(store.root, experiment.name, experiment.typed.command("array", stage))
         if index is not None:
@@ -48,7 +55,8 @@ def stage_command(stage: StageName) -> None:
         experiment = pin(experiment, store)
         if stage == "prepare" or store.root.exists():  # else nothing can be made
             remember(experiment, store)
-        outcome = run_stage(stage_cells(experiment, store, stage), stage, store, ranks)
+        cells = stage_cells(experiment, store, stage)
+        outcome = run_stage(cells, stage, store, ranks, check=check and stage == "distill")
         print(f"{stage}: {outcome}", file=sys.stderr)
         if outcome.failed:
             raise typer.Exit(1)

@@ -65,6 +65,10 @@ source sbatch/env.sh
 set +eu # whatever env.sh left behind
 @setup@"""
 
+_LOG = """\
+log=$(readlink "/proc/$$/fd/1") && [ -f "$log" ] && export TEXTDD_LOG=$log # for `status`, wherever --output led it
+"""
+
 _RUN = """\
 [ -z "$several" ] || command=(srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} "${command[@]}")
 early=''
@@ -266,7 +270,7 @@ def _script(cluster: Cluster, stage: JobName) -> str:
     index = ' ${SLURM_ARRAY_TASK_ID:+--index "$SLURM_ARRAY_TASK_ID"}' if resumes else ""
     called = f'{python} -m {_MODULES[stage]} "$@"{index}'
     run = _RUN.replace("@saved@", str(REQUEUE_STATUS)).replace("@slots@", str(SLOTS))
-    end = f"command=({called})\n{run}" if resumes else f"exec {called}\n"
+    end = f"{_LOG}command=({called})\n{run}" if resumes else f"exec {called}\n"
     setup = "".join(f"{line}\n" for line in [*request.setup, *exports])
     return (
         _HEAD.replace("@usage@", f"sbatch {options}sbatch/{_SCRIPTS[stage]} CONFIG")

@@ -13,6 +13,7 @@ import pytest
 from pipeline import launch, stage1_prepare, stopping
 from pipeline.config import load
 from pipeline.errors import InputError, StageError
+from pipeline.launch import work
 from pipeline.store import Store
 
 Write = Callable[..., Path]
@@ -57,6 +58,28 @@ def test_index_is_a_position_in_the_full_grid(
         assert command("prepare", path, "--index", 1) == 0
         assert [cell.state for cell in cells(path, store, "prepare")] == ["missing", "done", "missing"]
     assert "prepare: 0 done now, 1 done before, 0 failed" in capsys.readouterr().err
+
+
+def test_a_gradient_is_checked_by_stage_2_alone_unless_told_not_to(
+    experiment: Write,
+    store: Store,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in jobs of plain sbatch, which nothing has checked before."""
+
+    def wrong(cell: Any, *_: object) -> None:
+        raise StageError(f"the hypergradient of {cell.folder.name} is wrong")
+
+    monkeypatch.setattr(work, "check_gradient", wrong)
+    path = experiment(method={"outer": {"steps": 1, "batch_size": 8}, "validation": {"split": "none"}})
+    assert command("prepare", path) == 0
+    assert command("distill", path) == 1
+    assert " is wrong" in capsys.readouterr().err
+    assert [cell.state for cell in cells(path, store, "distill")] == ["failed"]
+    assert command("distill", path, "--no-check") == 0
+    assert command("evaluate", path) == 0
 
 
 @pytest.mark.parametrize("index", [3, -1, 100])

@@ -160,12 +160,15 @@ class Job:
         ]
         self.program("python", "\n".join(lines))
 
-    def start(self, *arguments: str, script: str = SCRIPTS[1], cluster: Cluster | None = None, **more: str) -> Any:
+    def start(
+        self, *arguments: str, script: str = SCRIPTS[1], cluster: Cluster | None = None, stdout: Any = None, **more: str
+    ) -> Any:
         (self.folder / "script").write_text(render(cluster or Cluster())[script])
         process = subprocess.Popen(
             ["bash", "script", *arguments],
             cwd=self.folder,
             env=self.environment | more,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -355,6 +358,17 @@ def test_a_strict_env_does_not_end_the_job_at_a_signal(job: Job) -> None:
     job.stage("85", "85", "143")
     assert job.signalled("USR2", **ELEMENT) == (85, "")
     assert job.read("scontrol") == ["requeue 12_3"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:3])
+def test_an_attempt_knows_its_log_for_status(job: Job, script: str) -> None:
+    """Whatever ``--output`` made of it; what is no file is none."""
+    job.stage("0", first='echo "$TEXTDD_LOG" >log.txt')
+    with open(job.folder / "my log.out", "a") as log:
+        assert job.run("CONFIG", script=script, stdout=log, **ELEMENT) == (0, "")
+    assert job.read("log") == [str(job.folder / "my log.out")]
+    assert job.run("CONFIG", script=script, stdout=subprocess.PIPE) == (0, "")
+    assert job.read("log") == [""]
 
 
 def test_places_of_the_cluster_hold_unless_env_says_otherwise(job: Job) -> None:

@@ -63,7 +63,8 @@ def made(root: Path, out: Path | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for folder in sorted(root.glob("*/*/")):
         # litter of a process that was killed would show here
-        found[folder.relative_to(root).as_posix()] = sorted({path.name for path in folder.iterdir()} - {"attempts"})
+        names = {path.name for path in folder.iterdir()} - {"attempts"}  # and a check may have been made or not
+        found[folder.relative_to(root).as_posix()] = sorted(n for n in names if not n.startswith("gradient_check"))
     for path in sorted([*root.glob("*/*/*"), *root.glob("prepare/*/model/*")]):
         name = path.relative_to(root).as_posix()
         if path.name in ("manifest.json", "config.json"):
