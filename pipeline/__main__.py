@@ -179,10 +179,11 @@ def retry(
 
 
 @app.command()
-def cancel(config: Config, set_: Settings = None, cluster_file: File = None) -> None:
+def cancel(config: Config, set_: Settings = None, root: Root = None, cluster_file: File = None) -> None:
     """Cancel the jobs of this experiment, and no others; what they had done is saved."""
-    experiment = _experiment(config, set_, None, None, cluster_file)
-    print(f"{experiment.name}: {cancel_ours(experiment, enter(cluster_file))}")
+    site = enter(cluster_file)
+    experiment, store = _experiment(config, set_, None, root, cluster_file), Store(root_of(root, site))
+    print(f"{experiment.name}: {cancel_ours(experiment, store, site)}")
 
 
 @app.command()

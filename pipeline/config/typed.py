@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pipeline.config.schema import Frozen
 
-_LACKS = {"cancel": ("only", "root"), "check-grad": ("only",)}  # options that a command has not
+_LACKS = {"cancel": ("only",), "check-grad": ("only",)}  # options that a command has not
 
 
 class Typed(Frozen):

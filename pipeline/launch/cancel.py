@@ -1,4 +1,4 @@
-"""The jobs of an experiment cancelled, and where it has none, those of the same file with other ``--set`` named."""
+"""The jobs of an experiment cancelled, and where it has none, those of the same file that were typed otherwise."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from pipeline.config import Experiment
 from pipeline.config.cluster import Cluster
 from pipeline.config.typed import Typed
 from pipeline.errors import InputError, StageError
+from pipeline.launch.queue import below
 from pipeline.launch.scheduler import Scheduler, grouped
-from pipeline.launch.submission import Queued, queued, submissions
+from pipeline.launch.submission import Queued, Submission, queued, submissions
 from pipeline.launch.submitter import alone
+from pipeline.store import Store
 from pipeline.store.atomic import read_json
 
 
-def cancel_ours(experiment: Experiment, cluster: Cluster) -> str:
+def cancel_ours(experiment: Experiment, store: Store, cluster: Cluster) -> str:
     """Cancels every job of the experiment that is not over; says how many, and where there are none, which others are.
+
+    Args:
+        experiment: as it was submitted.
+        store: of its artifacts; jobs that compute the same experiment below another root are others.
+        cluster: where submissions are written down.
 
     Raises:
         InputError: there is no SLURM here.
@@ -31,28 +38,33 @@ def cancel_ours(experiment: Experiment, cluster: Cluster) -> str:
         raise InputError("there is no SLURM here; Ctrl-C stops what runs on this machine")
     with alone(cluster.logs_folder, experiment.name):
         everything = queued(cluster.logs_folder, scheduler.mine())
-        jobs = [one for one in everything if one.experiment == experiment.name]
+        named = [one for one in everything if one.experiment == experiment.name]
+        jobs = below(cluster.logs_folder, store.root, named)
         trouble = scheduler.cancel([one.job.id for one in jobs])
     if trouble is not None:
         raise StageError(f"SLURM did not cancel the jobs ({trouble}); try again")
-    others = [] if jobs else list(_variants(experiment, cluster.logs_folder, everything))
+    others = [] if jobs else list(_variants(experiment, store.root.resolve(), cluster.logs_folder, everything))
     said = f"{len(jobs)} jobs cancelled"
-    return "\n  ".join([f"{said}; with other settings there are jobs in the queue:", *others]) if others else said
+    otherwise = "with other settings or another root there are jobs in the queue"
+    return "\n  ".join([f"{said}; {otherwise}:", *others]) if others else said
 
 
-def _variants(experiment: Experiment, logs: Path, jobs: Iterable[Queued]) -> Iterator[str]:
-    """Per experiment of the same file that has jobs in the queue: its name, how many, and what cancels them."""
-    found: dict[str, list[Queued]] = {}
+def _variants(experiment: Experiment, root: Path, logs: Path, jobs: Iterable[Queued]) -> Iterator[str]:
+    """Per experiment of the same file and root that has jobs in the queue: its name, how many, what cancels them."""
+    found: dict[tuple[str, Path], list[Queued]] = {}
     for one in jobs:
         if _stem(one.experiment) == _stem(experiment.name):
-            found.setdefault(one.experiment, []).append(one)
-    for name, its in sorted(found.items()):
+            at = Submission.read(submissions(logs, one.experiment) / one.stamp).root
+            found.setdefault((one.experiment, at), []).append(one)
+    for (name, at), its in sorted(found.items()):
         folder = submissions(logs, name) / max(one.stamp for one in its)
         typed = _recorded(folder / "experiment.json")
         if typed is None:  # of another version of the code
             command = shlex.join(["scancel", *grouped(one.job.id for one in its)])
         else:
-            command = typed.model_copy(update={"cluster_file": experiment.typed.cluster_file}).command("cancel")
+            given = {"cluster_file": experiment.typed.cluster_file}
+            given["root"] = experiment.typed.root if at == root else str(at)
+            command = typed.model_copy(update=given).command("cancel")
         yield f"{name}: {len(its)} jobs; type: {command}"
 
 

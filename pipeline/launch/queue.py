@@ -22,6 +22,14 @@ def startable(jobs: Iterable[Queued]) -> list[Queued]:
     return [one for one in jobs if one.job.id not in never]
 
 
+def below(logs: Path, root: Path, jobs: Iterable[Queued]) -> list[Queued]:
+    """The jobs whose submissions have their artifacts below ``root``: one experiment may be run in several places."""
+    jobs = list(jobs)
+    stamps = {(one.experiment, one.stamp) for one in jobs}
+    roots = {(name, stamp): Submission.read(submissions(logs, name) / stamp).root for name, stamp in stamps}
+    return [one for one in jobs if roots[one.experiment, one.stamp] == root.resolve()]
+
+
 def live_of(logs: Path, root: Path, jobs: Iterable[Queued]) -> Live:
     """The cells below ``root`` that jobs in the queue will compute, of whatever experiment: these share cells."""
     places: dict[str, Place] = {}

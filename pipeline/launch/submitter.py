@@ -25,7 +25,7 @@ from pipeline.launch.finish import aggregate, sweep
 from pipeline.launch.known import remember
 from pipeline.launch.local import Ended, supervise
 from pipeline.launch.plan import Live, Plan, plan
-from pipeline.launch.queue import adopt, live_of, orphans, settle_kills, startable, waited_for
+from pipeline.launch.queue import adopt, below, live_of, orphans, settle_kills, startable, waited_for
 from pipeline.launch.refusals import short_slots
 from pipeline.launch.running import run_stage
 from pipeline.launch.scheduler import Scheduler
@@ -200,7 +200,8 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
         print(f"prepare (here): {outcome}", file=sys.stderr)
     with alone(cluster.logs_folder, experiment.name):
         everything = queued(cluster.logs_folder, scheduler.mine())
-        mine = [one for one in everything if one.experiment == experiment.name]
+        named = [one for one in everything if one.experiment == experiment.name]
+        mine = below(cluster.logs_folder, store.root, named)
         adopt(cluster.logs_folder, mine)
         jobs = startable(everything)
         scheduler.cancel(one.job.id for one in mine if one not in jobs)

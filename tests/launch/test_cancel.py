@@ -46,8 +46,8 @@ def queue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Queue:
     return made
 
 
-def submitted(experiment: Experiment, queue: Queue, tmp_path: Path, *ids: str) -> Submission:
-    store = Store(tmp_path / "root")
+def submitted(experiment: Experiment, queue: Queue, tmp_path: Path, *ids: str, root: str = "root") -> Submission:
+    store = Store(tmp_path / root)
     made = Submission.new(experiment, store, Path("logs"), plan(experiment, store, Cluster(), Live()), tmp_path)
     queue.jobs += [JobState(job, "PENDING", name=made.job_name("distill-0")) for job in ids]
     return made
@@ -72,9 +72,10 @@ def test_without_jobs_of_its_own_it_names_the_variants_that_have_some(
     variant, stranger = load(path, [SETTING]), load(experiment(name="tiny2"))
     submitted(variant, queue, tmp_path, "12_0", "12_1")
     submitted(stranger, queue, tmp_path, "13")
-    said = typed(f"pipeline cancel {path}", monkeypatch, capsys).splitlines()
-    assert said[0] == "tiny: 0 jobs cancelled; with other settings there are jobs in the queue:"
-    command = f"python -m pipeline cancel {path} --set {SETTING}"
+    where = f"--root {tmp_path / 'root'}"
+    said = typed(f"pipeline cancel {path} {where}", monkeypatch, capsys).splitlines()
+    assert said[0] == "tiny: 0 jobs cancelled; with other settings or another root there are jobs in the queue:"
+    command = f"python -m pipeline cancel {path} --set {SETTING} {where}"
     assert said[1:] == [f"  {variant.name}: 2 jobs; type: {command}"]
     assert queue.cancelled == []
     assert typed(command, monkeypatch, capsys) == f"{variant.name}: 2 jobs cancelled\n", "what it says to type does it"
@@ -90,12 +91,31 @@ def test_a_variant_without_its_settings_is_cancelled_by_its_jobs(
     whole = json.loads((made.folder / "experiment.json").read_text())
     del whole["typed"]
     (made.folder / "experiment.json").write_text(json.dumps(whole))
-    assert cancel.cancel_ours(load(path), Cluster()).endswith("2 jobs; type: scancel '12_[0-1]'")
+    said = cancel.cancel_ours(load(path), Store(tmp_path / "root"), Cluster())
+    assert said.endswith("2 jobs; type: scancel '12_[0-1]'")
 
 
 def test_with_jobs_of_its_own_others_are_nobodys_business(experiment: Write, queue: Queue, tmp_path: Path) -> None:
     path = experiment()
     submitted(load(path, [SETTING]), queue, tmp_path, "12")
     submitted(load(path), queue, tmp_path, "14")
-    assert cancel.cancel_ours(load(path), Cluster()) == "1 jobs cancelled"
+    assert cancel.cancel_ours(load(path), Store(tmp_path / "root"), Cluster()) == "1 jobs cancelled"
     assert queue.cancelled == ["14"]
+
+
+def test_jobs_below_another_root_are_others(
+    experiment: Write,
+    queue: Queue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = experiment()
+    submitted(load(path), queue, tmp_path, "12", root="one")
+    submitted(load(path), queue, tmp_path, "13", root="two")
+    said = typed(f"pipeline cancel {path}", monkeypatch, capsys).splitlines()
+    assert queue.cancelled == []
+    command = f"python -m pipeline cancel {path} --root {tmp_path / 'two'}"
+    assert said[2] == f"  tiny: 1 jobs; type: {command}"
+    assert typed(command, monkeypatch, capsys) == "tiny: 1 jobs cancelled\n"
+    assert queue.cancelled == ["13"]
