@@ -94,6 +94,7 @@ def _side_by_side(submission: Submission, row: Row, index: int, cells: list[Cell
     command = [sys.executable, "-m", "pipeline.launch", str(submission.folder), row.name, str(index), "--cell"]
     waiting, failed = list(range(len(cells))), []
     running: dict[subprocess.Popen[bytes], int] = {}
+    told: set[subprocess.Popen[bytes]] = set()
     with stopping.polled():
         while waiting or running:
             while waiting and len(running) < row.together and not stopping.requested():
@@ -102,8 +103,9 @@ def _side_by_side(submission: Submission, row: Row, index: int, cells: list[Cell
                 running[subprocess.Popen([*command, str(number)], start_new_session=True)] = number
             if stopping.requested():
                 waiting.clear()
-                for process in running:
+                for process in running.keys() - told:  # once: it saves, and then closes what it has open
                     process.terminate()
+                    told.add(process)
             for process in [process for process in running if _over(process)]:
                 failed += [running[process]] if process.returncode else []
                 del running[process]

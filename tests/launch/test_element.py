@@ -12,7 +12,9 @@ from types import SimpleNamespace
 import pytest
 from submitit.core.utils import DelayedSubmission
 
+from pipeline import stopping
 from pipeline.launch import element
+from pipeline.launch.submission import Row
 from pipeline.stopping import Stopped
 
 PLACES = f"{Path(__file__).parents[2]}:{Path(__file__).parent}"  # of the package and of this file
@@ -81,3 +83,30 @@ def test_elsewhere_the_caller_hears_of_the_stop(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     with pytest.raises(Stopped):  # a child of a job: its own command line ends it with a status that the job reads
         element.run_element("nowhere", "distill-0", 0, 1)
+
+
+def test_a_stop_goes_on_to_each_child_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one would come to it while it closes."""
+    children: list[Child] = []
+
+    class Child:
+        def __init__(self, command: list[str], **_: object) -> None:
+            self.command, self.told, self.looks, self.returncode = command, 0, 0, 0
+            children.append(self)
+
+        def terminate(self) -> None:
+            self.told += 1
+
+        def wait(self, timeout: float) -> None:
+            self.looks += 1
+            if self.looks == 2 and self is children[0]:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.looks < 6:
+                raise subprocess.TimeoutExpired("", timeout)
+            self.returncode = 143
+
+    monkeypatch.setattr(subprocess, "Popen", Child)
+    row = Row("a", "distill", (("a", "b", "c"),), together=2)
+    with stopping.listen(), pytest.raises(Stopped):
+        element._side_by_side(SimpleNamespace(folder=tmp_path), row, 0, [None] * 3)  # type: ignore[arg-type]
+    assert [(child.command[-1], child.told) for child in children] == [("0", 1), ("1", 1)]
