@@ -40,6 +40,7 @@ from pipeline.config import (
     Stage,
 )
 from pipeline.errors import StageError
+from pipeline.launch.machine import cores
 from pipeline.launch.running import run_stage
 from pipeline.launch.stages import StageName, name_of, stage_cells
 from pipeline.store import Cell, Store
@@ -208,7 +209,7 @@ def measured(stage: StageName, config: Stage, store: Store) -> dict[str, Any]:
 
 def _folder(config: Distill | Evaluate, store: Store) -> Path:
     conditions = {
-        **{"revision": 1, "cpu": cpu_model(), "cores": len(os.sched_getaffinity(0))},
+        **{"revision": 1, "cpu": cpu_model(), "cores": int(cores())},
         **{"threads": os.environ.get("OMP_NUM_THREADS"), "runtime": config.runtime.model_dump(mode="json")},
     }
     identity = json.dumps([conditions, store.identity(config)], sort_keys=True)

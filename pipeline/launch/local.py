@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from pipeline import stopping
 from pipeline.launch import forks
+from pipeline.launch.machine import cores
 from pipeline.launch.submission import Row, Submission
 
 Process = subprocess.Popen[bytes] | forks.Fork
@@ -96,7 +97,7 @@ def environment_of(submission: Submission) -> dict[str, str]:
 def _threads(at_once: int) -> dict[str, str]:
     if "OMP_NUM_THREADS" in os.environ:
         return {}
-    return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // at_once))}
+    return {"OMP_NUM_THREADS": str(max(1, int(cores()) // at_once))}
 
 
 def _startable(submission: Submission, waiting: list[tuple[str, int]], ended: Ended) -> Iterator[tuple[str, int]]:

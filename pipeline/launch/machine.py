@@ -146,28 +146,31 @@ def cpu() -> str:
 
     from pipeline.bilevel.memory import free_memory
 
-    cores, threads, free = _cores(), torch.get_num_threads(), free_memory(torch.device("cpu"))
-    if threads > max(1, cores):
+    usable, threads, free = cores(), torch.get_num_threads(), free_memory(torch.device("cpu"))
+    if threads > max(1, usable):
         raise InputError(
-            f"{threads} threads on {cores:g} cores only wait for each other; type: export OMP_NUM_THREADS="
-            f"{max(1, int(cores))} (sbatch/env.sh sets it to the job's cpus)"
+            f"{threads} threads on {usable:g} cores only wait for each other; type: export OMP_NUM_THREADS="
+            f"{max(1, int(usable))} (sbatch/env.sh sets it to the job's cpus)"
         )
     if free < _LEAST_MEMORY:
         raise StageError(f"{free / 1e9:.1f} GB of memory are free; ask for more: memory_gb in the cluster's file")
-    return f"{cores:g} of {os.cpu_count()} cores, {threads} threads of torch, {free / 1e9:.1f} GB of memory free"
+    return f"{usable:g} of {os.cpu_count()} cores, {threads} threads of torch, {free / 1e9:.1f} GB of memory free"
 
 
-def _cores() -> float:
-    """Cores that this process may use: by its affinity, and by the quota of its control groups."""
-    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def cores() -> float:
+    """Cores that this process may use: by its affinity, where the system knows one, and by its control groups' quota.
+
+    A quota may be a part of one.
+    """
+    found = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with suppress(OSError):
         path = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
         group = _GROUPS / (path[1] if path else "")
         for folder in (group, *group.parents):
             with suppress(OSError, ValueError):  # no such file, or no quota: the word "max"
                 quota, period = map(int, (folder / "cpu.max").read_text().split())
-                cores = min(cores, quota / period)
-    return cores
+                found = min(found, quota / period)
+    return found
 
 
 def step() -> str:

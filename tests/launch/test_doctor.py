@@ -228,13 +228,13 @@ def test_cores_threads_and_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_the_quota_of_a_control_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    every = machine._cores()
+    every = machine.cores()
     monkeypatch.setattr(machine, "_GROUPS", tmp_path)
-    assert machine._cores() == every
+    assert machine.cores() == every
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert machine._cores() == every
+    assert machine.cores() == every
     (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert machine._cores() == 0.5
+    assert machine.cores() == 0.5
     assert machine.cpu().startswith("0.5 of "), "one thread is as few as can be"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.launch import local
+from pipeline.launch import local, machine
 from pipeline.launch.local import supervise
 from pipeline.launch.submission import Row, Submission
 from tests.forked import Forked, completed, module
@@ -124,6 +125,21 @@ def test_all_stages_in_processes(experiment: Write, tmp_path: Path) -> None:
     assert "sequence_length: 41" in log.read_text()
     assert (tmp_path / "out" / "tiny.table2.md").exists()
     assert len(list((tmp_path / "logs/tiny/submissions").glob("*/code/pipeline/launch/element.py"))) == 2
+
+
+@pytest.mark.parametrize(("quota", "at_once", "threads"), [("max", 1, "4"), ("max", 3, "1"), ("250000", 2, "1")])
+def test_threads_are_as_many_as_there_are_cores_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, at_once: int, threads: str
+) -> None:
+    """Also where the system knows no affinity, and where a control group gives less."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
+    (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+    assert local._threads(at_once) == {"OMP_NUM_THREADS": threads}
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert local._threads(at_once) == {}
 
 
 def test_a_stop_reaches_the_children_and_they_save(experiment: Write, tmp_path: Path) -> None:
