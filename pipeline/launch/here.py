@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from pipeline.config import Distill, Experiment, SmallSet
+from pipeline.errors import InputError
 from pipeline.launch.known import remember
 from pipeline.launch.running import canary, run_stage
 from pipeline.launch.stages import MODULES, pin, stage_cells
@@ -26,7 +27,7 @@ def run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, c
         check: compare a hypergradient with its references before the first distillation.
 
     Raises:
-        InputError: no cell has results; see :func:`pipeline.stage4_aggregate.run`.
+        InputError: no cell failed, but there are no tables; see :func:`pipeline.stage4_aggregate.run`.
         Exit: cells failed: status 1.
 
     """
@@ -42,7 +43,13 @@ def run_here(ranks: Ranks, experiment: Experiment, store: Store, out: Path, *, c
         failed += len(outcome.failed)
     from pipeline import stage4_aggregate
 
-    stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
+    try:
+        stage4_aggregate.show(stage4_aggregate.run(experiment, store, out))
+    except InputError as error:
+        if not failed:
+            raise
+        print(f"error: {error}", file=sys.stderr)  # and the cells that failed are why
+        raise typer.Exit(1) from None
     for cell in stage_cells(experiment, store, "distill"):
         assert isinstance(cell.config, Distill)
         made = cell.config.method
