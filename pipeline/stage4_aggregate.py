@@ -20,7 +20,6 @@ from pipeline.errors import InputError
 from pipeline.report.files import OUT, last, write_last
 from pipeline.stopping import guarded
 from pipeline.store import Store
-from pipeline.store.atomic import write_text
 
 if TYPE_CHECKING:
     from pipeline.report.finished import Problem
@@ -60,7 +59,7 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     from pipeline.report.figures.pareto import draw as draw_pareto
     from pipeline.report.figures.scores import draw
     from pipeline.report.ledger import Ledger, sentences, with_costs
-    from pipeline.report.render import latex, markdown
+    from pipeline.report.render import markdown, write_tables
     from pipeline.report.robustness.tables import write_robustness
     from pipeline.report.settled import sentences as searched_before
     from pipeline.report.tables import long_form, results_table, task_table
@@ -80,26 +79,17 @@ def run(experiment: Experiment, store: Store, out: Path = OUT) -> Summary:
     results = replace(results, caption=remarks)
     tables = (task_table(experiment, collected), results)
     whole = with_costs(long_form(collected), collected, ledger)
-    files = [last(experiment.name, out)]
     archive.write(collected.cells, collected.prepared)
     ledger.write()
-    files += [archive.runs, archive.h5, ledger.path, out / f"{experiment.name}.tests.csv"]
-    tests = tables[-1].tests
-    assert tests is not None
-    write_text(files[-1], tests.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    for table in tables:
-        plain = table.frame.to_csv(index=False, lineterminator="\n")
-        texts = {"csv": plain, "md": markdown(table), "tex": latex(table)}
-        for suffix, text in texts.items():
-            files.append(out / f"{experiment.name}.{table.name}.{suffix}")
-            write_text(files[-1], text)
-    files += draw(collected, tables[-1].title, out / experiment.name)
+    stem = out / experiment.name
+    files = [last(experiment.name, out), archive.runs, archive.h5, ledger.path, *write_tables(tables, stem)]
+    files += draw(collected, tables[-1].title, stem)
     files += draw_pareto(collected, ledger, experiment.name, out / f"{experiment.name}.pareto")
-    robustness, more = write_robustness(experiment.name, collected, store, out / experiment.name)
-    transfer, beside = write_transfer(experiment, collected, out / experiment.name)
+    robustness, more = write_robustness(experiment.name, collected, store, stem)
+    transfer, beside = write_transfer(experiment, collected, stem)
     write_last(files[0], whole.to_csv(index=False, float_format="%.10g", lineterminator="\n"), began)
     archived = sum(cell.archived for cell, _ in collected.cells)
-    shown = [*(markdown(table) for table in tables), *(text for text in (robustness, transfer) if text)]
+    shown = [*map(markdown, tables), *(text for text in (robustness, transfer) if text)]
     return Summary("\n".join(shown), (*files, *more, *beside), collected.problems, archived)
 
 

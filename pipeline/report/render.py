@@ -1,8 +1,12 @@
-"""A table as Markdown and as LaTeX (booktabs)."""
+"""Tables as files: CSV, Markdown and LaTeX (booktabs)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from pipeline.report.tables import Table
+from pipeline.store.atomic import write_text
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -26,6 +30,19 @@ _LATEX = {
     "“": "``",
     "”": "''",
 }
+
+
+def write_tables(tables: Sequence[Table], stem: Path) -> list[Path]:
+    """Writes ``<stem>.tests.csv`` of one with tests, and ``<stem>.<table>.csv``, ``.md`` and ``.tex`` of each."""
+    texts: dict[str, str] = {}
+    for one in (table.tests for table in tables if table.tests is not None):
+        texts["tests.csv"] = one.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    for table in tables:
+        plain = table.frame.to_csv(index=False, lineterminator="\n")
+        texts |= {f"{table.name}.csv": plain, f"{table.name}.md": markdown(table), f"{table.name}.tex": latex(table)}
+    for suffix, text in texts.items():
+        write_text(stem.with_name(f"{stem.name}.{suffix}"), text)
+    return [stem.with_name(f"{stem.name}.{suffix}") for suffix in texts]
 
 
 def markdown(table: Table) -> str:
