@@ -13,7 +13,7 @@ import pytest
 from pipeline import launch, stage1_prepare, stopping
 from pipeline.config import load
 from pipeline.errors import InputError, StageError
-from pipeline.launch import work
+from pipeline.launch import running
 from pipeline.store import Store
 
 Write = Callable[..., Path]
@@ -72,7 +72,7 @@ def test_a_gradient_is_checked_by_stage_2_alone_unless_told_not_to(
     def wrong(cell: Any, *_: object) -> None:
         raise StageError(f"the hypergradient of {cell.folder.name} is wrong")
 
-    monkeypatch.setattr(work, "check_gradient", wrong)
+    monkeypatch.setattr(running, "check_gradient", wrong)
     path = experiment(method={"outer": {"steps": 1, "batch_size": 8}, "validation": {"split": "none"}})
     assert command("prepare", path) == 0
     assert command("distill", path) == 1
