@@ -13,7 +13,8 @@ import typer
 
 from pipeline import launch, release, samples, stopping
 from pipeline.config import Experiment, load
-from pipeline.config.cluster import Cluster, enter, root_of
+from pipeline.config.cluster import Cluster
+from pipeline.config.cluster_file import enter, root_of
 from pipeline.config.where import restricted
 from pipeline.errors import InputError
 from pipeline.launch import display

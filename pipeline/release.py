@@ -12,7 +12,7 @@ import typer
 
 from pipeline import launch
 from pipeline.config import AlwaysMajority, Distill, Evaluate, OnVectors
-from pipeline.config.cluster import enter, root_of
+from pipeline.config.cluster_file import enter, root_of
 from pipeline.errors import InputError
 from pipeline.store import Store
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.config import Experiment, load
-from pipeline.config.cluster import enter, root_of
+from pipeline.config.cluster_file import enter, root_of
 from pipeline.errors import InputError
 from pipeline.report.files import OUT, last, write_last
 from pipeline.stopping import guarded

@@ -6,13 +6,14 @@ others published, ``composed`` sets put together of others, ``ensemble`` student
 outer loop on text, ``loops`` and ``imbalance`` what all that learn have, ``making`` what all say of themselves,
 ``files`` what they read), ``protocols`` stage 3 (``on_vectors`` those of students on vectors, ``prompting`` those of a
 language model), ``training`` AdamW in both, ``students`` those on vectors in both, ``chain`` what a config reads,
-``experiment`` YAML -> grid of cells (``loader`` its syntax, ``completed`` configs inside configs), ``cluster`` another
-YAML -> what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors as sentences,
-``typed`` what to type about an experiment.
+``experiment`` YAML -> grid of cells (``loader`` its syntax, ``completed`` configs inside configs), ``cluster_file``
+another YAML -> ``cluster``, what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors
+as sentences, ``typed`` what to type about an experiment.
 """
 
 from pipeline.config.chain import Stage, inputs, language_source, upstream
-from pipeline.config.cluster import Cluster, JobName, RetryReason, load_cluster
+from pipeline.config.cluster import Cluster, JobName, RetryReason
+from pipeline.config.cluster_file import load_cluster
 from pipeline.config.composed import Composed, Part
 from pipeline.config.data import Model, Prepare, Task, Vectors
 from pipeline.config.dilm import (

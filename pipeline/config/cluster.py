@@ -12,27 +12,21 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.config.chain import Stage
-from pipeline.config.loader import Loader
-from pipeline.config.problems import nearest, not_yaml, sentences
+from pipeline.config.problems import sentences
 from pipeline.config.resources import Gibibytes, Minutes, Request, Resources, Text
 from pipeline.config.schema import Count, Frozen
 from pipeline.config.where import Rule
 from pipeline.errors import InputError
 
-__all__ = [
-    "DEFAULT_PATH", "JOBS", "Cluster", "JobName", "Request", "RetryReason",
-    "enter", "in_shell", "load_cluster", "root_of",
-]  # fmt: skip
+__all__ = ["JOBS", "Cluster", "JobName", "Request", "RetryReason", "in_shell"]
 JobName = Literal["prepare", "distill", "evaluate", "aggregate"]
 RetryReason = Literal["out_of_memory", "timeout"]
 JOBS: tuple[JobName, ...] = get_args(JobName)
-DEFAULT_PATH = Path("configs/cluster.yaml")
 
 
 def _place(text: str) -> str:
@@ -244,119 +238,6 @@ def in_shell(written: str) -> str:
     """A path of a cluster's file as one word of bash, which fills in ``~`` and variables and stops at an empty one."""
     home = "$HOME" + written[1:] if written == "~" or written.startswith("~/") else written
     return '"' + re.sub(r"\$\{?(\w+)\}?", r"${\1:?}", home) + '"'
-
-
-def load_cluster(path: str | Path | None = None) -> Cluster:
-    """Reads and validates a cluster's file.
-
-    Args:
-        path: by default ``configs/cluster.yaml``; where that does not exist, the defaults are taken.
-
-    Raises:
-        InputError: every mistake of the file, one per line.
-
-    """
-    if path is None and not DEFAULT_PATH.is_file():
-        return Cluster()
-    path = DEFAULT_PATH if path is None else Path(path)
-    if not path.is_file():
-        near = nearest(path.name, (p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
-        raise InputError(f"{path}: no such file{near}; give the path of a cluster's file, such as {DEFAULT_PATH}")
-    try:
-        raw = yaml.load(path.read_text(), _PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {not_yaml(error)}") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    if not isinstance(raw := _filled(raw), dict):
-        raise InputError(f"{path}: a cluster's file is a mapping with the keys {', '.join(Cluster.model_fields)}")
-    if found := dict.fromkeys(_problems(raw)):
-        raise InputError("\n".join(f"{path}: {problem}" for problem in found))
-    return Cluster.model_validate(raw)
-
-
-def enter(path: str | Path | None = None) -> Cluster:
-    """Reads a cluster's file for a command line, whose process then looks for what the hub gave where jobs do.
-
-    Args:
-        path: as of :func:`load_cluster`.
-
-    Raises:
-        InputError: likewise, or as :func:`expanded`.
-
-    """
-    site = load_cluster(path)
-    for name, value in site.environment().items():
-        if name not in os.environ:
-            os.environ[name] = str(expanded("root" if name == "TEXTDD_ROOT" else "hub_cache", value))
-    return site
-
-
-def root_of(given: str | Path | None, cluster: Cluster) -> Path | None:
-    """The folder of all artifacts, for every command: ``--root``, ``$TEXTDD_ROOT``, the cluster's file, in this order.
-
-    Args:
-        given: by ``--root``.
-        cluster: whose ``root`` it is otherwise.
-
-    Returns:
-        ``None`` where none of the three says it: the store's own default.
-
-    Raises:
-        InputError: as :func:`expanded`.
-
-    """
-    written = given or os.environ.get("TEXTDD_ROOT")
-    return Path(written) if written else cluster.root_folder
-
-
-class _PlainLoader(Loader):
-    """Leaves ``12:30:00`` a text: YAML 1.1 reads a number in base 60."""
-
-
-_PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
-    for first, resolvers in Loader.yaml_implicit_resolvers.items()
-}
-_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d+$"), list("-+0123456789"))
-
-
-def _filled(raw: Any) -> Any:
-    """Without the keys below which every line is commented out."""
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        return raw
-    slurm = raw.get("slurm")
-    stages = {"slurm": {k: v for k, v in slurm.items() if v is not None}} if isinstance(slurm, dict) else {}
-    return {key: value for key, value in raw.items() if value is not None} | stages
-
-
-def _problems(raw: dict[Any, Any]) -> Iterator[str]:
-    """Every mistake; the entries of ``cells`` one by one, because errors inside a list have no names to look up."""
-    rules = raw.get("cells", [])
-    if not isinstance(rules, list):
-        yield f"cells: a list is needed, each entry with where and a stage, not {rules!r}"
-        rules = []
-    sound = []
-    for number, rule in enumerate(rules):
-        try:
-            sound.append(Rule.model_validate(rule))
-        except ValidationError as error:
-            yield from _lines(error, Rule, f"cells.{number}")
-    try:
-        Cluster.model_validate({**raw, "cells": sound if len(sound) == len(rules) else []})
-    except ValidationError as error:
-        yield from _lines(error, Cluster, "")
-
-
-def _lines(error: ValidationError, model: type[BaseModel], at: str) -> Iterator[str]:
-    """The sentences of ``error``; where a check found several problems, each line says its place."""
-    for problem, sentence in zip(error.errors(), sentences(error, model, {"": at}), strict=True):
-        place = sentence.partition(": ")[0]
-        first, *others = sentence.split("\n")
-        yield first
-        yield from (other if model is Cluster and not problem["loc"] else f"{place}: {other}" for other in others)
 
 
 def _contradictions(levels: list[Resources]) -> list[str]:

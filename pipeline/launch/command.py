@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.config import Experiment, load
-from pipeline.config.cluster import enter, root_of
+from pipeline.config.cluster_file import enter, root_of
 from pipeline.config.where import restricted
 from pipeline.errors import InputError
 from pipeline.launch.known import remember

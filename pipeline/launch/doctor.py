@@ -18,7 +18,8 @@ from pathlib import Path
 from filelock import SoftFileLease, Timeout
 
 from pipeline.config import Prepare, load
-from pipeline.config.cluster import DEFAULT_PATH, JOBS, Cluster, Request, expanded, load_cluster, root_of
+from pipeline.config.cluster import JOBS, Cluster, Request, expanded
+from pipeline.config.cluster_file import DEFAULT_PATH, load_cluster, root_of
 from pipeline.config.data import HubSource
 from pipeline.errors import InputError, StageError
 from pipeline.launch import machine, sbatch

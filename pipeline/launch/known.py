@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.config import Experiment, load
-from pipeline.config.cluster import DEFAULT_PATH
+from pipeline.config.cluster_file import DEFAULT_PATH
 from pipeline.errors import InputError
 from pipeline.launch.submission import Submission
 from pipeline.store import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.config.cluster import DEFAULT_PATH
+from pipeline.config.cluster_file import DEFAULT_PATH
 from pipeline.config.resources import Request
 from pipeline.launch.machine import said
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import SoftFileLease, Timeout
 
 from pipeline.config import Experiment, load
-from pipeline.config.cluster import Cluster, load_cluster, root_of
+from pipeline.config.cluster import Cluster
+from pipeline.config.cluster_file import load_cluster, root_of
 from pipeline.config.where import restricted
 from pipeline.errors import InputError, StageError
 from pipeline.launch.element import run_element

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Cluster, Evaluate, Request, load_cluster
-from pipeline.config.cluster import JOBS, JobName, enter, in_shell, root_of
+from pipeline.config.cluster import JOBS, JobName, in_shell
+from pipeline.config.cluster_file import enter, root_of
 from pipeline.config.resources import KEYS, NOTICE, Resources
 from pipeline.errors import InputError
 

@@ -21,7 +21,8 @@ from packaging.requirements import Requirement
 from pipeline import __main__, launch
 from pipeline.bilevel import adjoint
 from pipeline.config import load
-from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.config.cluster import Cluster
+from pipeline.config.cluster_file import load_cluster
 from pipeline.errors import InputError, StageError
 from pipeline.launch import doctor, machine, sbatch
 from pipeline.launch.scheduler import Scheduler
