@@ -7,8 +7,8 @@ outer loop on text, ``loops`` and ``imbalance`` what all that learn have, ``maki
 ``files`` what they read), ``protocols`` stage 3 (``on_vectors`` those of students on vectors, ``prompting`` those of a
 language model), ``training`` AdamW in both, ``students`` those on vectors in both, ``chain`` what a config reads,
 ``experiment`` YAML -> grid of cells (``loader`` its syntax, ``completed`` configs inside configs), ``cluster_file``
-another YAML -> ``cluster``, what a job of each cell asks for (``resources``; ``where`` which cells), ``problems`` errors
-as sentences, ``typed`` what to type about an experiment.
+another YAML -> ``cluster``, what a job of each cell asks for (``resources``; ``where`` which cells), ``problems``
+errors as sentences, ``typed`` what to type about an experiment.
 """
 
 from pipeline.config.chain import Stage, inputs, language_source, upstream

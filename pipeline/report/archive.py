@@ -43,8 +43,11 @@ class Archive:
         stem: the files' path without ``.runs.csv`` and ``.h5``.
         store: says what the files of a config count as now.
 
+    One file without the other is a write that was broken off, or one of them was lost: it is replaced where the store
+    still has every cell that it names.
+
     Raises:
-        InputError: one of the two files is missing or not whole.
+        InputError: a file is not whole.
 
     """
 
@@ -53,24 +56,23 @@ class Archive:
         self.runs, self.h5 = (stem.with_name(stem.name + suffix) for suffix in (".runs.csv", ".h5"))
         self._cells: dict[str, Any] = {}
         self._prepared: dict[str, Any] = {}
-        if self.runs.is_file() != self.h5.is_file():
-            there, gone = sorted((self.runs, self.h5), key=lambda path: not path.is_file())
-            raise InputError(f"{there}: stands without {gone.name}; restore that one, or remove this one")
-        if self.runs.is_file():
+        self._unreadable: set[str] = set()  # what a file without the other one names
+        if self.runs.is_file() or self.h5.is_file():
             self._read()
 
     def __len__(self) -> int:
-        """Archived cells."""
-        return len(self._cells)
+        """Archived cells, those that cannot be read included."""
+        return len(self._cells) or len(self._unreadable)
 
     def find(self, config: Evaluate) -> Finished | None:
         """A cell, or None where it is not archived.
 
         Raises:
-            InputError: it was made with another default.
+            InputError: it was made with another default, or is in one of the two files alone.
 
         """
         name = name_of(config)
+        self._check_readable({name})
         fact = self._cells.get(name)
         if fact is None or not self._is_same(config, fact["identity"]):
             return None
@@ -101,10 +103,12 @@ class Archive:
             prepared: tasks with their manifests.
 
         Raises:
+            InputError: one of them stands without the other, and names cells that would be lost.
             StageError: the disk is full.
 
         """
         named = {name_of(finished.config): (finished, split) for finished, split in cells}
+        self._check_readable(self._unreadable - named.keys())
         facts = {
             "cells": {name: _fact(finished) for name, (finished, _) in named.items()},
             "prepared": {
@@ -127,21 +131,33 @@ class Archive:
                     outer_losses.put(file.require_group("losses"), name, points)
         runs = _wide({name: finished.runs for name, (finished, _) in named.items()})
         write_text(self.runs, runs.to_csv(index=False, lineterminator="\n"))
+        self._unreadable = set()
         self._read()
 
     def _read(self) -> None:
         try:
-            with h5py.File(self.h5, "r") as file:
-                if file.attrs.get("format") != FORMAT:
-                    raise InputError(f"{self.h5}: its format is {file.attrs.get('format')!r}, not '{FORMAT}'")
-                facts = json.loads(file["facts"][:].tobytes())
-            frame = pd.read_csv(self.runs, dtype=str, keep_default_na=False)
+            facts = self._facts() if self.h5.is_file() else {"cells": {}, "prepared": {}}
+            frame = pd.read_csv(self.runs, dtype=str, keep_default_na=False) if self.runs.is_file() else _wide({})
             self._frames = {str(name): rows[RESULTS] for name, rows in _long(frame).groupby("cell", sort=False)}
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.runs} and {self.h5.name}: not whole ({reason}); restore or remove both") from error
+        if not (self.runs.is_file() and self.h5.is_file()):
+            self._unreadable = facts["cells"].keys() | self._frames.keys()
         self._cells = {name: fact for name, fact in facts["cells"].items() if name in self._frames}
         self._prepared = facts["prepared"]
+
+    def _facts(self) -> dict[str, Any]:
+        with h5py.File(self.h5, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise InputError(f"{self.h5}: its format is {file.attrs.get('format')!r}, not '{FORMAT}'")
+            facts: dict[str, Any] = json.loads(file["facts"][:].tobytes())
+        return facts
+
+    def _check_readable(self, names: set[str]) -> None:
+        if self._unreadable & names:
+            there, gone = sorted((self.runs, self.h5), key=lambda path: not path.is_file())
+            raise InputError(f"{there}: stands without {gone.name}; restore that one, or remove this one")
 
     def _predictions(self, name: str, split: str) -> Predicted | None:
         with h5py.File(self.h5, "r") as file:

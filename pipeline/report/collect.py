@@ -235,14 +235,13 @@ def collect(experiment: Experiment, store: Store, archive: Archive | None = None
 
 
 def _read(config: Evaluate, store: Store, archive: Archive | None) -> Finished | Problem:
-    archived = None if archive is None else archive.find(config)
     try:
         found = in_store(config, store)
     except InputError:  # data or encoder are not there
         if archive is None or not len(archive):
             raise
-        return archived or Problem(config.slug, "prepare", "missing", None)
-    return found if archived is None or isinstance(found, Finished) else archived
+        return archive.find(config) or Problem(config.slug, "prepare", "missing", None)
+    return found if archive is None or isinstance(found, Finished) else archive.find(config) or found
 
 
 def _manifest(prepare: Prepare, store: Store, archive: Archive | None) -> dict[str, Any]:

@@ -153,13 +153,21 @@ def test_another_setting_is_not_found(fabric: Fabric, tmp_path: Path):
 
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("gone", ["demo.runs.csv", "demo.h5"])
-def test_one_file_without_the_other_is_refused(fabric: Fabric, tmp_path: Path, gone: str):
-    experiment, out = fabric.experiment(), tmp_path / "out"
+def test_one_file_without_the_other_is_refused_where_it_is_needed(fabric: Fabric, tmp_path: Path, gone: str):
+    """Killed between the two, stage 4 goes on; lost, a file is not replaced by one with less in it."""
+    experiment, out, elsewhere = fabric.experiment(), tmp_path / "out", Store(tmp_path / "elsewhere")
     fabric.answer(experiment.cells[0], [0.5, 0.6])
     run(experiment, fabric.store, out)
+    whole = {path.name: path.read_bytes() for path in (out / "demo.runs.csv", out / "demo.h5")}
     (out / gone).unlink()
-    with pytest.raises(InputError, match=f"stands without {gone}; restore that one, or remove this one"):
-        run(experiment, fabric.store, out)
+    said = f"stands without {gone}; restore that one, or remove this one"
+    with pytest.raises(InputError, match=said):
+        run(experiment, elsewhere, out)
+    with pytest.raises(InputError, match=said):
+        Archive(out / "demo", elsewhere).write([], [])
+    assert not (out / gone).exists()
+    run(experiment, fabric.store, out)
+    assert {name: (out / name).read_bytes() for name in whole} == whole
 
 
 @pytest.mark.usefixtures("no_figures")
