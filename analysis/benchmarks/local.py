@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parents[2]
 KEY = ("cells are", "cells", "at once", "hardware")
 COLUMNS = (*KEY[:-1], "seconds", "cpu_seconds", "hardware", "versions")
 COMMAND = """
-import sys
 from pipeline.__main__ import main
 from pipeline.launch import forks
 possible = forks.possible

@@ -62,7 +62,7 @@ class Archive:
 
     def __len__(self) -> int:
         """Archived cells, those that cannot be read included."""
-        return len(self._cells) or len(self._unreadable)
+        return len(self._cells) + len(self._unreadable)
 
     def find(self, config: Evaluate) -> Finished | None:
         """A cell, or None where it is not archived.
@@ -84,7 +84,13 @@ class Archive:
         return Finished(config, *facts, *read, True, parents)
 
     def evaluations(self) -> list[tuple[Evaluate, pd.DataFrame]]:
-        """Every archived cell with its runs, as in ``results.csv``; those of other versions are left out."""
+        """Every archived cell with its runs, as in ``results.csv``; those of other versions are left out.
+
+        Raises:
+            InputError: one of the two files stands without the other.
+
+        """
+        self._check_readable(self._unreadable)
         found = []
         for name, fact in self._cells.items():
             with contextlib.suppress(ValidationError):

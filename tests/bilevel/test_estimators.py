@@ -47,7 +47,7 @@ ESTIMATORS = ["adjoint", "fused"]
 def test_all_agree_with_the_unroll_and_with_differences(
     encoder_folder: Folder, optimiser: str, window: int | None, rows: int
 ) -> None:
-    """Differences are the same whatever the estimator: one is compared with them, the other with it."""
+    """Differences are the same whatever the estimator: one is compared with them, all with the unroll."""
     made, theta = student(encoder_folder)
     learned, inner = leaves(rows), {"optimiser": OPTIMISERS[optimiser], "window": window}
     values = {name: leaf.detach() for name, leaf in learned.items()}
@@ -55,12 +55,12 @@ def test_all_agree_with_the_unroll_and_with_differences(
     assert len(found) == (8 if rows else 6)
     for row in found:
         assert row.relative_error < (1e-9 if row.against == "unroll" else 1e-5), row
-    by = {}
-    for estimator in ESTIMATORS:
+    by: dict[str, dict[str, torch.Tensor]] = {}
+    for estimator in ("adjoint", "unroll"):
         tensors = leaves(rows)
         hypergradient(estimator, made, theta, batches(tensors), [real_batch()], **inner)  # type: ignore[arg-type]
         by[estimator] = gradients(tensors)
-    assert_close(by["adjoint"], by["fused"], 1e-9)
+    assert_close(by["adjoint"], by["unroll"], 1e-9)
 
 
 def test_a_window_as_long_as_the_steps_is_none(encoder_folder: Folder) -> None:

@@ -165,6 +165,8 @@ def test_one_file_without_the_other_is_refused_where_it_is_needed(fabric: Fabric
         run(experiment, elsewhere, out)
     with pytest.raises(InputError, match=said):
         Archive(out / "demo", elsewhere).write([], [])
+    with pytest.raises(InputError, match=said):
+        Archive(out / "demo", elsewhere).evaluations()
     assert not (out / gone).exists()
     run(experiment, fabric.store, out)
     assert {name: (out / name).read_bytes() for name in whole} == whole

@@ -152,7 +152,7 @@ def test_four_stages(write: Write, slurm: Slurm, undisturbed: Path) -> None:
     said = case.pipeline("run", case.config, "--cluster", "slurm")
     assert "distill-0: 2 cells in 2 jobs" in said
     waiting = status(case)
-    assert {row["state"] for row in waiting["distill"] + waiting["evaluate"]} <= {"pending", "running", "done"}
+    assert {row["state"] for row in waiting["distill"] + waiting["evaluate"]} <= {"pending", "running"}
     assert "waits for its distill cell" in {row["why"] for row in waiting["evaluate"]}
     slurm.wait_gone()
     assert_finished(case, undisturbed, cells=4)
