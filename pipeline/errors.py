@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class StageError(RuntimeError):
     """A stage had to stop; what it had finished is saved and the message says how to go on."""
+
+
+class HeldError(StageError):
+    """Another process is at this cell, or at one that it reads; nothing is wrong with it."""

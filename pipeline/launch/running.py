@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import stopping
 from pipeline.config import DDAL, Distill, Experiment, Learned, Text, inputs
 from pipeline.config.typed import Typed
-from pipeline.errors import InputError, StageError
+from pipeline.errors import HeldError, InputError, StageError
 from pipeline.launch.stages import MODULES, StageName, stage_cells, stage_of
 from pipeline.launch.submission import code_digest
 from pipeline.parallel import LostRanksError, Ranks, gathered
@@ -97,14 +97,19 @@ def _by_hand(method: Text, source: Cell) -> bool:
 
 @dataclass
 class Outcome:
-    """What a stage did: cells finished now, cells found done, cells that failed with their reasons."""
+    """What a stage did: cells finished now, cells found done, cells that are not done with the reasons.
+
+    Of the last, ``held`` are those that other processes are at, or that read what other processes are at.
+    """
 
     ran: int = 0
     found: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
 
     def __str__(self) -> str:
-        return f"{self.ran} done now, {self.found} done before, {len(self.failed)} failed"
+        failed = f"{self.ran} done now, {self.found} done before, {len(self.failed) - len(self.held)} failed"
+        return failed + (f", {len(self.held)} left to other processes: run again after them" if self.held else "")
 
 
 def run_stage(
@@ -148,13 +153,17 @@ def run_stage(
             outcome.ran += 1
         except LostRanksError:
             raise
+        except HeldError as error:
+            outcome.failed[name] = str(error)
+            outcome.held.add(name)
         except (InputError, StageError) as error:
             outcome.failed[name] = str(error)
         except Exception as error:
             traceback.print_exc()
             outcome.failed[name] = f"{type(error).__name__}: {error}"
         if name in outcome.failed:
-            print(f"{name}: failed: {outcome.failed[name]}", file=sys.stderr)
+            how = "not done" if name in outcome.held else "failed"
+            print(f"{name}: {how}: {outcome.failed[name]}", file=sys.stderr)
     return outcome
 
 
@@ -219,8 +228,9 @@ def _require_inputs(cell: Cell, store: Store) -> None:
     # The nearest says itself what it lacks, but where it never began: then what failed before it is why.
     source = next((found for found in lacking if found.state in ("failed", "running")), lacking[0])
     before = MODULES[stage_of(source.config)]
-    advice = {"failed": f"it failed: {source.failure()}", "running": f"{source.holder()} is at it: wait for it"}
-    raise InputError(
-        f"needs {source.folder}, which is {source.state}; "
-        f"{advice.get(source.state, f'run it first: python -m {before} CONFIG')}"
-    )
+    needs = f"needs {source.folder}, which is {source.state}"
+    if source.state == "running":
+        raise HeldError(f"{needs}; {source.holder()} is at it: wait for it")
+    failed = source.state == "failed"
+    advice = f"it failed: {source.failure()}" if failed else f"run it first: python -m {before} CONFIG"
+    raise InputError(f"{needs}; {advice}")

@@ -26,7 +26,7 @@ from pipeline.config.chain import STAGE_NAMES
 from pipeline.config.data import FileSource, HubSource, SavedSource
 from pipeline.config.files import LocalFile
 from pipeline.config.schema import Frozen, canonical, introduced_value, is_runtime
-from pipeline.errors import InputError, StageError
+from pipeline.errors import HeldError, InputError, StageError
 from pipeline.store import attempts as records
 from pipeline.store import history
 from pipeline.store.aides import aides_of
@@ -157,7 +157,8 @@ class Cell:
             The folder to write to; or ``None`` if another process finished the cell just before this one got it.
 
         Raises:
-            StageError: another process holds the cell.
+            HeldError: another process is at the cell.
+            StageError: nothing can be written there, or time slots are too short for the cell.
             InputError: the stored config differs (see :meth:`check`).
             Stopped: this process was asked to stop, before or inside the block.
 
@@ -225,7 +226,7 @@ class Cell:
             lease.acquire(timeout=patience, poll_interval=0.1, cancel_check=in_vain)
         except Timeout:
             stopping.check()
-            raise StageError(
+            raise HeldError(
                 f"{self.folder}: held by {self.holder() or 'another process'}; wait for it or stop it, then run again"
             ) from None
 

@@ -151,14 +151,21 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_run_again(
     assert [attempt.outcome for attempt in made[1].attempts()] == ["failed", "done"]
 
 
-def test_a_held_cell_is_passed_by(experiment: Write, store: Store) -> None:
+def test_a_held_cell_and_what_reads_it_are_passed_by(
+    experiment: Write, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = experiment(grids=[{"prepare.seed": [1]}])
     (cell,) = cells(path, store, "prepare")
+    said = []
     with cell.claim():
-        outcome = launch.run_stage(cells(path, store, "prepare"), "prepare", store)
-    (reason,) = outcome.failed.values()
-    assert "held by" in reason
-    assert outcome.ran == 0
+        for stage in ("prepare", "distill"):
+            outcome = launch.run_stage(cells(path, store, stage), stage, store)
+            said += [*outcome.failed.values(), str(outcome)]
+    held = "0 done now, 0 done before, 0 failed, 1 left to other processes: run again after them"
+    assert said[1::2] == [held, held]
+    assert "held by" in said[0]
+    assert "which is running" in said[2]
+    assert ": failed" not in capsys.readouterr().err
 
 
 def test_a_done_cell_of_another_default_is_not_reused(experiment: Write, store: Store) -> None:
