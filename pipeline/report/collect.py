@@ -185,6 +185,12 @@ class Collected:
         """Every cell without results, in the order of the table."""
         return tuple(problem for entry in self.entries.values() for problem in entry.problems)
 
+    @cached_property
+    def foreign(self) -> tuple[Row, ...]:
+        """The rows with sets that others published, whole or in part, so that what selected them is not known."""
+        chosen = [(row, entry.chosen) for (row, _), entry in self.entries.items() if entry.chosen is not None]
+        return tuple(dict.fromkeys(row for row, found in chosen if found.is_unknown))
+
     def sample(self, row: Row, column: Column) -> Sample | None:
         """The runs behind a table entry, or None where there are none."""
         entry = self.entries.get((row, column))

@@ -150,7 +150,7 @@ def _selected(collected: Collected) -> list[str]:
         "chosen by their score on the very split that is reported, so the numbers are optimistic."
     ]
     chosen = [(row, entry.chosen) for (row, _), entry in collected.entries.items() if entry.chosen is not None]
-    foreign = dict.fromkeys(row for row, found in chosen if found.is_unknown and not row.on_test)
+    foreign = [row for row in collected.foreign if not row.on_test]
     own = [found for row, found in chosen if row.kind == "ddal" and not row.on_test and row not in foreign]
     unknown = f"{UNKNOWN} {listed(labels[row] for row in foreign)}."
     ways = " or ".join(sorted({found.selection for found in own}))

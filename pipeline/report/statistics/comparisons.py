@@ -191,9 +191,13 @@ def ours(row: Row, collected: Collected) -> list[Row]:
 
 
 def is_fair(row: Row, collected: Collected) -> bool:
-    """Whether it is a small set, and not selected on test where others are not: those that marks compare."""
-    fair = any(other.kind == "ddal" and not other.on_test for other in collected.layout.rows)
-    return row.competes and not (fair and row.on_test)
+    """Whether it is a small set, and not one that test selected, or may have, where others are: what marks compare."""
+    fair = any(other.kind == "ddal" and not _perhaps_on_test(other, collected) for other in collected.layout.rows)
+    return row.competes and not (fair and _perhaps_on_test(row, collected))
+
+
+def _perhaps_on_test(row: Row, collected: Collected) -> bool:
+    return row.on_test or row in collected.foreign
 
 
 def _both_there(each: Comparison, collected: Collected) -> bool:

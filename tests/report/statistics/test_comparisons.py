@@ -99,6 +99,21 @@ def test_rows_selected_on_test_are_not_best_beside_fair_ones(fabric: Fabric):
     assert bold(table_of(fabric, experiment)) == ["HL"]
 
 
+def test_sets_of_others_are_neither_best_nor_tested_beside_our_own(fabric: Fabric):
+    (fabric.folder / "dataset_0.json").write_text("")
+    method = {"name": "imported", "file": str(fabric.folder / "dataset_0.json"), "kind": "text", "shots": 1}
+    theirs = {"distill.method": [method], "evaluate.protocol": [{"name": "finetune"}], "evaluate.initialisations": [3]}
+    beside = fabric.experiment(DRAWS, HL | SEVERAL, theirs)
+    for cell in beside.cells:
+        name = cell.source.method.name
+        fabric.answer(cell, [{"random": 0.5, "imported": 0.95}.get(name, 0.8)] * min(3, cell.initialisations))
+    table = table_of(fabric, beside)
+    assert bold(table) == ["HL, 1 step, 1 shot"]
+    assert [*table.tests["first"]] == ["HL, 1 step, 1 shot"]
+    alone = fabric.experiment(DRAWS, theirs, name="alone")
+    assert len(table_of(fabric, alone).tests) == 1
+
+
 def test_marks_say_which_way(fabric: Fabric):
     means = {"random": 0.7, "hl": 0.8, "ours": 0.6}
     found = entries(table_of(fabric, filled(fabric, DRAWS, HL | SEVERAL, OURS | SEVERAL, means=means)))
