@@ -7,7 +7,7 @@ predicted classes, so that every metric is computed again in every draw. NumPy a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -119,15 +119,13 @@ class Rows:
         A permutation exchanges, row by row, what the two cells answered. What is compared is the metric of the answers
         averaged over runs; for accuracy that is the difference of the means.
         """
-        from scipy.stats import permutation_test
-
         if not pairs:
             return []
         firsts, seconds = (np.stack([pair[at].shares for pair in pairs]) for at in (0, 1))
         sums, halves = (firsts + seconds).sum(-1) / 2, (firsts - seconds) / 2  # [pairs, 2, C], [pairs, 2, C, rows]
         flat, true = halves.reshape(-1, halves.shape[-1]).T.copy(), _total(self._true)
 
-        def statistic(signs: Floats, axis: int) -> Floats:
+        def statistic(signs: Floats) -> Floats:
             swung = (signs @ flat).reshape(*signs.shape[:-1], *sums.shape)
             found = []
             for answers in (sums + swung, sums - swung):
@@ -135,10 +133,13 @@ class Rows:
                 found.append(metric(self.metric, hits, guessed, true.reshape(-1, *[1] * (hits.ndim - 1))))
             return np.round(found[0] - found[1], 12)  # ties stay ties
 
-        ones, random = np.ones(len(self.labels)), _generator(self._name, "permutations")
-        how: dict[str, Any] = {"permutation_type": "samples", "vectorized": True, "batch": _CHUNK}
-        tested = permutation_test((ones,), statistic, n_resamples=resamples, rng=random, **how)
-        return [float(p) for p in tested.pvalue]
+        rows = len(self.labels)
+        observed = statistic(np.ones(rows))
+        drawn = np.concatenate([statistic(signs) for signs in _signs(rows, resamples, self._name)])
+        near = 100 * np.finfo(float).eps * np.abs(observed)
+        sides = [(drawn <= observed + near).sum(0), (drawn >= observed - near).sum(0)]
+        own = int(2**rows > resamples)  # of draws, what was observed is one more
+        return [float(p) for p in np.minimum(1.0, 2 * ((np.minimum(*sides) + own) / (len(drawn) + own)))]
 
     def _draws(self, hits: Floats, guessed: Floats, sizes: Classes, random: np.random.Generator) -> Floats:
         """[draws] the metric with rows, sets and initialisations drawn with replacement."""
@@ -171,6 +172,22 @@ class Rows:
                 left = hits - unit[y] * (y == p), guessed - unit[p], true - unit[y]
                 without[:, y, p] = metric(self.metric, *left)
         return rows * values[:, None] - (rows - 1) * without[np.arange(len(runs))[:, None], self.labels, runs]
+
+
+def _signs(rows: int, resamples: int, name: str) -> Iterator[Floats]:
+    """Chunks [draws, rows] of ±1, −1 where a row is exchanged: draws, or all that there are where those are fewer.
+
+    SciPy's ``permutation_test`` of the same generator draws the same ones, with a loop over rows.
+    """
+    random = _generator(name, "permutations")
+    number = min(2**rows, resamples)
+    for start in range(0, number, _CHUNK):
+        size = min(_CHUNK, number - start)
+        if number == 2**rows:
+            exchanged = np.arange(start, start + size)[:, None] >> np.arange(rows) & 1
+        else:
+            exchanged = random.permuted(np.tile([0, 1], (min(_CHUNK, number), rows, 1)), axis=-1)[:size, :, 0]
+        yield 1.0 - 2.0 * exchanged
 
 
 def difference(first: Resampled, second: Resampled) -> Difference:

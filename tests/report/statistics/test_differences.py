@@ -10,7 +10,7 @@ from scipy.stats import binomtest, permutation_test, t, ttest_1samp, ttest_ind
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, matthews_corrcoef
 
 from pipeline.evaluation.metrics import decisions
-from pipeline.report.statistics.differences import Rows, difference, holm, metric
+from pipeline.report.statistics.differences import Rows, _generator, difference, holm, metric
 from tests.report.report_fabric import METRICS
 
 
@@ -194,6 +194,26 @@ def test_the_permutation_test_is_scipys_on_correctness():
     )
     assert found == pytest.approx(exact.pvalue)
     assert 0.001 < found < 0.5
+
+
+@pytest.mark.parametrize("resamples", [200, 999])
+def test_drawn_permutations_are_scipys_of_the_same_generator(resamples):
+    random = np.random.default_rng(18)
+    labels = random.integers(0, 2, 40)
+    predicted = [answers(random, random.random((r, 40)) < p, labels) for r, p in ((3, 0.8), (5, 0.6))]
+    rows = Rows(labels, 2, "accuracy", "test", draws=2)
+    (found,) = rows.permute([tuple(rows.resample([of], str(at)) for at, of in enumerate(predicted))], resamples)
+    half = np.subtract(*[(of == labels).mean(0) for of in predicted]) / 2
+    drawn = permutation_test(
+        (np.ones(40),),
+        lambda signs, axis: np.round(2 * (signs @ half) / 40, 12),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=250,
+        rng=_generator("test", "permutations"),
+    )
+    assert found == drawn.pvalue
 
 
 def test_permuting_f1_is_permuting_the_answers():
