@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pipeline import work
 from pipeline.config import Distill, Evaluate, Learned, Prepare, Stage, upstream
 from pipeline.config.chain import STAGE_NAMES
 from pipeline.errors import InputError
@@ -245,6 +244,8 @@ def _work(config: Stage, prepared: Path) -> dict[str, Any]:
     """FLOPs, where the prepared task is still there."""
     if not (prepared / "train").is_dir():
         return {}
+    from pipeline import work  # which imports torch: committed runs alone need none
+
     if isinstance(config, Evaluate):
         training = work.of_training(config, prepared).total
         return {"flops": work.of_evaluate(config, prepared).total, "training_flops": training}

@@ -1,6 +1,9 @@
 """What notebooks call: where an experiment is looked for, and that its committed runs suffice."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from pipeline.report import notebook
 from pipeline.stage4_aggregate import run
 from tests.report.report_fabric import FULL, RANDOM, Fabric
 
+ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 MODES = {"distill.method": [{"labels": a, "attention_labels": "cls"} for a in ("hard", "unrestricted")]}
 
 
@@ -79,3 +83,18 @@ def test_outside_of_a_project(tmp_path_factory: pytest.TempPathFactory, monkeypa
 def test_another_name_is_suggested(project: Path) -> None:
     with pytest.raises(InputError, match=r"configs/mien\.yaml: no such file.*mine\.yaml"):
         notebook.gather("mien")
+
+
+def test_committed_runs_are_read_without_torch(tmp_path: Path) -> None:
+    """Which takes longer to import than most tables to make."""
+    code = "import sys; from pipeline.report import notebook; found = notebook.gather('vectors_start'); notebook.table(found)"
+    found = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(repr(found), 'torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ANALYSIS,
+        env=os.environ | {"PYTHONPATH": str(ANALYSIS.parent), "TEXTDD_ROOT": str(tmp_path)},
+    )
+    assert found.stdout.split(":")[0] == "vectors_start"
+    assert found.stdout.split()[-1] == "False"
