@@ -52,7 +52,10 @@ def locate(name: str) -> Path | None:
         if not written_as_path and not path.exists():
             return None
     if not path.exists():
-        raise InputError(f"{name}: no such file or folder; give an existing path, package:NAME/path, or a hub id")
+        whence = "" if path.is_absolute() else f", seen from {Path.cwd()}"
+        raise InputError(
+            f"{name}: no such file or folder{whence}; give an existing path, package:NAME/path, or a hub id"
+        )
     return path
 
 
@@ -159,7 +162,9 @@ class Places:
     def _local(self, name: str) -> str:
         path = locate(name)
         if path is None:
-            raise InputError(f"{name}: no such file or folder; give an existing path, or package:NAME/path")
+            raise InputError(
+                f"{name}: no such file or folder, seen from {Path.cwd()}; give an existing path, or package:NAME/path"
+            )
         return self.digest(path)
 
 

@@ -87,7 +87,7 @@ def test_another_name_is_suggested(project: Path) -> None:
 
 def test_committed_runs_are_read_without_torch(tmp_path: Path) -> None:
     """Which takes longer to import than most tables to make."""
-    code = "import sys; from pipeline.report import notebook; found = notebook.gather('vectors_start'); notebook.table(found)"
+    code = "import sys; from pipeline.report import notebook as n; found = n.gather('vectors_start'); n.table(found)"
     found = subprocess.run(
         [sys.executable, "-c", f"{code}; print(repr(found), 'torch' in sys.modules)"],
         capture_output=True,

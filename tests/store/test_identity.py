@@ -291,8 +291,8 @@ def test_hub_ids_count_with_their_recorded_revision(store: Store, make: Make) ->
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("./nowhere", ["./nowhere: no such file or folder", "package:NAME/path", "hub id"]),
-        ("/nowhere/model", ["/nowhere/model: no such file or folder"]),
+        ("./nowhere", [f"./nowhere: no such file or folder, seen from {Path.cwd()};", "package:NAME/path", "hub id"]),
+        ("/nowhere/model", ["/nowhere/model: no such file or folder;"]),
         ("~/nowhere-at-all", ["~/nowhere-at-all: no such file or folder"]),
         ("a/b/c", ["a/b/c: no such file or folder"]),
         ("package:no_such_thing/x", ["package 'no_such_thing' is not installed", "pip install no-such-thing"]),
