@@ -106,5 +106,5 @@ def test_a_file_or_a_path_that_is_missing_is_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="no such file or folder, seen from .*; give an existing path"):
+    with pytest.raises(InputError, match=r"no such file or folder, seen from .*; give an existing path"):
         locate(name)
