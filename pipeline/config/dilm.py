@@ -96,6 +96,9 @@ class LM(GeneratorTraining, Making):
 
     Attributes:
         batch_size: sequences per step.
+        begin: a word or some for each class, in the order of its labels: its begin token starts as the mean of their
+            vectors. ``null``, as published: all start as the model's token for the start of a text, and it takes
+            thousands of steps until the language model tells one class from another.
         validation: of the loss on dev.
 
     """
@@ -104,6 +107,7 @@ class LM(GeneratorTraining, Making):
     steps: Count = 80_000
     lr: Positive = 1e-5
     batch_size: Count = 64
+    begin: tuple[Annotated[str, Field(pattern=r"\S")], ...] | None = None
     validation: DevLoss = DevLoss()
     makes: ClassVar[Literal["language model"]] = "language model"
 

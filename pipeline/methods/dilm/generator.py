@@ -60,12 +60,26 @@ class Generator:
         return int(self.tokenizer.convert_tokens_to_ids(token))
 
     @classmethod
-    def fresh(cls, folder: Path, classes: int, seed: int, device: torch.device | str) -> Generator:
+    def fresh(
+        cls,
+        folder: Path,
+        classes: int,
+        seed: int,
+        device: torch.device | str,
+        begin: Sequence[str] | None = None,
+    ) -> Generator:
         """The language model that stage 1 keeps, with new tokens: classes begin as its token for the start of a text.
 
-        The separator's and the padding's vectors are drawn, as the library initialises them, from ``seed``; where the
-        model has more rows than its tokenizer has tokens, they are the next of these.
+        Or, where ``begin`` has words for each class, as the mean of their vectors. The separator's and the padding's
+        vectors are drawn, as the library initialises them, from ``seed``; where the model has more rows than its
+        tokenizer has tokens, they are the next of these.
+
+        Raises:
+            InputError: ``begin`` is not of as many classes.
+
         """
+        if begin is not None and len(begin) != classes:
+            raise InputError(f"lm.begin: {len(begin)} entries for {classes} classes; give one for each, or null")
         model, tokenizer = _loaded(folder)
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         tokens = [*map(begin_token, range(classes)), _SEPARATOR, _PAD]
@@ -75,8 +89,11 @@ class Generator:
             size = max(len(tokenizer), model.get_input_embeddings().weight.shape[0])
             model.resize_token_embeddings(size, mean_resizing=False)
             begins = [tokenizer.convert_tokens_to_ids(token) for token in tokens[:classes]]
+            # with a space before them: as words stand inside a text
+            words = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in begin or ()]
             for table in (model.get_input_embeddings(), model.get_output_embeddings()):
-                table.weight[begins] = table.weight[first].clone()
+                starts = [table.weight[ids].mean(dim=0) for ids in words or [[first]] * classes]
+                table.weight[begins] = torch.stack(starts)
         model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
         return cls(model, tokenizer, classes, device)
 

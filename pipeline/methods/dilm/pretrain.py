@@ -35,14 +35,15 @@ def pretrain(config: Distill, prepared: Prepared, out: Path) -> Generator:
         out: the cell's folder; ``progress.pt`` and ``log.csv`` are written there.
 
     Raises:
-        InputError: dev is empty, or a package is missing.
+        InputError: dev is empty, ``begin`` is not of as many classes, or a package is missing.
         StageError: the loss is no longer finite; the last good state is saved.
         Stopped: a signal came; the state after the step of that moment is saved.
 
     """
     method = config.method
     assert isinstance(method, LM)
-    generator = Generator.fresh(prepared.model_folder, len(prepared.classes), config.seed, pick_device(config.runtime))
+    classes, device = len(prepared.classes), pick_device(config.runtime)
+    generator = Generator.fresh(prepared.model_folder, classes, config.seed, device, method.begin)
     run = Pretraining(method, generator, generator.sequences(prepared.split("train")), config.seed)
     validate = _DevLoss(method, prepared, generator, config.seed)
     loop(run, validate, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)

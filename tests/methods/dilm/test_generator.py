@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.config import Distill, language_source
+from pipeline.errors import InputError
 from pipeline.methods.dilm.generator import Generator, normalised
 from pipeline.methods.dilm.sequences import Sequences, joined
 from pipeline.store import Store
@@ -28,6 +29,16 @@ def test_classes_begin_as_the_token_that_starts_a_text(language_model: Path) -> 
     assert not torch.equal(table[generator.separator], table[generator.end])
     again = fresh(language_model, classes=3)
     assert torch.equal(again.model.get_input_embeddings().weight, table)
+
+
+def test_classes_begin_as_words_of_ones_own(language_model: Path) -> None:
+    generator = Generator.fresh(language_model, 2, 0, "cpu", ["bad", "good bright"])
+    for table in (generator.model.get_input_embeddings().weight, generator.model.get_output_embeddings().weight):
+        bad, good, bright = (table[WORDS.index(word)] for word in ("bad", "good", "bright"))
+        assert torch.equal(table[generator.begin[0]], bad)
+        assert torch.equal(table[generator.begin[1]], torch.stack([good, bright]).mean(dim=0))
+    with pytest.raises(InputError, match=r"lm\.begin: 1 entries for 2 classes; give one for each"):
+        Generator.fresh(language_model, 2, 0, "cpu", ["bad"])
 
 
 def by_hand(generator: Generator, ids: list[int]) -> float:
