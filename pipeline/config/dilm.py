@@ -97,8 +97,7 @@ class LM(GeneratorTraining, Making):
     Attributes:
         batch_size: sequences per step.
         begin: a word or some for each class, in the order of its labels: its begin token starts as the mean of their
-            vectors. ``null``, as published: all start as the model's token for the start of a text, and it takes
-            thousands of steps until the language model tells one class from another.
+            vectors. ``null``, as published: all start alike, as the model's token for the start of a text.
         validation: of the loss on dev.
 
     """

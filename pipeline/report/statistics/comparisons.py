@@ -191,7 +191,7 @@ def ours(row: Row, collected: Collected) -> list[Row]:
 
 
 def is_fair(row: Row, collected: Collected) -> bool:
-    """Whether it is a small set, and not one that test selected, or may have, where others are: what marks compare."""
+    """Whether marks compare it: a small set, and not one that test selected, or may have, where others were not."""
     fair = any(other.kind == "ddal" and not _perhaps_on_test(other, collected) for other in collected.layout.rows)
     return row.competes and not (fair and _perhaps_on_test(row, collected))
 
