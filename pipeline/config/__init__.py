@@ -11,7 +11,7 @@ another YAML -> ``cluster``, what a job of each cell asks for (``resources``; ``
 errors as sentences, ``typed`` what to type about an experiment.
 """
 
-from pipeline.config.chain import Stage, inputs, language_source, upstream
+from pipeline.config.chain import Stage, inputs, language_model, language_source, upstream
 from pipeline.config.cluster import Cluster, JobName, RetryReason
 from pipeline.config.cluster_file import load_cluster
 from pipeline.config.composed import Composed, Part
@@ -178,6 +178,7 @@ __all__ = [
     "VectorValidation",
     "Vectors",
     "inputs",
+    "language_model",
     "language_source",
     "load",
     "load_cluster",

@@ -34,8 +34,13 @@ def upstream(config: Stage) -> tuple[Prepare | Distill, ...]:
     return tuple(found)
 
 
-def language_source(config: Distill) -> Prepare:
-    """The data that the language model at the beginning of a chain was prepared with."""
+def language_model(config: Distill) -> tuple[LM, Prepare]:
+    """The language model at the beginning of a chain: how it was trained first, and its data."""
     first = config.chain[-1]
     assert isinstance(first.method, LM)  # the methods in between have checked their parents
-    return first.source
+    return first.method, first.source
+
+
+def language_source(config: Distill) -> Prepare:
+    """The data that the language model at the beginning of a chain was prepared with."""
+    return language_model(config)[1]

@@ -96,8 +96,9 @@ class LM(GeneratorTraining, Making):
 
     Attributes:
         batch_size: sequences per step.
-        begin: a word or some for each class, in the order of its labels: its begin token starts as the mean of their
-            vectors. ``null``, as published: all start alike, as the model's token for the start of a text.
+        begin: a prompt for each class, in the order of its labels, which is read before every text of the class; its
+            last token is what the class's begin token starts as. ``null``, as published: nothing is read before begin
+            tokens, and all start alike, as the model's token for the start of a text.
         validation: of the loss on dev.
 
     """

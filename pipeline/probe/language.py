@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import work
-from pipeline.config import LM, DiLM, Distill, Generated, Rank
+from pipeline.config import LM, DiLM, Distill, Generated, Rank, language_model
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import Split
 from pipeline.distilled import save
@@ -31,8 +31,9 @@ def language_pieces(config: Distill, prepared: Prepared, set_: Path) -> list[Pie
     """Steps of training, some texts, some vectors; leaves a set where the cell makes one."""
     method, C = config.method, len(prepared.classes)
     written = Prepared(language_work.written_for(config, prepared.folder))
-    generator = Generator.fresh(written.model_folder, C, config.seed, pick_device(config.runtime))
-    text, rows = language_work.per_text(written.folder), generator.sequences(written.split("train"))
+    begin = language_model(config)[0].begin
+    generator = Generator.fresh(written.model_folder, C, config.seed, pick_device(config.runtime), begin)
+    text, rows = language_work.per_text(config, prepared.folder), generator.sequences(written.split("train"))
     if isinstance(method, LM):
         run = Pretraining(method.model_copy(update={"steps": 1000}), generator, rows, config.seed)
         return [("training", run.advance, 3 * text * method.batch_size), _losses(generator, written.split("dev"), text)]
@@ -40,7 +41,7 @@ def language_pieces(config: Distill, prepared: Prepared, set_: Path) -> list[Pie
         return [_losses(generator, written.split("train"), text)]
     assert isinstance(method, DiLM | Generated)
     fields = len(config.source.task.text)
-    longest = longest_text(written, method.sampling, fields)
+    longest = longest_text(generator, written, method.sampling, fields)
     sampling = method.sampling.model_copy(update={"batch_size": min(TEXTS, method.sampling.batch_size)})
     student = load_student(config, prepared)
     some, theta = prepared.split("train").stratified(ROWS, 0, "probe"), student.initial(0, 0)

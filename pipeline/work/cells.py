@@ -94,7 +94,7 @@ def of_distill(config: Distill, folder: Path) -> Work:
     lengths = lengths_in(folder, "train")
     share = 1.0 if method.candidates is None else min(1.0, method.candidates / len(lengths))
     if isinstance(method, Rank):
-        return Work(scoring=share * len(lengths) * language_work.per_text(language_work.written_for(config, folder)))
+        return Work(scoring=share * len(lengths) * language_work.per_text(config, folder))
     if isinstance(method, ByVectors):
         if method.reads(config.source.vectors):
             return Work()

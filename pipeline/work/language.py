@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from pipeline.config import LM, ByCentres, ByHerding, DiLM, Distill, Generated, language_source
+from pipeline.config import LM, ByCentres, ByHerding, DiLM, Distill, Generated, language_model, language_source
 from pipeline.data.prepared import Prepared
 from pipeline.store import Store
 
@@ -29,7 +29,7 @@ def of_distill(config: Distill, folder: Path, per_row: float) -> Kinds:
     """
     method, C = config.method, len(Prepared(folder).classes)
     written = written_for(config, folder)
-    text = per_text(written)
+    text = per_text(config, folder)
     if isinstance(method, LM):
         validation = method.validation
         times = 0 if validation.every is None else -(-method.steps // validation.every)
@@ -77,9 +77,20 @@ def written_for(config: Distill, folder: Path) -> Path:
     return Store.of(folder).cell(language_source(config)).folder
 
 
-def per_text(written: Path) -> float:
-    """FLOPs of the language model's forward pass over a row of mean length."""
-    return products_per_token(written) * float(Prepared(written).split("train").lengths.mean() + 1)
+def per_text(config: Distill, folder: Path) -> float:
+    """FLOPs of the language model's forward pass over a row of mean length behind a prompt of mean length.
+
+    Args:
+        config: a cell whose chain begins with the language model.
+        folder: any prepared data of that store.
+
+    """
+    model, _ = language_model(config)
+    written = written_for(config, folder)
+    prepared = Prepared(written)
+    prompts = [len(prepared.tokenizer.tokenize(prompt)) for prompt in model.begin or [""]]
+    read = float(prepared.split("train").lengths.mean() + 1) + sum(prompts) / len(prompts)
+    return products_per_token(written) * read
 
 
 def products_per_token(written: Path) -> float:

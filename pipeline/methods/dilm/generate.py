@@ -54,7 +54,7 @@ def generate(config: Distill, prepared: Prepared, written: Prepared, parent: Pat
     """
     generator = Generator.load(parent / "generator", len(prepared.classes), pick_device(config.runtime))
     assert isinstance(config.method, Generated)
-    longest = longest_text(written, config.method.sampling, len(config.source.task.text))
+    longest = longest_text(generator, written, config.method.sampling, len(config.source.task.text))
     return generate_from(generator, config, prepared, longest)
 
 

@@ -20,6 +20,7 @@ from pipeline.students.linear import use_onednn
 
 Text = tuple[str, ...]
 _PAD, _SEPARATOR = "<|pad|>", "<|separator|>"
+_PROMPTS = "class_prompts"  # where a saved model's config has them
 _ROWS = 64  # sequences whose losses are computed together where no gradient is needed
 
 
@@ -32,6 +33,7 @@ class Generator:
     """A causal language model of text given its class.
 
     A sequence is: the begin token of its class; the text, of a pair both with a separator in between; the end token.
+    Where classes have prompts, the model reads the class's before every sequence.
 
     Args:
         model: whose vocabulary has the special tokens.
@@ -41,6 +43,7 @@ class Generator:
 
     Attributes:
         begin: [C] token ids that begin the classes.
+        prompts: [C] token ids that stand before these; empty without prompts.
         separator: between the texts of a pair; ``end``: of a text; ``pad``: after it.
 
     """
@@ -54,7 +57,13 @@ class Generator:
         self.device = torch.device(device)
         self.begin = [self._id(begin_token(label)) for label in range(classes)]
         self.separator, self.pad, self.end = self._id(_SEPARATOR), self._id(_PAD), int(tokenizer.eos_token_id)
+        self.prompts: list[list[int]] = getattr(model.config, _PROMPTS, [[]] * classes)
         self.precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(map(len, self.prompts))
 
     def _id(self, token: str) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(token))
@@ -70,7 +79,8 @@ class Generator:
     ) -> Generator:
         """The language model that stage 1 keeps, with new tokens: classes begin as its token for the start of a text.
 
-        Or, where ``begin`` has words for each class, as the mean of their vectors. The separator's and the padding's
+        Or, where ``begin`` has a prompt for each class, as the last token of that; the others are read before it, so
+        that a text is at first as likely as the model finds it behind the prompt. The separator's and the padding's
         vectors are drawn, as the library initialises them, from ``seed``; where the model has more rows than its
         tokenizer has tokens, they are the next of these.
 
@@ -82,6 +92,8 @@ class Generator:
             raise InputError(f"lm.begin: {len(begin)} entries for {classes} classes; give one for each, or null")
         model, tokenizer = _loaded(folder)
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        read = tokenizer([*begin], add_special_tokens=False)["input_ids"] if begin is not None else [[]] * classes
+        prompts = [[first, *ids] for ids in read]
         tokens = [*map(begin_token, range(classes)), _SEPARATOR, _PAD]
         tokenizer.add_special_tokens({"additional_special_tokens": tokens[:-1], "pad_token": _PAD})
         with seeded(seed, "new tokens"), torch.no_grad():
@@ -89,11 +101,10 @@ class Generator:
             size = max(len(tokenizer), model.get_input_embeddings().weight.shape[0])
             model.resize_token_embeddings(size, mean_resizing=False)
             begins = [tokenizer.convert_tokens_to_ids(token) for token in tokens[:classes]]
-            # with a space before them: as words stand inside a text
-            words = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in begin or ()]
             for table in (model.get_input_embeddings(), model.get_output_embeddings()):
-                starts = [table.weight[ids].mean(dim=0) for ids in words or [[first]] * classes]
-                table.weight[begins] = torch.stack(starts)
+                table.weight[begins] = table.weight[[prompt[-1] for prompt in prompts]]
+        if begin is not None:
+            setattr(model.config, _PROMPTS, [prompt[:-1] for prompt in prompts])
         model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
         return cls(model, tokenizer, classes, device)
 
@@ -151,9 +162,27 @@ class Generator:
 
         """
         with self.autocast():
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+            logits = self.logits(ids, mask)[:, :-1]
         each = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
         return (each * mask[:, 1:]).sum(dim=1)
+
+    def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[rows, length, vocabulary] of sequences [rows, length], each read behind the prompt of its class."""
+        longest = self.prompt_length
+        if not longest:
+            return self._read(input_ids=ids, attention_mask=mask)
+        padded = [[self.pad] * (longest - len(prompt)) + prompt for prompt in self.prompts]
+        classes = (ids[:, :1] == torch.tensor(self.begin, device=ids.device)).int().argmax(dim=1)
+        before = torch.tensor(padded, device=ids.device)[classes]
+        whole = torch.cat([(before != self.pad).to(mask), mask], dim=1)
+        # counted from a prompt's first token, as where texts are written
+        places = (whole.cumsum(dim=1) - 1).clamp(min=0)
+        found = self._read(input_ids=torch.cat([before, ids], dim=1), attention_mask=whole, position_ids=places)
+        return found[:, longest:]
+
+    def _read(self, **inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(**inputs, use_cache=False).logits
+        return logits
 
     @torch.no_grad()
     def mean_losses(self, sequences: Sequences, normalise: Literal["length", "padded"] = "length") -> Tensor:

@@ -35,7 +35,7 @@ def pretrain(config: Distill, prepared: Prepared, out: Path) -> Generator:
         out: the cell's folder; ``progress.pt`` and ``log.csv`` are written there.
 
     Raises:
-        InputError: dev is empty, ``begin`` is not of as many classes, or a package is missing.
+        InputError: dev is empty, ``begin`` is not of as many classes or too long, or a package is missing.
         StageError: the loss is no longer finite; the last good state is saved.
         Stopped: a signal came; the state after the step of that moment is saved.
 
@@ -44,7 +44,14 @@ def pretrain(config: Distill, prepared: Prepared, out: Path) -> Generator:
     assert isinstance(method, LM)
     classes, device = len(prepared.classes), pick_device(config.runtime)
     generator = Generator.fresh(prepared.model_folder, classes, config.seed, device, method.begin)
-    run = Pretraining(method, generator, generator.sequences(prepared.split("train")), config.seed)
+    train, positions = generator.sequences(prepared.split("train")), prepared.manifest["positions"]
+    longest = int(train.lengths.max()) + generator.prompt_length
+    if positions is not None and longest > positions:
+        raise InputError(
+            f"lm.begin: with its prompt a row has {longest} tokens, and {prepared.manifest['model']['name']} reads "
+            f"{positions}; give shorter ones, or a smaller prepare.max_length"
+        )
+    run = Pretraining(method, generator, train, config.seed)
     validate = _DevLoss(method, prepared, generator, config.seed)
     loop(run, validate, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)
     if method.validation.keep == "best":

@@ -26,10 +26,11 @@ from pipeline.randomness import seeded
 _SPARE = 4  # times as many texts as are needed are written before a generator counts as unable to
 
 
-def longest_text(written: Prepared, sampling: Sampling, fields: int) -> int:
+def longest_text(generator: Generator, written: Prepared, sampling: Sampling, fields: int) -> int:
     """Tokens that a text has at most: ``max_tokens``, else as many as the longest training row.
 
     Args:
+        generator: that writes it.
         written: the task as prepared for the language model.
         sampling: how texts are drawn.
         fields: of a text: 1, or 2 for pairs.
@@ -39,7 +40,7 @@ def longest_text(written: Prepared, sampling: Sampling, fields: int) -> int:
 
     """
     positions, asked = written.manifest["positions"], sampling.max_tokens
-    beside = 1 + fields  # begin and end, and what separates a pair
+    beside = generator.prompt_length + 1 + fields  # begin and end, and what separates a pair
     if asked is not None and positions is not None and asked > positions - beside:
         raise InputError(
             f"sampling.max_tokens: {asked} is more than {written.manifest['model']['name']} reads; "
@@ -177,12 +178,13 @@ def _batch(generator: Generator, label: int, fields: int, sampling: Sampling, lo
         eos_token_id=generator.end,
         pad_token_id=generator.pad,
     )
-    start = torch.full((sampling.batch_size, 1), generator.begin[label], device=generator.device)
+    prompt = generator.prompts[label]
+    start = torch.tensor([[*prompt, generator.begin[label]]], device=generator.device).expand(sampling.batch_size, -1)
     with generator.autocast():
         found = generator.model.generate(
             input_ids=start, attention_mask=torch.ones_like(start), generation_config=settings
         )
-    return [_ended(row, generator) for row in found.tolist()]
+    return [_ended(row, generator) for row in found[:, len(prompt) :].tolist()]
 
 
 def _ended(row: list[int], generator: Generator) -> list[int]:

@@ -62,7 +62,7 @@ def tune(config: Distill, prepared: Prepared, written: Prepared, parent: Path, o
     device = pick_device(config.runtime)
     generator = Generator.load(parent / "generator", len(prepared.classes), device)
     student = Student.load(prepared.model_folder, prepared.manifest["fresh_parameters"], device)
-    longest = longest_text(written, method.sampling, len(config.source.task.text))
+    longest = longest_text(generator, written, method.sampling, len(config.source.task.text))
     real = generator.sequences(written.split("train"))
     run = Tuning(config, prepared, student, generator, real, longest)
     loop(run, lambda _: {}, Checkpoint(out, config.runtime.save_seconds), advice=ADVICE)

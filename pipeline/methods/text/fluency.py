@@ -106,7 +106,7 @@ class Fluency:
         starts = list(self._beginnings(token_ids, rows, place))
         sequences = Sequences.of((ids for ids, _ in starts), [0] * len(starts))
         ids, mask = sequences.batch(torch.arange(len(starts)), self.generator.pad, self.generator.device)
-        logits = self.generator.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = self.generator.logits(ids, mask)
         ends = mask.sum(dim=1) - 1
         last = logits[torch.arange(len(starts), device=ends.device), ends].float().log_softmax(dim=-1).cpu()
         scores = [each[self._first[begins]] for each, (_, begins) in zip(last, starts, strict=True)]

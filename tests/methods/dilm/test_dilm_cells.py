@@ -54,8 +54,9 @@ def weights(folder: Path) -> bytes:
     return (folder / "generator" / "model.safetensors").read_bytes()
 
 
-def test_end_to_end(chain: Chain, store: Store) -> None:
-    config = chain()
+@pytest.mark.parametrize("begin", [None, ["word1 word2 bad", "good"]], ids=["as published", "prompts"])
+def test_end_to_end(chain: Chain, store: Store, begin: list[str] | None) -> None:
+    config = chain({"begin": begin})
     folder = made(config, store)
     found = load(folder / "distilled.h5")
     assert found.label_ids.tolist() == [0, 1, 0, 1]
@@ -72,7 +73,9 @@ def test_end_to_end(chain: Chain, store: Store) -> None:
     ]
     assert found.about["generated"]["candidates"] == 8
     assert config.parent is not None
-    rows = log(store.cell(config.parent).folder)
+    tuned = store.cell(config.parent).folder
+    assert Generator.load(tuned / "generator", 2, "cpu").prompt_length == (0 if begin is None else 3)
+    rows = log(tuned)
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5]
     assert all(0 < float(row["loss"]) < 2 for row in rows)
     assert all(float(row["gradient_norm"]) > 0 for row in rows)
@@ -92,6 +95,12 @@ def test_pretraining_lowers_the_loss_and_keeps_the_best(chain: Chain, store: Sto
     tokens = dev.lengths - 1
     loss = float((generator.mean_losses(dev) * tokens).sum() / tokens.sum())
     assert loss == pytest.approx(min(scored.values()), rel=1e-5)
+
+
+def test_prompts_that_leave_no_room_for_a_row_are_refused(chain: Chain, store: Store) -> None:
+    config = chain({"begin": ["word1 " * 38, "good"]}, matched=False)
+    with pytest.raises(InputError, match=r"lm\.begin: with its prompt a row has \d+ tokens, and .* reads 40; give sho"):
+        made(config, store)
 
 
 def test_the_mean_over_tokens_is_that_of_the_library(chain: Chain, store: Store, language_model: Path) -> None:

@@ -121,8 +121,11 @@ def test_the_work_of_a_language_model_is_six_flops_per_weight_and_token(chain: C
     folder = store.cell(config.source).folder
     facts = json.loads((folder / "manifest.json").read_text())
     rows = Prepared(folder).split("train").rows
-    expected = 6 * facts["parameters"] * 7 * 5 * (1 + sum(map(len, rows["input_ids"])) / len(rows))
-    assert work.of_distill(config, folder).training == pytest.approx(expected)
+    read, per_token = 1 + sum(map(len, rows["input_ids"])) / len(rows), 6 * facts["parameters"] * 7 * 5
+    assert work.of_distill(config, folder).training == pytest.approx(read * per_token)
+    prompted = chain({"steps": 7, "batch_size": 5, "begin": ["word1 word2 bad", "good"]}, matched=False).parent
+    assert prompted is not None
+    assert work.of_distill(prompted, folder).training == pytest.approx((read + 2) * per_token)
 
 
 def test_matching_costs_more_with_every_step_and_pool(chain: Chain, store: Store) -> None:

@@ -42,11 +42,12 @@ def trained(config: Distill, store: Store) -> Path:
 
 def test_adapters_and_new_tokens_are_all_that_is_trained(chain: Chain, store: Store, language_model: Path) -> None:
     pytest.importorskip("peft")
-    config = lm_of(chain, lora={"rank": 2, "modules": ["c_attn"]}, steps=4)
+    config = lm_of(chain, lora={"rank": 2, "modules": ["c_attn"]}, steps=4, begin=["word1 word2 bad", "good"])
     folder = trained(config, store)
     after = Generator.load(folder / "generator", 2, "cpu").model.state_dict()
     # what was there before is that of the config's seed
-    before = Generator.fresh(prepared(config.source, store).model_folder, 2, config.seed, "cpu").model.state_dict()
+    model, begin = prepared(config.source, store).model_folder, ["word1 word2 bad", "good"]
+    before = Generator.fresh(model, 2, config.seed, "cpu", begin).model.state_dict()
     assert before.keys() == after.keys()
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     tables = {"transformer.wte.weight", "lm_head.weight"}

@@ -31,20 +31,45 @@ def test_classes_begin_as_the_token_that_starts_a_text(language_model: Path) -> 
     assert torch.equal(again.model.get_input_embeddings().weight, table)
 
 
-def test_classes_begin_as_words_of_ones_own(language_model: Path) -> None:
-    generator = Generator.fresh(language_model, 2, 0, "cpu", ["bad", "good bright"])
+PROMPTS = ["word1 word2 bad", "good"]
+
+
+def test_classes_begin_as_prompts_of_ones_own(language_model: Path) -> None:
+    generator = Generator.fresh(language_model, 2, 0, "cpu", PROMPTS)
     for table in (generator.model.get_input_embeddings().weight, generator.model.get_output_embeddings().weight):
-        bad, good, bright = (table[WORDS.index(word)] for word in ("bad", "good", "bright"))
-        assert torch.equal(table[generator.begin[0]], bad)
-        assert torch.equal(table[generator.begin[1]], torch.stack([good, bright]).mean(dim=0))
+        for begin, word in zip(generator.begin, ("bad", "good"), strict=True):
+            assert torch.equal(table[begin], table[WORDS.index(word)])
+    start, one, two = (WORDS.index(word) for word in ("<end>", "word1", "word2"))
+    assert generator.prompts == [[start, one, two], [start]]
     with pytest.raises(InputError, match=r"lm\.begin: 1 entries for 2 classes; give one for each"):
         Generator.fresh(language_model, 2, 0, "cpu", ["bad"])
 
 
-def by_hand(generator: Generator, ids: list[int]) -> float:
-    """−Σ log p of a sequence's tokens after the first, each from a pass over nothing but what stands before it."""
+def test_a_text_behind_a_prompt_is_as_likely_as_the_model_finds_it_there(language_model: Path, tmp_path: Path) -> None:
+    """Prompts of unequal length stand beside each other, and a saved generator reads them too."""
+    generator = Generator.fresh(language_model, 2, 0, "cpu", PROMPTS)
+    texts = [[WORDS.index(word) for word in text.split()] for text in ("word3 dull word4", "word5", "bright word1")]
+    rows = [generator.wrapped([text], label) for text, label in zip(texts, [0, 1, 1], strict=True)]
+    assert [row[0] for row in rows] == [generator.begin[0], generator.begin[1], generator.begin[1]]
+    expected = []
+    for row, label in zip(rows, [0, 1, 1], strict=True):
+        prompt = [WORDS.index(word) for word in ("<end> " + PROMPTS[label]).split()]
+        expected.append(by_hand(generator, [*prompt, *row[1:]], given=len(prompt)))
+    sequences = Sequences.of(rows, [0, 1, 1])
+    found = generator.losses(*sequences.batch(torch.arange(3), generator.pad, "cpu"))
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    found.sum().backward()
+    assert all(each.grad is None or each.grad.isfinite().all() for each in generator.model.parameters())
+    generator.save(tmp_path / "generator")
+    again = Generator.load(tmp_path / "generator", 2, "cpu")
+    assert again.prompts == generator.prompts
+    assert torch.equal(again.mean_losses(sequences), generator.mean_losses(sequences))
+
+
+def by_hand(generator: Generator, ids: list[int], given: int = 1) -> float:
+    """−Σ log p of a sequence's tokens after those given, each from a pass over nothing but what stands before it."""
     total = 0.0
-    for at in range(1, len(ids)):
+    for at in range(given, len(ids)):
         with torch.no_grad():
             scores = generator.model(input_ids=torch.tensor([ids[:at]])).logits[0, -1].double().tolist()
         largest = max(scores)

@@ -69,16 +69,20 @@ def test_a_generator_that_always_says_the_same_is_found_out(language_model: Path
     assert len(written(generator, 3, distinct=False).texts) == 6
 
 
-def test_nucleus_of_almost_nothing_is_greedy(language_model: Path) -> None:
-    generator = fresh(language_model)
+@pytest.mark.parametrize("prompts", [None, ["word1 word2 bad", "good"]])
+def test_nucleus_of_almost_nothing_is_greedy(language_model: Path, prompts: list[str] | None) -> None:
+    generator = Generator.fresh(language_model, 2, 3, "cpu", prompts)
     sampling = SMALL.model_copy(update={"top_p": 1e-6})
     found = write(generator, 2, 1, sampling, 6, 0, distinct=False)
-    row = found.sequences.row(0)
-    for at in range(1, len(row)):
-        with torch.no_grad():
-            logits = generator.model(input_ids=torch.tensor([row[:at]])).logits[0, -1]
-        logits[[*generator.begin, generator.pad, generator.separator]] = -torch.inf
-        assert int(logits.argmax()) == row[at]
+    for label in range(2):
+        row = found.sequences.row(2 * label)
+        assert row[0] == generator.begin[label]
+        for at in range(1, len(row)):
+            with torch.no_grad():
+                ids = torch.tensor([[*generator.prompts[label], *row[:at]]])
+                logits = generator.model(input_ids=ids).logits[0, -1]
+            logits[[*generator.begin, generator.pad, generator.separator]] = -torch.inf
+            assert int(logits.argmax()) == row[at]
 
 
 @pytest.mark.parametrize("rule", ["k_centres", "herding", "random", "rank", "none"])
@@ -133,17 +137,18 @@ def test_a_mini_batch_has_a_text_of_every_cluster(chain: Chain, store: Store) ->
         assert sorted(filled.tolist()) == [12, 13, 14, 15]
 
 
-def test_a_text_is_no_longer_than_the_language_model_reads(chain: Chain, store: Store) -> None:
-    """It has 40 positions: a class's token, 38 of text, the end; of a pair 37, and what separates."""
+def test_a_text_is_no_longer_than_the_language_model_reads(chain: Chain, store: Store, language_model: Path) -> None:
+    """It has 40 positions: a class's token, 38 of text, the end; of a pair 37, and what separates; a prompt before."""
     config = chain(pairs=True)
     assert config.parent is not None
     assert config.parent.parent is not None
-    data = prepared(config.parent.parent.source, store)
-    for fields, most in ((1, 38), (2, 37)):
-        assert longest_text(data, Sampling(max_tokens=most), fields) == most
+    data, plain = prepared(config.parent.parent.source, store), fresh(language_model)
+    prompted = Generator.fresh(language_model, 2, 3, "cpu", ["word1 word2 bad", "good"])
+    for generator, fields, most in ((plain, 1, 38), (plain, 2, 37), (prompted, 1, 35)):
+        assert longest_text(generator, data, Sampling(max_tokens=most), fields) == most
         with pytest.raises(InputError, match=rf"max_tokens: {most + 1} is more than .* reads; give at most {most}"):
-            longest_text(data, Sampling(max_tokens=most + 1), fields)
-    assert longest_text(data, Sampling(), 2) == int(data.split("train").lengths.max())
+            longest_text(generator, data, Sampling(max_tokens=most + 1), fields)
+    assert longest_text(plain, data, Sampling(), 2) == int(data.split("train").lengths.max())
 
 
 def test_updates_take_turns_through_all_texts(chain: Chain, store: Store) -> None:
