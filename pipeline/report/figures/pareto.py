@@ -74,7 +74,8 @@ def _panel(panel: Any, collected: Collected, found: Sequence[Point], column: Col
     size = collected.size(column, column.split)
     rows = "? rows" if size is None else f"{size:,} rows"
     panel.set_ylabel(f"{column.split} {METRIC_NAMES[column.metric]} ({rows})", fontsize=9)
-    panel.set_xlabel("estimated FLOPs of making the set and training one student on it", fontsize=9)
+    # a panel may be narrower than this, with long names to its right
+    panel.set_xlabel("estimated FLOPs of making the set and training one student on it", fontsize=9, loc="left")
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(labelsize=9)
     majority = collected.reference("majority", column)
