@@ -49,7 +49,11 @@ class Verdicts:
 
     def caption(self) -> tuple[str, ...]:
         """How the tests were made, what they can find, what was not tested."""
-        parts = [_how(len(self._tested)), _detectable(self._tested)] if self._tested else []
+        layout = self._collected.layout
+        beside = any(
+            self._there(ours(row, self._collected), column) for row in layout.rows for column in layout.columns
+        )
+        parts = [_how(len(self._tested), beside), _detectable(self._tested)] if self._tested else []
         return tuple(filter(None, [*parts, self._untested()]))
 
     def sentences(self) -> tuple[str, ...]:
@@ -150,11 +154,12 @@ def _listed(reasons: Sequence[tuple[str, str]]) -> str:
     return "; ".join(f"{', '.join(of)}: {why}" for why, of in names.items())
 
 
-def _how(tests: int) -> str:
+def _how(tests: int, beside_ours: bool) -> str:
     count = "the one test" if tests == 1 else f"all {tests} tests"
+    mine = f"; {OUR_MARKS[1]} / {OUR_MARKS[-1]} below / above {OURS} at the same budget" if beside_ours else ""
     return (
         f"Marks: {RANDOM_MARKS[1]} / {RANDOM_MARKS[-1]} above / below random real at the same budget (where there are "
-        f"several such rows: all of them); {OUR_MARKS[1]} / {OUR_MARKS[-1]} below / above {OURS} at the same budget. "
+        f"several such rows: all of them){mine}. "
         f"They stand where two tests both reject at 5 % after Holm's correction for {count} of this table, and the "
         f"95 % interval excludes zero: a permutation test ({PERMUTATIONS:,} permutations, paired over rows, of the "
         f"answers averaged over runs), and Student's t on the variance over rows, sets and initialisations, to which "

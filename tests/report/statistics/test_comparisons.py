@@ -54,6 +54,10 @@ def test_marks_stand_where_the_difference_holds_and_nowhere_else(fabric: Fabric)
     assert found["HL"].endswith(" †"), "undecided against random real, below SL + AL"
     assert found["SL + AL"].endswith(" ↑")
     assert not any(mark in found["HL"] for mark in "↑↓‡")
+    assert "† / ‡ below / above SL + AL" in " ".join(table.caption)
+    without = table_of(fabric, filled(fabric, DRAWS, HL | SEVERAL, means=means, name="without"))
+    assert "Marks: ↑ / ↓" in " ".join(without.caption)
+    assert "†" not in " ".join(without.caption), "no row of SL + AL"
     tests = table.tests.set_index(["first", "second"])
     assert list(tests.index) == [("HL", "random real"), ("SL + AL", "random real"), ("SL + AL", "HL")]
     assert tests["holds"].tolist() == [False, True, True]
