@@ -69,7 +69,7 @@ class GeneratorTraining(Frozen):
 
 
 class DevLoss(Frozen):
-    """The language model's loss on dev.
+    """The language model's loss on dev, and the share of rows that are likeliest as texts of their own class.
 
     Attributes:
         every: steps between two measurements; ``null`` never measures.

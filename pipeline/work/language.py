@@ -34,7 +34,7 @@ def of_distill(config: Distill, folder: Path, per_row: float) -> Kinds:
         validation = method.validation
         times = 0 if validation.every is None else -(-method.steps // validation.every)
         rows = Prepared(written).manifest["sizes"]["dev"]
-        scored = times * min(validation.examples or rows, rows) * text
+        scored = times * min(validation.examples or rows, rows) * C * text
         return {"training": 3 * text * method.batch_size * method.steps, "scoring": scored}
     if isinstance(method, DiLM):
         pools = -(-method.steps // (method.updates * method.pool.every))

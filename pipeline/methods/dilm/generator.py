@@ -194,6 +194,14 @@ class Generator:
             found[rows] = self.losses(ids, mask).cpu()
         return normalised(found, sequences.lengths, normalise)
 
+    def losses_by_class(self, split: Split) -> Tensor:
+        """[n, C] loss per token of every row of a split, prepared for this language model, as a text of each class."""
+        columns = []
+        for label in range(len(self.begin)):
+            rows = Sequences.of((self.wrapped(fields, label) for fields in split.fields()), [label] * len(split))
+            columns.append(self.mean_losses(rows))
+        return torch.stack(columns, dim=1)
+
     def training(self, on: bool) -> None:
         """Switches the model's dropout."""
         self.model.train(on)

@@ -121,7 +121,7 @@ def language_modelling(generator: Generator, train: Sequences, rows: Tensor, wei
 
 
 class _DevLoss:
-    """The mean loss per token on dev, always of the same rows."""
+    """The mean loss per token on dev, always of the same rows, and of how many it tells the class."""
 
     def __init__(self, method: LM, prepared: Prepared, generator: Generator, seed: int) -> None:
         self.method, self.generator = method, generator
@@ -130,14 +130,20 @@ class _DevLoss:
         split, rows = prepared.split("dev"), method.validation.examples
         if not len(split):
             raise InputError("validation.every: dev has no rows; give prepare.dev, or every: null")
-        self.dev = generator.sequences(split.stratified(rows or len(split), seed, "validation rows"))
+        self.dev = split.stratified(rows or len(split), seed, "validation rows")
 
     def __call__(self, run: Pretraining) -> dict[str, float]:
-        """What the log says; ``run.best`` is the better state where the best one is kept."""
+        """What the log says; ``run.best`` is the better state where the best one is kept.
+
+        The accuracy is the share of rows that are likeliest as texts of their own class: a generator that writes the
+        same whatever the class stays at chance, however low its loss.
+        """
         with self.generator.scoring():
-            each = self.generator.mean_losses(self.dev)
-        tokens = (self.dev.lengths - 1).float()
-        loss = float((each * tokens).sum() / tokens.sum())
+            each = self.generator.losses_by_class(self.dev)
+        labels = self.dev.labels
+        tokens = (self.generator.sequences(self.dev).lengths - 1).float()
+        loss = float((each.gather(1, labels[:, None])[:, 0] * tokens).sum() / tokens.sum())
+        accuracy = float((each.argmin(dim=1) == labels).float().mean())
         if self.method.validation.keep == "best" and loss < run.best.score:
-            run.best = Best(run.step, loss, loss, None, run.optimisation.tensors())
-        return {"validation_loss": loss, "validation_score": loss}
+            run.best = Best(run.step, loss, loss, accuracy, run.optimisation.tensors())
+        return {"validation_loss": loss, "validation_accuracy": accuracy, "validation_score": loss}

@@ -15,6 +15,7 @@ from pipeline.distilled import DistilledSet, load
 from pipeline.errors import InputError
 from pipeline.methods.dilm import pretrain, sampling, trajectory, tuning
 from pipeline.methods.dilm.generator import Generator
+from pipeline.methods.dilm.sequences import Sequences
 from pipeline.stage2_distill import run as distill
 from pipeline.store import Store
 from tests.conftest import table
@@ -83,7 +84,7 @@ def test_end_to_end(chain: Chain, store: Store, begin: list[str] | None) -> None
 
 def test_pretraining_lowers_the_loss_and_keeps_the_best(chain: Chain, store: Store) -> None:
     validation = {"every": 10, "keep": "best"}
-    config = chain({"steps": 40, "validation": validation}, matched=False).parent
+    config = chain({"steps": 40, "begin": ["bad", "good"], "validation": validation}, matched=False).parent
     assert config is not None
     folder = made(config, store)
     losses = [float(row["loss"]) for row in log(folder)]
@@ -95,6 +96,13 @@ def test_pretraining_lowers_the_loss_and_keeps_the_best(chain: Chain, store: Sto
     tokens = dev.lengths - 1
     loss = float((generator.mean_losses(dev) * tokens).sum() / tokens.sum())
     assert loss == pytest.approx(min(scored.values()), rel=1e-5)
+    told = {int(row["step"]): float(row["validation_accuracy"]) for row in log(folder) if row["validation_loss"]}
+    right = 0
+    for index, label in enumerate(dev.labels.tolist()):
+        text = dev.row(index)[1:]
+        rows = Sequences.of([[generator.begin[0], *text], [generator.begin[1], *text]], [0, 1])
+        right += int(generator.mean_losses(rows).argmin() == label)
+    assert told[min(scored, key=scored.__getitem__)] == pytest.approx(right / len(dev))
 
 
 def test_prompts_that_leave_no_room_for_a_row_are_refused(chain: Chain, store: Store) -> None:
