@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -24,6 +24,7 @@ METRIC_NAMES = {
     "mcc": "MCC × 100",
     "accuracy_f1": "mean of accuracy and F1 %",
 }
+_TITLES = 60  # characters, above which a heading is wider than what stands below it
 TITLES = {
     "table2": "methods and tasks (laid out as the paper's Table 2)",
     "table3": "steps and shots (laid out as the paper's Table 3)",
@@ -90,8 +91,7 @@ def results_table(experiment: Experiment, collected: Collected) -> Table:
             shown[f"{column.title}: {paper.HEADING}"] = [published.entry(row, column) for row in rows]
         for metric in imbalance.beside(collected, column):
             shown[f"{column.title}: {METRIC_NAMES[metric]}"] = [_entry(collected, r, column, metric) for r in rows]
-    titles = " / ".join(column.title for column in columns)
-    where = f" ({titles})" if len(columns) > 1 else ""
+    where = _order(columns) if len(columns) > 1 else ""
     shown["n (sets × initialisations)"] = [_sizes(collected, row) for row in rows]
     shown[f"% of full data{where}"] = [_joined(collected, row, lambda e: _share(collected, e)) for row in rows]
     shown[f"distillation s{where}"] = [_joined(collected, row, _distill_seconds) for row in rows]
@@ -161,6 +161,12 @@ def _numbers(sample: Sample) -> dict[str, float | str | None]:
 def _heading(collected: Collected, column: Column) -> str:
     size = _count(collected.size(column, column.split))
     return f"{column.title}: {METRIC_NAMES[column.metric]}, {size} {column.split} rows"
+
+
+def _order(columns: Sequence[Column]) -> str:
+    """What the numbers that are joined by strokes belong to, in a few words."""
+    titles = " / ".join(column.title for column in columns)
+    return f" ({titles})" if len(titles) <= _TITLES else " (in the order of the columns)"
 
 
 def _entry(collected: Collected, row: Row, column: Column, metric: str | None = None) -> str:

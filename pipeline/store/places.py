@@ -52,10 +52,7 @@ def locate(name: str) -> Path | None:
         if not written_as_path and not path.exists():
             return None
     if not path.exists():
-        whence = "" if path.is_absolute() else f", seen from {Path.cwd()}"
-        raise InputError(
-            f"{name}: no such file or folder{whence}; give an existing path, package:NAME/path, or a hub id"
-        )
+        raise _missing(name, "an existing path, package:NAME/path, or a hub id")
     return path
 
 
@@ -162,10 +159,13 @@ class Places:
     def _local(self, name: str) -> str:
         path = locate(name)
         if path is None:
-            raise InputError(
-                f"{name}: no such file or folder, seen from {Path.cwd()}; give an existing path, or package:NAME/path"
-            )
+            raise _missing(name, "an existing path, or package:NAME/path")
         return self.digest(path)
+
+
+def _missing(name: str, allowed: str) -> InputError:
+    whence = "" if Path(name).expanduser().is_absolute() else f", seen from {Path.cwd()}"
+    return InputError(f"{name}: no such file or folder{whence}; give {allowed}")
 
 
 def _files_below(folder: str) -> list[str]:

@@ -68,6 +68,15 @@ def test_sizes_that_differ_between_tasks_stand_in_the_entries(fabric: Fabric):
     assert column(table, "training s (one / two)") == ["1.5 / 2.0"]
 
 
+def test_names_of_columns_that_are_longer_than_their_numbers_are_not_repeated(fabric: Fabric):
+    names = ["reviews_of_films_in_long_sentences", "news_of_the_world_in_headlines"]
+    table = built(fabric, fabric.experiment({}, tasks=[fabric.task(name) for name in names]))
+    assert [title for title in table.frame.columns if title.startswith(("% of", "training"))] == [
+        "% of full data (in the order of the columns)",
+        "training s (in the order of the columns)",
+    ]
+
+
 def test_without_runs_an_entry_says_missing_or_failed(fabric: Fabric):
     experiment = standard(fabric, {"SL": SCORES["SL"]})
     fabric.fail(experiment.cells[1], "boom")

@@ -76,9 +76,12 @@ def compare(asked: Sequence[tuple[str, ...]], collected: Collected) -> tuple[Com
     pairs = asked_pairs(asked, collected.layout)
     known = {frozenset(pair) for pair in pairs}
     defaults = [pair for pair in _defaults(collected) if frozenset(pair) not in known]
+    columns = collected.layout.columns
+    gridded = {pair: [c for c in columns if all((row, c) in collected.entries for row in pair)] for pair in pairs}
     found: list[Comparison] = []
-    for column in collected.layout.columns:
-        planned = [Comparison(*pair, column, asked=True) for pair in pairs]
+    for column in columns:
+        # a pair that stands together nowhere is named everywhere: it was asked for
+        planned = [Comparison(*pair, column, asked=True) for pair in pairs if column in (gridded[pair] or columns)]
         planned += [Comparison(*pair, column, asked=False) for pair in defaults]
         there = [each for each in planned if each.asked or _both_there(each, collected)]
         found += _tested(there, column, collected)

@@ -167,6 +167,19 @@ def test_a_sentence_of_an_asked_pair(fabric: Fabric):
     )
 
 
+def test_an_asked_pair_is_told_of_the_columns_that_have_it(fabric: Fabric):
+    """Of a column without one of its rows nothing is said, unless no column has both."""
+    sst2, qnli = ({"prepare.task": [fabric.task(name)]} for name in ("sst2", "qnli"))
+    means, report = {"random": 0.55, "hl": 0.75}, {"compare": [["HL", "random real"]]}
+    table = table_of(fabric, filled(fabric, DRAWS | sst2, HL | sst2, HL | qnli, means=means, report=report))
+    (line,) = table.differences
+    assert line.startswith("sst2: HL − random real = ")
+    apart = filled(fabric, DRAWS | sst2, HL | qnli, means=means, report=report, name="apart")
+    lines = table_of(fabric, apart).differences
+    assert [line.partition(":")[0] for line in lines] == ["sst2", "qnli"]
+    assert all(line.endswith("not in the grid.") for line in lines)
+
+
 def test_what_one_generator_leaves_unvaried_is_said(fabric: Fabric):
     """Three sets of one language model beside three of two."""
     source = {"model": {"name": str(fabric.model), "head": "language"}}
