@@ -21,7 +21,8 @@ from pipeline.students.linear import use_onednn
 Text = tuple[str, ...]
 _PAD, _SEPARATOR = "<|pad|>", "<|separator|>"
 _PROMPTS = "class_prompts"  # where a saved model's config has them
-_ROWS = 64  # sequences whose losses are computed together where no gradient is needed
+_ROWS = 64  # sequences whose losses are computed together where no gradient is needed, at most, and
+_POSITIONS = 10240  # their positions, padding and prompts among them: each has a logit per token of the vocabulary
 
 
 def begin_token(label: int) -> str:
@@ -189,7 +190,8 @@ class Generator:
         """[n] loss of every sequence per token, or per token of the longest of them."""
         order = sequences.lengths.argsort(stable=True)
         found = torch.empty(len(sequences))
-        for rows in order.split(_ROWS):
+        longest = self.prompt_length + int(sequences.lengths.max())
+        for rows in order.split(min(_ROWS, max(1, _POSITIONS // longest))):
             ids, mask = sequences.batch(rows, self.pad, self.device)
             found[rows] = self.losses(ids, mask).cpu()
         return normalised(found, sequences.lengths, normalise)

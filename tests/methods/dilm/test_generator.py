@@ -98,6 +98,20 @@ def test_losses_are_those_of_every_text_alone_whatever_stands_beside_it(language
     assert padded.tolist() == pytest.approx([value / 6 for value in expected], rel=1e-5)
 
 
+def test_long_texts_are_read_in_smaller_batches(language_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool of long texts needs no more memory than one of short texts, and its likelihoods are the same."""
+    generator = fresh(language_model)
+    rows = [generator.wrapped([[5 + at % 3] * (1 + at % 9)], at % 2) for at in range(20)]
+    sequences = Sequences.of(rows, [at % 2 for at in range(20)])
+    expected, read = generator.mean_losses(sequences), []
+    losses = generator.losses
+    monkeypatch.setattr(generator, "losses", lambda ids, mask: read.append(ids.shape) or losses(ids, mask))
+    monkeypatch.setattr("pipeline.methods.dilm.generator._POSITIONS", 40)
+    assert torch.allclose(generator.mean_losses(sequences), expected, rtol=1e-5)
+    assert len(read) > 1
+    assert max(count * length for count, length in read) <= 40
+
+
 def test_both_ways_to_normalise() -> None:
     losses, lengths = torch.tensor([6.0, 6.0]), torch.tensor([3, 7])
     assert normalised(losses, lengths, "length").tolist() == [3.0, 1.0]
