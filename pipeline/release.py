@@ -47,7 +47,7 @@ def card(
     """Write the data card of a set beside it: what it is, how it was selected, how it scored, an audit."""
     from pipeline import distilled
     from pipeline.progress import quiet_libraries
-    from pipeline.report.card.facts import card_path
+    from pipeline.report.card.facts import card_path, read_facts
     from pipeline.report.card.gather import gather
     from pipeline.report.card.text import card_text
     from pipeline.store.atomic import write_text
@@ -63,7 +63,9 @@ def card(
             print(f"note: not audited: {error}", file=sys.stderr)
     if not facts.evaluations:
         print(f"note: no evaluation of this set in {store.root}; verify needs one (--root, --results)", file=sys.stderr)
-    path = card_path(file)
+    path, before = card_path(file), read_facts(file)
+    if before is not None and before.license not in ("unknown", facts.license):
+        print(f"note: the licence was {before.license} and is {facts.license} now", file=sys.stderr)
     write_text(path, card_text(found, facts))
     print(path)
     for each in facts.audit:
@@ -97,8 +99,8 @@ def verify(
     found, facts = distilled.load(file), require_facts(file)
     if not facts.evaluations:
         raise InputError(
-            f"{card_path(file)}: claims no scores; python -m pipeline card {file} --root STORE takes them from its "
-            f"store; without one, count what fine_tune and predict get right of labelled rows (README)"
+            f"{card_path(file)}: claims no scores that could be verified; python -m pipeline card {file} --root STORE "
+            f"takes them from the store that the set was evaluated in"
         )
     edited = altered(card_path(file).read_text(), found, facts)
     for part in edited:

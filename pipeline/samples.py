@@ -42,7 +42,12 @@ def show(
 
     quiet_libraries()
     found = distilled.load(file)
-    encoder = None if found.vectors is not None else _encoder(found, file, model)
+    try:
+        encoder = None if found.vectors is not None else _encoder(found, file, model)
+    except InputError:
+        if to == "terminal":  # what can be said without it
+            print("\n".join(readable(found, None)), flush=True)
+        raise
     if to == "terminal":
         for line in readable(found, encoder):
             print(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from datasets import load_from_disk
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.distilled import load
+from pipeline.distilled import load, save
 from tests.conftest import carried_out, typed
 from tests.distilled.test_published import ddal_folder
 
@@ -37,9 +38,8 @@ def real(experiment: Write, tmp_path: Path) -> Path:
 def test_text_is_shown(real: Path) -> None:
     lines = typed("show", real).splitlines()
     assert lines[0].startswith("4 samples of 2 classes (keywords): text of ")
-    assert [line.split("  ")[1] for line in lines if line and line[0].isdigit() and "samples" not in line] == list(
-        "0101"
-    )
+    heads = [line for line in lines if line and line[0].isdigit() and "samples" not in line]
+    assert heads == ["0  class 0", "1  class 1", "2  class 0", "3  class 1"]
     texts = [line.strip() for line in lines if line.startswith("    ")]
     keywords = [{"bad", "dull", "weak"}, {"good", "bright", "strong"}]
     assert len(texts) == 4
@@ -49,10 +49,24 @@ def test_text_is_shown(real: Path) -> None:
 def test_embeddings_are_shown_by_their_nearest_tokens(experiment: Write, tmp_path: Path) -> None:
     path = experiment(method={"initialise": "real", "labels": "unrestricted", "outer": {"steps": 1, "batch_size": 4}})
     shown = typed("show", made(path, tmp_path / "checkpoints"))
-    assert "tokens nearest to 8 embeddings each, which are not the set" in shown
+    assert "A sample is 8 vectors. Below each sample stand the tokens nearest to them, which are not the set" in shown
     assert "[CLS]" in shown
     assert "label [" in shown
     assert "mean cosine" in shown
+
+
+def test_a_set_whose_encoder_is_elsewhere_says_what_it_is(experiment: Write, tmp_path: Path) -> None:
+    """Alone in a folder, as somebody has it to whom it was sent."""
+    path = experiment(method={"labels": "unrestricted", "outer": {"steps": 1, "batch_size": 4}})
+    found = load(made(path, tmp_path / "checkpoints"))
+    about = found.about | {"model": found.about["model"] | {"name": "package:no_such_encoder/model"}}
+    save(replace(found, about=about), tmp_path / "sent.h5")
+    shown = CliRunner().invoke(app, ["show", str(tmp_path / "sent.h5")])
+    assert shown.output.startswith(
+        "2 samples of 2 classes (keywords): input embeddings of package:no_such_encoder/model"
+    )
+    assert "1  class 1, label [" in shown.output
+    assert "pip install no-such-encoder" in str(shown.exception)
 
 
 def test_export(real: Path, tmp_path: Path) -> None:

@@ -73,20 +73,24 @@ def save(distilled: DistilledSet, path: str | Path) -> None:
             tensor = getattr(distilled, name)
             if tensor is not None:
                 values = tensor.detach().cpu().numpy().astype(kind)
-                large = values.size > 2**16
-                file.create_dataset(name, data=values, compression="gzip" if large else None, shuffle=large)
+                large, kept = values.size > 2**16, values.size > 0
+                # with checksums: a damaged file is refused when it is read
+                options = {"compression": "gzip" if large else None, "shuffle": large, "fletcher32": kept}
+                file.create_dataset(name, data=values, **options)
 
 
 def load(path: str | Path) -> DistilledSet:
     """Reads a set onto the CPU.
 
     Raises:
-        InputError: no such file, not a whole HDF5 file, not a distilled set, or one of another format or version.
+        InputError: no such file, not a whole HDF5 file, a damaged one, not a distilled set, or one of another format or
+            version.
 
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give a distilled.h5 that stage 2 wrote")
+        wrong = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {wrong}; give the file of a distilled set, such as a distilled.h5 of stage 2")
     try:
         with h5py.File(path, "r") as file:
             kind = file.attrs.get("format")
@@ -104,6 +108,9 @@ def load(path: str | Path) -> DistilledSet:
     inputs = {"inputs_embeds", "token_ids", "vectors"} & tensors.keys()
     if absent or len(inputs) != 1:
         raise InputError(f"{path}: not a whole distilled set (it has: {', '.join(tensors)}); copy or make it again")
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise InputError(f"{path}: damaged, not all of {', '.join(broken)} is finite; copy or make it again")
     try:
         known = _RECIPE.validate_json(recipe)
     except ValidationError as error:

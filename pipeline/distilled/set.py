@@ -17,18 +17,40 @@ from pipeline.distilled.asked import in_chunks
 from pipeline.distilled.classifier import TextClassifier, learned
 from pipeline.distilled.content import Content
 from pipeline.errors import InputError
+from pipeline.store.places import locate
 from pipeline.students.encoder import Student, embedding_hash
 from pipeline.students.finetune import finetune_in_turn
 from pipeline.students.sentences import encoder_hash
 from pipeline.students.vector_training import Samples
 
+_USED = "trained_on_distilled_set"  # in the config of a model that has taken a set's own steps
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class DistilledSet(Content):
     """N synthetic (or chosen) samples of C classes, with what is done with them in three lines.
 
     Its attributes are those of :class:`~pipeline.distilled.content.Content`.
     """
+
+    def __repr__(self) -> str:
+        kind = "text" if self.token_ids is not None else "input embeddings" if self.vectors is None else "vectors"
+        task, model = self.about.get("task", "a task"), self.about.get("model", {}).get("name", "an encoder")
+        of = f"{len(self)} samples of {self.labels.shape[1]} classes ({task})"
+        return f"{of}: {kind} of {model}, recipe {self.recipe.name}"
+
+    @property
+    def encoder(self) -> str:
+        """The encoder that the set was made with, as ``from_pretrained`` takes it: a path, or a hub id.
+
+        Raises:
+            InputError: it is in a package that is not installed, or in a folder that is not here.
+
+        """
+        name = self.about.get("model", {}).get("name")
+        if name is None:
+            raise InputError("this set does not say which encoder it was made with; give yours to from_pretrained")
+        return str(locate(name) or name)
 
     def fine_tune(self, model: PreTrainedModel, seed: int = 0, recipe: FineTune | None = None) -> PreTrainedModel:
         """Trains a Hugging Face ``…ForSequenceClassification`` on the set, in place.
@@ -44,15 +66,17 @@ class DistilledSet(Content):
 
         Raises:
             InputError: no loaded model, another embedding matrix, another number of classes, a set that nothing is
-                trained on, or a recipe that selects an epoch on dev, which the set does not have.
+                trained on, a recipe that selects an epoch on dev, which the set does not have, or, for a set with
+                gradient steps of its own, a model that has taken such steps already.
 
         """
-        self._check_fits(model, recipe)
+        own_steps = self.recipe.name == "ddal" and recipe is None
+        self._check_fits(model, recipe, own_steps=own_steps)
         here = self.to(model.device)
         start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         with _lent(model):
             student = Student(model, [], dropout=self.recipe.dropout, precision=self.recipe.precision)
-            if self.recipe.name == "ddal" and recipe is None:
+            if own_steps:
                 trained = descend(
                     student,
                     start,
@@ -63,6 +87,8 @@ class DistilledSet(Content):
             else:
                 trained = finetune_in_turn(student, start, here.turns(), recipe or FineTune(name="finetune"), seed)
             student.install(trained)
+        if own_steps:
+            setattr(model.config, _USED, True)
         return model
 
     def classifier(
@@ -109,11 +135,12 @@ class DistilledSet(Content):
             batch_size: texts per forward pass.
 
         Raises:
-            InputError: one text instead of a list, texts and pairs mixed, or texts where the set is of pairs.
+            InputError: one text instead of a list, texts and pairs mixed, texts where the set is of pairs, or no
+                tokenizer beside the model.
 
         """
         task = self.about.get("config", {}).get("source", {}).get("task", {}).get("text", [])
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(model.name_or_path)
+        tokenizer = tokenizer or _tokenizer_beside(model.name_or_path)
         classes = self.about.get("classes") or [str(label) for label in range(self.labels.shape[1])]
         lengths: dict[str, Any] = {"truncation": True, "max_length": self.about.get("max_length"), "padding": True}
         names: list[str] = []
@@ -122,7 +149,7 @@ class DistilledSet(Content):
             names += [classes[label] for label in model(**batch).logits.argmax(dim=-1).tolist()]
         return names
 
-    def _check_fits(self, model: PreTrainedModel, recipe: FineTune | None) -> None:
+    def _check_fits(self, model: PreTrainedModel, recipe: FineTune | None, *, own_steps: bool) -> None:
         """Refuses what :meth:`fine_tune` cannot do; its errors."""
         if not isinstance(model, PreTrainedModel):
             raise InputError(
@@ -140,6 +167,11 @@ class DistilledSet(Content):
             raise InputError(
                 f"the model has {model.config.num_labels} outputs, the set {self.labels.shape[1]} classes; "
                 f"load it with num_labels={self.labels.shape[1]}"
+            )
+        if own_steps and getattr(model.config, _USED, False):
+            raise InputError(
+                "this model was trained on a distilled set already, and the set's steps start from a new classifier on "
+                "the encoder as it was: load it anew, AutoModelForSequenceClassification.from_pretrained(…)"
             )
 
     def check_vectors(self, pooling: str, encoder_hash: str, *, centred: bool) -> None:
@@ -185,13 +217,23 @@ class DistilledSet(Content):
         if self.inputs_embeds is not None and embedding_hash(matrix) != made_for.get("embedding_hash"):
             raise InputError(
                 f"this set holds input embeddings of {name}; the given model has another embedding matrix, "
-                f"in which they mean nothing: load {name} instead, in float32"
+                f"in which they mean nothing: load {name} instead, in float32 (its path: found.encoder)"
             )
         if self.token_ids is not None and int(self.token_ids.max()) >= len(matrix):
             raise InputError(
                 f"this set holds token ids up to {int(self.token_ids.max())}; the given model knows {len(matrix)} "
                 f"tokens: load {name} instead"
             )
+
+
+def _tokenizer_beside(model: str) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up for a folder without one
+        raise InputError(
+            f"{model}: no tokenizer is saved there; predict(…, tokenizer=AutoTokenizer.from_pretrained(found.encoder)) "
+            f"gives one, and its save_pretrained('{model}') keeps it beside the model"
+        )
+    return tokenizer
 
 
 @contextmanager

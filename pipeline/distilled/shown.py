@@ -28,7 +28,8 @@ class Sample(NamedTuple):
     Attributes:
         name: of the class that it was made for.
         label: the C numbers that the loss uses.
-        texts: one, or two of a pair; of input embeddings their nearest tokens; none of sentence vectors.
+        texts: one, or two of a pair; of input embeddings their nearest tokens; none of sentence vectors, or where the
+            encoder is not here.
         similarity: mean cosine of those embeddings and tokens; ``None`` where nothing was looked for.
 
     """
@@ -45,7 +46,7 @@ def samples(found: DistilledSet, encoder: Path | None) -> Iterator[Sample]:
     Args:
         found: any set.
         encoder: the folder of its encoder and tokenizer, or, where its vocabulary is all that is needed, of its
-            tokenizer; ``None`` will do for sentence vectors.
+            tokenizer; without it there are no texts.
 
     Raises:
         InputError: ``encoder`` has another embedding matrix.
@@ -64,26 +65,29 @@ def class_names(found: DistilledSet) -> list[str]:
 
 def _texts(found: DistilledSet, encoder: Path | None) -> tuple[list[tuple[str, ...]], list[float | None]]:
     nothing: list[float | None] = [None] * len(found)
-    if found.vectors is not None:
+    if found.vectors is not None or encoder is None:
         return [()] * len(found), nothing
-    assert encoder is not None
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
     if found.inputs_embeds is None:
         return texts(found, tokenizer), nothing
     matrix = AutoModel.from_pretrained(encoder, local_files_only=True).get_input_embeddings().weight.detach()
     found.check_model(matrix)
     near = nearest_tokens(found.inputs_embeds, matrix)
-    return [(tokenizer.decode(row),) for row in near.ids.tolist()], (1 - near.distances.mean(dim=1)).tolist()
+    # each by itself: pieces that stand side by side by chance are no words
+    pieces = [" ".join(tokenizer.decode([token]).strip() for token in row) for row in near.ids.tolist()]
+    return [(text,) for text in pieces], (1 - near.distances.mean(dim=1)).tolist()
 
 
 def readable(found: DistilledSet, encoder: Path | None) -> Iterator[str]:
     """Lines for a terminal: what the set is, then every sample."""
-    kind = "text" if found.token_ids is not None else "input embeddings" if found.vectors is None else "vectors"
-    task, model = found.about.get("task", "a task"), found.about.get("model", {}).get("name", "an encoder")
     names = class_names(found)
-    yield f"{len(found)} samples of {len(names)} classes ({task}): {kind} of {model}, recipe {found.recipe.name}"
-    if found.inputs_embeds is not None:
-        yield f"shown are the tokens nearest to {found.inputs_embeds.shape[1]} embeddings each, which are not the set"
+    yield repr(found)
+    if found.inputs_embeds is not None and encoder is not None:
+        length = found.inputs_embeds.shape[1]
+        yield (
+            f"A sample is {length} vectors. Below each sample stand the tokens nearest to them, which are not the set: "
+            f"mean cosine 1 would be these tokens themselves."
+        )
     for part in found.about.get("composed", ()):
         of = f"{part['samples']} samples by {part['method']} of {part['task']}, seed {part['seed']}"
         yield f"part of phase {part['phase']}: {of}"
@@ -95,7 +99,7 @@ def readable(found: DistilledSet, encoder: Path | None) -> Iterator[str]:
         hard = sample.label == F.one_hot(found.label_ids[number], len(names)).tolist()
         label = "" if hard else f", label [{', '.join(f'{value:.2f}' for value in sample.label)}]"
         near = "" if sample.similarity is None else f", mean cosine {sample.similarity:.2f}"
-        yield f"\n{number}  {sample.name}{label}{near}"
+        yield f"\n{number}  class {sample.name}{label}{near}"
         yield from (f"    {text}" for text in sample.texts)
         if found.vectors is not None:
             yield f"    a vector of length {found.vectors[number].norm().item():.3f}, which no text is nearest to"
@@ -149,6 +153,6 @@ def check_table(found: DistilledSet) -> None:
     """
     if found.token_ids is None:
         raise InputError(
-            "this set is no text; python -m pipeline show prints what is nearest to it, and method 'project' makes a "
-            "set of text of input embeddings"
+            "this set is no text; python -m pipeline show prints what is nearest to it, and distill.method: {name: "
+            "project} in a config makes a set of text of input embeddings"
         )

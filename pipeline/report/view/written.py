@@ -55,9 +55,9 @@ def _shared(sample: Shown) -> str:
 
 
 def faintness(similarity: float) -> float:
-    """The opacity of a token, 0.35 … 1, by its cosine."""
+    """The opacity of a token, 0.6 … 1, by its cosine; the faintest can still be read."""
     low = _STRONG / 5
-    return round(0.35 + 0.65 * min(1.0, max(0.0, (similarity - low) / (_STRONG - low))), 2)
+    return round(0.6 + 0.4 * min(1.0, max(0.0, (similarity - low) / (_STRONG - low))), 2)
 
 
 def _score(score: Score) -> str:
