@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.report.collect import Alternative, Collected
@@ -46,7 +47,7 @@ def caption(collected: Collected, shows_paper: bool) -> tuple[str, ...]:
         *_selected(collected),
         RUNS,
         *_spreads(collected),
-        LABELS if any(row.kind == "ddal" and not row.student for row in collected.layout.rows) else "",
+        *_methods(collected),
         *_searched(collected),
         _grouped("Students", collected, lambda chosen: chosen.recipe),
         _grouped("Coresets are real sentences chosen by", collected, lambda chosen: chosen.rule),
@@ -57,6 +58,14 @@ def caption(collected: Collected, shows_paper: bool) -> tuple[str, ...]:
         PAPER if shows_paper else "",
     ]
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def _methods(collected: Collected) -> list[str]:
+    """Which method the rows are of, where their labels leave it out; and what its letters mean."""
+    labels = collected.layout.labels
+    unsaid = dict.fromkeys(row.method for row in labels if row.kind == "ddal" and row.method not in labels[row])
+    found = [f"Learned sets: {' and '.join(unsaid)}."] if unsaid else []
+    return [*found, LABELS] if any(re.search(r"\b[HSA]L\b", row.method) for row in labels) else found
 
 
 def _prompts(chosen: Alternative) -> str | None:

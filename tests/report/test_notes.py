@@ -23,6 +23,26 @@ def test_selection_on_dev_is_said(fabric: Fabric):
     assert not any("SELECTED" in sentence for sentence in caption)
 
 
+def test_abbreviations_are_told_where_a_row_has_one(fabric: Fabric):
+    """A row of Table 3 is called by its budget alone, so that what learned it stands below."""
+    told = "HL: hard labels; SL: soft (unrestricted) labels; AL: attention labels."
+    ours = {"distill.method.labels": ["unrestricted"], "distill.method.attention_labels": ["cls"]}
+    written = {"distill.method": [{"name": "generated"}], "evaluate.protocol": [{"name": "finetune"}]}
+
+    def caption_of(name, *grids, table="table2"):
+        experiment = fabric.experiment(*grids, name=name, report={"table": table})
+        fabric.fill(experiment, lambda cell: {"test": [0.5]})
+        return notes(fabric, experiment).caption
+
+    assert told in caption_of("methods", ours)
+    assert not any("Learned sets" in sentence for sentence in caption_of("methods", ours))
+    budgets = caption_of("budgets", ours, table="table3")
+    assert told in budgets
+    assert "Learned sets: SL + AL." in budgets
+    language = caption_of("language", written | {"distill.parent": [generator(fabric, 42)]}, RANDOM)
+    assert not any("HL" in sentence or "Learned sets" in sentence for sentence in language)
+
+
 def test_sets_of_others_are_not_called_clean(fabric: Fabric):
     (fabric.folder / "dataset_0.json").write_text("")
     method = {"name": "imported", "file": str(fabric.folder / "dataset_0.json"), "kind": "text", "shots": 1}
