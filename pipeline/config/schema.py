@@ -9,6 +9,7 @@ computes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -59,6 +60,12 @@ def introduced_value(field: Any) -> Any:
     return extra["introduced"] if "introduced" in extra else default_of(field)
 
 
+@cache
+def identifying(kind: type[Frozen]) -> dict[str, Any]:
+    """The fields of a config that say what is computed, with their defaults (``PydanticUndefined``: none)."""
+    return {name: default_of(field) for name, field in kind.model_fields.items() if not is_runtime(field)}
+
+
 def canonical(config: Any, resolve: Callable[[Frozen], Any] | None = None) -> Any:
     """The identity of a config as plain JSON values.
 
@@ -73,11 +80,8 @@ def canonical(config: Any, resolve: Callable[[Frozen], Any] | None = None) -> An
         if resolved is not None:
             return resolved
         kept = {}
-        for name, field in type(config).model_fields.items():
+        for name, default in identifying(type(config)).items():
             value = getattr(config, name)
-            if is_runtime(field):
-                continue
-            default = default_of(field)
             if name == "revision" or default is PydanticUndefined or value != default:
                 kept[name] = canonical(value, resolve)
         return kept

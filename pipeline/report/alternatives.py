@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.config import Composed, Distill, Evaluate, Prepare
-from pipeline.config.schema import Frozen, is_runtime
+from pipeline.config.schema import Frozen, identifying
 
 RUNS_ONLY = ("distill.seed", "evaluate.seed", "evaluate.initialisations", "evaluate.splits")
 
@@ -40,17 +40,17 @@ def hyper_parameters(cell: Evaluate) -> dict[str, Any]:
 def flat(config: Frozen, path: str) -> dict[str, Any]:
     """Dotted key -> value of everything in a config but what runs it, and other cells."""
     found: dict[str, Any] = {}
-    for name, info in type(config).model_fields.items():
+    for name in identifying(type(config)):
         value = getattr(config, name)
-        absent = name in ("parent", "data", "others") and not value
-        if is_runtime(info) or absent or isinstance(value, Prepare | Distill):
+        if isinstance(value, Prepare | Distill) or (name in ("parent", "data", "others") and not value):
             continue
-        many = value if isinstance(value, tuple) and value and all(isinstance(one, Frozen) for one in value) else ()
-        inside = {f"{path}.{name}.{number}": one for number, one in enumerate(many)}
-        inside |= {f"{path}.{name}": value} if isinstance(value, Frozen) else {}
-        for key, one in inside.items():
-            found |= flat(one, key)
-        found |= {} if inside else {f"{path}.{name}": value}
+        if isinstance(value, Frozen):
+            found |= flat(value, f"{path}.{name}")
+        elif isinstance(value, tuple) and value and all(isinstance(one, Frozen) for one in value):
+            for number, one in enumerate(value):
+                found |= flat(one, f"{path}.{name}.{number}")
+        else:
+            found[f"{path}.{name}"] = value
     return found
 
 

@@ -67,8 +67,9 @@ def layout(cells: Sequence[Evaluate], table: str, apart: Sequence[str] = ()) -> 
 
     """
     rows = told_apart([row_of(cell) for cell in cells], cells, apart)
-    columns = _columns(cells)
-    places = tuple(zip(rows, [columns[column_key(cell)] for cell in cells], strict=True))
+    keys = [column_key(cell) for cell in cells]
+    columns = _columns(cells, keys)
+    places = tuple(zip(rows, [columns[key] for key in keys], strict=True))
     distinct = tuple(sorted(set(rows)))
     return Layout(distinct, tuple(columns.values()), _labels(distinct, table), places)
 
@@ -81,10 +82,10 @@ def column_key(cell: Evaluate) -> str:
     return json.dumps([splits, prepare.model.model_dump(), *drawn], default=str, sort_keys=True)
 
 
-def _columns(cells: Sequence[Evaluate]) -> dict[str, Column]:
+def _columns(cells: Sequence[Evaluate], keys: Sequence[str]) -> dict[str, Column]:
     members: dict[str, list[Evaluate]] = {}
-    for cell in cells:
-        members.setdefault(column_key(cell), []).append(cell)
+    for cell, key in zip(cells, keys, strict=True):
+        members.setdefault(key, []).append(cell)
     named = {key: _names(found[0].prepared) for key, found in members.items()}
     several = len({model for _, model in named.values()}) > 1
     columns = {}
