@@ -17,7 +17,7 @@ from pipeline.config import Prepare, Runtime, Vectors
 from pipeline.data import vectors
 from pipeline.data.joined import load_splits
 from pipeline.data.prepared import Prepared, manifest_of
-from pipeline.data.splits import also_in
+from pipeline.data.splits import also_in, without_text
 from pipeline.data.tokenised import content_hash, tokenise, tokenise_plainly
 from pipeline.errors import InputError
 from pipeline.progress import bar
@@ -72,6 +72,9 @@ def run(config: Prepare, out: Path) -> None:
         if config.vectors is not None:
             _write_vectors(config.vectors, out, model, manifest)
         write_json(out / "manifest.json", manifest)
+    for name, rows in splits.items():
+        if empty := without_text(rows, config.task.text):
+            print(f"note: {empty} of {len(rows)} {name} rows have no text", file=sys.stderr)
     for name, count in manifest["also_in_train"].items():
         if count:
             print(

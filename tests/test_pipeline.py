@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,10 +165,11 @@ def test_a_run_without_results_leaves_the_old_tables(experiment: Write, tmp_path
     assert (tmp_path / "results" / "tiny.csv").read_text() == "kept"
 
 
-def test_rows_that_are_also_in_train_are_counted(experiment: Write, tmp_path: Path) -> None:
+def test_rows_that_are_also_in_train_or_empty_are_counted(experiment: Write, tmp_path: Path) -> None:
     rows = [{"text": f"good word{number}", "label": number % 2} for number in range(20)]
     data = tmp_path / "twice.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows + rows))
+    empty = {"text": " ", "label": 0}
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *rows, empty, empty]))
     task = {"name": "twice", "source": {"kind": "files", "train": str(data)}, "text": "text"}
     path = experiment(prepare={"task": task, "dev": 4, "test": 4})
     done = run("pipeline.stage1_prepare", path, "--root", tmp_path / "ck")
@@ -177,3 +179,5 @@ def test_rows_that_are_also_in_train_are_counted(experiment: Write, tmp_path: Pa
     assert set(counts) == {"dev", "test"}
     assert sum(counts.values()) > 0
     assert "rows have the same text as a train row" in done.stderr
+    without = re.findall(r"^note: (\d+) of \d+ \w+ rows have no text$", done.stderr, re.MULTILINE)
+    assert sum(map(int, without)) == 2

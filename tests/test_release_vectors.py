@@ -68,7 +68,7 @@ def test_the_card_says_what_the_vectors_are(cell: tuple[Evaluate, Path]) -> None
     assert f"4 synthetic sentence vectors (width 32, {kind}): no text" in text
     assert ("| `vector_mean` | [32] |" in text) == (found.vector_mean is not None)
     assert "| `vectors` | [4, 32] |" in text
-    assert "Distilled by Full-BPTT (T 5) (Feng, Vedantam and Kempe, ICLR 2024) for the student `mlp` of width 8" in text
+    assert "Distilled by Full-BPTT (T 5) (Feng, Vedantam and Kempe, ICLR 2024) for the student mlp, width 8: " in text
     assert sorted(each.prefix or 2 for each in facts.evaluations) == [1, 2]
     assert any(
         each.how.startswith("the first 1 per class; vectors (revision 1: mlp, width 8") for each in facts.evaluations

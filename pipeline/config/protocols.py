@@ -14,7 +14,7 @@ from pipeline.config.on_vectors import LearningFromVectors, OnVectors, RobustOnV
 from pipeline.config.prompting import Prompted, Prompting, check_prompt
 from pipeline.config.real import Empty, FullData, Majority
 from pipeline.config.schema import Count, Frozen, Positive, by_key, runtime
-from pipeline.config.students import Mlp, Transformer
+from pipeline.config.students import VectorNetwork
 from pipeline.config.training import BestEpoch, OptimizerName, Training
 from pipeline.config.vectors import BPTT
 
@@ -291,7 +291,7 @@ class Evaluate(Frozen):
         return self.source.source if self.asks_part else self.prepared
 
     @property
-    def student(self) -> Mlp | Transformer | None:
+    def student(self) -> VectorNetwork | None:
         """The network that learns from vectors: the recipe's, or that which the set was distilled for."""
         if not isinstance(self.recipe, OnVectors):
             return None

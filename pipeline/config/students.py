@@ -43,4 +43,5 @@ class Transformer(Frozen):
         return self
 
 
-VectorStudentConfig = Annotated[Mlp | Transformer, Field(discriminator="name")]
+VectorNetwork = Mlp | Transformer
+VectorStudentConfig = Annotated[VectorNetwork, Field(discriminator="name")]

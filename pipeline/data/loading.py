@@ -94,7 +94,10 @@ def _read_file(task: Task, name: str) -> Dataset:
         reason = _first_line(error.__cause__ or error)
         if "corresponds to no data" in reason:
             raise InputError(f"task {task.name}: {name} has no rows; give a file with rows") from error
-        raise InputError(f"task {task.name}: {name}: not readable as {reader} ({reason}); mend the file") from error
+        mend = "mend the file"
+        if reader == "csv":
+            mend = f"{suffix} files are UTF-8, separated by {'tabs' if suffix == '.tsv' else 'commas'}; save it so"
+        raise InputError(f"task {task.name}: {name}: not readable as {reader} ({reason}); {mend}") from error
 
 
 def _read_saved(task: Task, source: SavedSource) -> DatasetDict:
@@ -150,9 +153,10 @@ def _pick(task: Task, found: DatasetDict, names: SplitNames) -> dict[str, Datase
 def _check_columns(task: Task, split: str, rows: Dataset) -> None:
     for column in (*task.text, task.label, *task.where):
         if column not in rows.column_names:
+            glued = any(";" in name for name in rows.column_names)
             raise InputError(
                 f"task {task.name}: {split} has no column '{column}'{nearest(column, rows.column_names)}; "
-                f"it has: {', '.join(rows.column_names)}"
+                f"it has: {', '.join(rows.column_names)}{'; separate columns by commas' if glued else ''}"
             )
 
 
@@ -181,9 +185,15 @@ def _classes(task: Task, found: dict[str, Dataset]) -> tuple[list[str], dict[Any
         return [str(value) for value in task.labels], _given_order(task, task.labels, train)
     if train is not None:
         return list(train), {index: index for index in range(len(train))}
-    values = sorted(
-        {value for value in found["train"][task.label] if value is not None}, key=lambda v: (isinstance(v, str), v)
-    )
+    cells = set(found["train"][task.label])
+    values = sorted(cells - {None}, key=lambda v: (isinstance(v, str), v))
+    # pandas reads integers as decimals where one is missing, which is what is said then
+    if None not in cells and any(isinstance(value, float) for value in values):
+        shown = ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
+        raise InputError(
+            f"task {task.name}: label column '{task.label}' has decimal numbers ({len(values)} different: {shown}); "
+            f"classes are integers or strings: name another column, or list the integers: labels: [0, 1]"
+        )
     return [str(value) for value in values], {value: index for index, value in enumerate(values)}
 
 

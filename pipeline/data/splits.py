@@ -39,11 +39,19 @@ def also_in(train: Dataset, rows: Dataset, text: tuple[str, ...]) -> int:
     return sum(row in seen for row in zip(*(rows[column][:] for column in text), strict=True))
 
 
+def without_text(rows: Dataset, text: tuple[str, ...]) -> int:
+    """How many rows have nothing in any column of text."""
+    return sum(not any(row) for row in zip(*(rows[column][:] for column in text), strict=True))
+
+
 def _carve_one(train: Dataset, split: str, size: float, classes: list[str], config: Prepare) -> tuple[Dataset, Dataset]:
     rows = round(len(train) * size) if size < 1 else int(size)
     asked = f"task {config.task.name}: prepare.{split}: {size:g}"
     if rows < len(classes):
-        raise InputError(f"{asked} gives {rows} rows for {len(classes)} classes; give at least {len(classes)}")
+        raise InputError(
+            f"{asked} gives {rows} rows for the {len(classes)} classes of column '{config.task.label}'; give at least "
+            f"{len(classes)}, or name the column of the classes"
+        )
     if rows > len(train) - len(classes):
         raise InputError(
             f"{asked} takes {rows} of {len(train)} training rows; give at most {len(train) - len(classes)}"

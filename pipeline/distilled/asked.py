@@ -16,9 +16,14 @@ def in_chunks(texts: Sequence[str | tuple[str, str]], columns: Sequence[str], si
         size: texts per chunk.
 
     Raises:
-        InputError: one text instead of a list, texts and pairs mixed, or the one where the task has the other.
+        InputError: one text instead of a list, texts and pairs mixed, or the one where the task has the other; or
+            something that is no text, such as the NaN of an empty cell.
 
     """
+    for number, text in enumerate(texts):
+        parts = text if isinstance(text, tuple | list) else (text,)
+        if not all(isinstance(part, str) for part in parts):
+            raise InputError(f"predict takes texts: number {number} is {text!r}; leave it out, or give ''")
     widths = {1 if isinstance(text, str) else len(text) for text in texts}
     if isinstance(texts, str) or len(widths) > 1:
         raise InputError("predict takes a list of texts, or a list of (first, second) pairs: [text], not text")

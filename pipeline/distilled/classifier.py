@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from pipeline.config import Mlp, OnVectors, Transformer, VectorStudentConfig
+from pipeline.config import OnVectors, VectorStudentConfig
+from pipeline.config.students import VectorNetwork
 from pipeline.errors import InputError
 from pipeline.students.vector_training import Samples, learn
 from pipeline.students.vectors import VectorStudent
 
-_STUDENT: TypeAdapter[Mlp | Transformer] = TypeAdapter(VectorStudentConfig)
+_STUDENT: TypeAdapter[VectorNetwork] = TypeAdapter(VectorStudentConfig)
 
 
 class TextClassifier(nn.Module):
@@ -57,7 +58,7 @@ def learned(
     samples: Samples,
     about: dict[str, Any],
     encoder: PreTrainedModel,
-    student: Mlp | Transformer | None,
+    student: VectorNetwork | None,
     recipe: OnVectors,
     seed: int,
     mean: Tensor | None,

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.bilevel import descend
-from pipeline.config import FineTune, Mlp, OnVectors, Transformer
+from pipeline.config import FineTune, OnVectors
+from pipeline.config.students import VectorNetwork
 from pipeline.distilled.asked import in_chunks
 from pipeline.distilled.classifier import TextClassifier, learned
 from pipeline.distilled.content import Content
@@ -62,7 +63,8 @@ class DistilledSet(Content):
                 ``FineTune`` (200 steps) where nothing is given.
 
         Returns:
-            The same model, trained and in eval mode; where this fails or is interrupted, with the parameters it had.
+            The same model, trained and in eval mode, its outputs named by the classes; where this fails or is
+            interrupted, with the parameters it had.
 
         Raises:
             InputError: no loaded model, another embedding matrix, another number of classes, a set that nothing is
@@ -89,12 +91,20 @@ class DistilledSet(Content):
             student.install(trained)
         if own_steps:
             setattr(model.config, _USED, True)
+        if set(model.config.id2label.values()) == {f"LABEL_{label}" for label in range(len(self.class_names))}:
+            model.config.id2label = dict(enumerate(self.class_names))  # unless the user named the outputs
+            model.config.label2id = {name: label for label, name in enumerate(self.class_names)}
         return model
+
+    @property
+    def class_names(self) -> list[str]:
+        """C names, in the order of the labels; numbers where the set does not know them."""
+        return self.about.get("classes") or [str(label) for label in range(self.labels.shape[1])]
 
     def classifier(
         self,
         encoder: PreTrainedModel,
-        student: Mlp | Transformer | None = None,
+        student: VectorNetwork | None = None,
         recipe: OnVectors | None = None,
         seed: int = 0,
     ) -> TextClassifier:
@@ -141,7 +151,7 @@ class DistilledSet(Content):
         """
         task = self.about.get("config", {}).get("source", {}).get("task", {}).get("text", [])
         tokenizer = tokenizer or _tokenizer_beside(model.name_or_path)
-        classes = self.about.get("classes") or [str(label) for label in range(self.labels.shape[1])]
+        classes = self.class_names
         lengths: dict[str, Any] = {"truncation": True, "max_length": self.about.get("max_length"), "padding": True}
         names: list[str] = []
         for columns in in_chunks(texts, task, batch_size):

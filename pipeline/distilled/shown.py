@@ -53,14 +53,9 @@ def samples(found: DistilledSet, encoder: Path | None) -> Iterator[Sample]:
 
     """
     written, similarity = _texts(found, encoder)
-    names = class_names(found)
+    names = found.class_names
     for row, label in enumerate(found.labels.tolist()):
         yield Sample(names[int(found.label_ids[row])], label, written[row], similarity[row])
-
-
-def class_names(found: DistilledSet) -> list[str]:
-    """Of all C classes; their numbers where the set does not name them."""
-    return found.about.get("classes") or [str(label) for label in range(found.labels.shape[1])]
 
 
 def _texts(found: DistilledSet, encoder: Path | None) -> tuple[list[tuple[str, ...]], list[float | None]]:
@@ -80,7 +75,7 @@ def _texts(found: DistilledSet, encoder: Path | None) -> tuple[list[tuple[str, .
 
 def readable(found: DistilledSet, encoder: Path | None) -> Iterator[str]:
     """Lines for a terminal: what the set is, then every sample."""
-    names = class_names(found)
+    names = found.class_names
     yield repr(found)
     if found.inputs_embeds is not None and encoder is not None:
         length = found.inputs_embeds.shape[1]
@@ -114,7 +109,7 @@ def table(found: DistilledSet, encoder: Path) -> pd.DataFrame:
     """
     tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
     columns = list(zip(*texts(found, tokenizer), strict=True))
-    names = class_names(found)
+    names = found.class_names
     heads = ["text"] if len(columns) == 1 else [f"text{number + 1}" for number in range(len(columns))]
     ids = found.label_ids.tolist()
     made = pd.DataFrame(dict(zip(heads, columns, strict=True)) | {"label": ids, "class": [names[i] for i in ids]})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline import stopping
 from pipeline.config import Evaluate, OnVectors, RobustOnVectors
-from pipeline.config.students import Mlp, Transformer
+from pipeline.config.students import VectorNetwork
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.evaluation.on_vectors import groups, samples_of
@@ -36,7 +36,7 @@ class Course:
 
     """
 
-    network: Mlp | Transformer
+    network: VectorNetwork
     recipe: OnVectors
     moments: dict[int, tuple[str, ...]]
 
@@ -113,7 +113,7 @@ def courses(config: Evaluate, samples: int) -> list[Course]:
     steps = own.steps_on(samples)
     found = []
 
-    def add(name: str, network: Mlp | Transformer = network, **changes: object) -> None:
+    def add(name: str, network: VectorNetwork = network, **changes: object) -> None:
         found.append(Course(network, own.model_copy(update=changes), {steps: (name,)}))
 
     for name in protocol.optimizers:

@@ -65,6 +65,9 @@ def _check_student(cell: Cell, config: Distill, store: Store, typed: Typed | Non
     method, source = config.method, store.cell(config.source)
     if not isinstance(method, Learned):
         return
+    if method.checked_as is None:
+        print(f"gradient check: none is written for method '{method.name}'", file=sys.stderr)
+        return
     noted, mine = source.folder / method.checked_as, {"code": code_digest(), "by": method.estimator}
     if source.state != "done" or read_json(noted) == mine:
         return

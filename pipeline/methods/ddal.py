@@ -99,7 +99,7 @@ def distill(
     validate = Validator(method.validation, prepared, student, config.seed, ranks)
     checkpoint = Checkpoint(out, config.runtime.save_seconds, writes=ranks.first)
     loop(run, validate, checkpoint, advice=ADVICE)
-    check_selected(run.best, method.validation, ADVICE)
+    check_selected(run, method.validation, prepared.manifest, ADVICE)
     selected = LearnedSet(method, C, run.best.tensors, of_samples).view()
     return replace(selected.detached(), about={"selection": run.best.describe(method.validation)})
 

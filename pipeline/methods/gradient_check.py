@@ -13,6 +13,7 @@ from pipeline.bilevel import Estimator, InnerBatch
 from pipeline.bilevel.check import Agreement, agreements
 from pipeline.config import BPTT, DDAL, AdamSteps, Distill, Text
 from pipeline.data.prepared import Prepared
+from pipeline.errors import InputError
 from pipeline.methods.ddal import check, load_student
 from pipeline.methods.imbalance import counts_of, outer_loss, real_order
 from pipeline.methods.learned import LearnedSet, initial_tensors, sample_classes
@@ -113,12 +114,12 @@ def check_gradient(config: Distill, prepared: Prepared, extent: Extent = SLICE) 
     """Agreement per learned tensor, in float64 and float32, of the estimator that a run of ``config`` would use.
 
     Args:
-        config: a ``ddal``, ``bptt`` or ``text`` cell.
+        config: of a method that has a check.
         prepared: its stage 1.
         extent: how much of it; by default at most 2 samples per step, 64 positions and 2 steps, on whole batches.
 
     Raises:
-        InputError: the method cannot be used with this encoder or task.
+        InputError: the method cannot be used with this encoder or task, or no check is written for it.
 
     """
     began, method = time.perf_counter(), config.method
@@ -126,7 +127,8 @@ def check_gradient(config: Distill, prepared: Prepared, extent: Extent = SLICE) 
         return _on_vectors(config, method, prepared, extent, began)
     if isinstance(method, Text):
         return _on_text(config, method, prepared, extent, began)
-    assert isinstance(method, DDAL)
+    if not isinstance(method, DDAL):
+        raise InputError(f"no gradient check is written for method '{method.name}'; there are for: ddal, bptt, text")
     check(method, prepared.manifest)
     used = Estimation.of(method, config.runtime, load_student(method, prepared, pick_device(config.runtime)))
     # Dropout would need equal masks in all evaluations and autocast hides errors: both are left out.
@@ -176,7 +178,7 @@ def canary_of(config: Distill, folder: Path) -> Checked:
     """The small slice of a cell, on one thread: products so small only wait for a second one where others want it.
 
     Args:
-        config: a ``ddal``, ``bptt`` or ``text`` cell.
+        config: of a method that has a check.
         folder: of its stage 1.
 
     Raises:

@@ -43,15 +43,25 @@ class Best:
         }
 
 
-def check_selected(best: Best, validation: Validation, advice: str) -> None:
-    """Refuses to end with a state that nothing selected.
+def check_selected(run: Run, validation: Validation, manifest: dict[str, Any], advice: str) -> None:
+    """Refuses to end with a state that nothing selected, and says so where it teaches next to nothing.
 
     Raises:
         StageError: no validation had a finite loss; ``advice`` says what to try.
 
     """
-    if validation.split != "none" and math.isinf(best.score):
+    split, accuracy = validation.split, run.best.accuracy
+    if split == "none":
+        return
+    if math.isinf(run.best.score):
         raise StageError(f"no validation had a finite loss, so there is nothing to select; try {advice}")
+    rows = min(manifest["sizes"][split], validation.examples or math.inf)
+    largest = max(manifest["class_counts"][split]) / manifest["sizes"][split]
+    if accuracy is not None and accuracy <= largest + 2 * math.sqrt(largest * (1 - largest) / rows):
+        run.ranks.say(
+            f"note: students of the set are right on {accuracy:.1%} of {split}, whose largest class has {largest:.1%}: "
+            f"they learn next to nothing from it; try more outer.steps, another outer.lr, another seed"
+        )
 
 
 def check_validation(validation: Validation, manifest: dict[str, Any]) -> None:
@@ -145,6 +155,8 @@ def loop(run: R, validate: Callable[[R], dict[str, float]], checkpoint: Checkpoi
                 leave_if_asked(run.ranks)
                 row = row or _advance(run, checkpoint, advice)
                 if run.validates:
+                    shown.set_postfix_str("scoring", refresh=False)
+                    shown.update(run.step - shown.n)
                     row |= validate(run)
                 facts = {"loss": row["loss"]} | ({} if run.best.accuracy is None else {"accuracy": run.best.accuracy})
                 shown.set_postfix({name: f"{value:.3f}" for name, value in facts.items()}, refresh=False)

@@ -11,6 +11,7 @@ from pipeline.config import (
     BPTT,
     DDAL,
     LM,
+    AlwaysMajority,
     ByScores,
     ByVectors,
     Composed,
@@ -20,6 +21,7 @@ from pipeline.config import (
     FineTune,
     Generated,
     GradientSteps,
+    Learned,
     OnVectors,
     Project,
     Prompted,
@@ -30,6 +32,7 @@ from pipeline.config import (
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load, save, transferred
 from pipeline.distilled.text import written_out
+from pipeline.errors import InputError
 from pipeline.methods import make
 from pipeline.methods.composed import compose
 from pipeline.probe.coresets import probe_coreset
@@ -49,6 +52,10 @@ def probe_distill(config: Distill, folder: Path, set_: Path, parts: Sequence[Pat
     """A few outer steps and a part of a validation, or a part of what a coreset needs; leaves a set of that shape.
 
     A composed one is put together of those that the slices of its ``parts`` left.
+
+    Raises:
+        InputError: the method learns in a way that no slice is written for; the whole would be run.
+
     """
     prepared, found = Prepared(folder), Slice(folder)
     if isinstance(config.method, DDAL):
@@ -67,6 +74,8 @@ def probe_distill(config: Distill, folder: Path, set_: Path, parts: Sequence[Pat
         found.begun()
     elif isinstance(config.method, ByVectors | ByScores):
         probe_coreset(config, config.method, prepared, found)
+    elif isinstance(config.method, Learned):
+        raise InputError(f"no slice of method '{config.method.name}' is written")
     else:
         made = make(config, prepared, set_.parent)
         assert isinstance(made, DistilledSet)
@@ -76,7 +85,12 @@ def probe_distill(config: Distill, folder: Path, set_: Path, parts: Sequence[Pat
 
 
 def probe_evaluate(config: Evaluate, folder: Path, set_: Path, own: Path) -> Slice:
-    """A part of a training on the set, and of the scoring of the splits; ``own`` is the data that the set is of."""
+    """A part of a training on the set, and of the scoring of the splits; ``own`` is the data that the set is of.
+
+    Raises:
+        InputError: no slice is written for the recipe.
+
+    """
     found, prepared, protocol = Slice(folder), Prepared(folder), config.protocol
     if vector_work.counted(config):
         assert isinstance(config.recipe, OnVectors)
@@ -89,9 +103,11 @@ def probe_evaluate(config: Evaluate, folder: Path, set_: Path, own: Path) -> Sli
     if config.data is not None and not config.asks_part:
         distilled = transferred(distilled, Prepared(own), prepared)
     device = pick_device(config.runtime)
-    if not isinstance(protocol, GradientSteps | FineTune):
+    if isinstance(protocol, AlwaysMajority):
         found.begun()
         return found
+    if not isinstance(protocol, GradientSteps | FineTune):
+        raise InputError(f"no slice of protocol '{protocol.name}' is written")
     options: dict[str, Any] = {}
     if isinstance(protocol, FineTune):
         options["dropout"] = protocol.dropout

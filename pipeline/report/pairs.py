@@ -29,7 +29,8 @@ def check_choices(experiment: Experiment) -> None:
             raise InputError(
                 f"{plan.labels[row]} on {column.title}: {len(groups)} alternatives differ in "
                 f"{', '.join(searched([group[0] for group in groups]))} and the best is chosen on {split}, "
-                f"which is not scored; write evaluate.splits: [dev, test]"
+                f"which is not scored; write evaluate.splits: [dev, test], or report: {{apart: [key, …]}} for rows of "
+                f"their own"
             )
 
 

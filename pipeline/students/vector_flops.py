@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config.students import Mlp, Transformer
+from pipeline.config.students import Mlp, VectorNetwork
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Forward:
     rest: float
 
     @classmethod
-    def of(cls, student: Mlp | Transformer, features: int, classes: int) -> Forward:
+    def of(cls, student: VectorNetwork, features: int, classes: int) -> Forward:
         """Of D ``features``: 2 D W, and of the MLP 2 ((layers − 1) W² + W C).
 
         Of the transformer over n tokens 2 (n L (4 W² + 2 W I) + W C) + 4 n² L W.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config.students import Mlp, Transformer
+from pipeline.config.students import Mlp, Transformer, VectorNetwork
 from pipeline.errors import InputError
 from pipeline.randomness import derive, seeded
 
@@ -41,7 +41,7 @@ class VectorStudent:
 
     def __init__(
         self,
-        config: Mlp | Transformer,
+        config: VectorNetwork,
         features: int,
         classes: int,
         device: torch.device | str,
@@ -117,17 +117,20 @@ class VectorStudent:
 
     def _forward(self, parameters: Parameters, inputs: Tensor, masks: _Masks | None) -> Tensor:
         drop = (lambda x: x) if masks is None else masks.start(len(next(iter(parameters.values()))))
+        inputs = inputs.to(self.dtype)
         if isinstance(self.config, Mlp):
-            return _mlp(self.config, parameters, inputs.to(self.dtype), drop)
-        return _transformer(self.config, parameters, inputs.to(self.dtype), drop)
+            return _mlp(self.config, parameters, inputs, drop)
+        return _transformer(self.config, parameters, inputs, drop)
 
 
-def network(config: Mlp | Transformer, features: int, classes: int) -> nn.Module:
+def network(config: VectorNetwork, features: int, classes: int) -> nn.Module:
     """One student as a torch module, whose names the parameters have.
 
     Unlike those of ``nn.TransformerEncoder``, which are copies of one, layers are drawn one by one.
     """
-    return _MlpModule(config, features, classes) if isinstance(config, Mlp) else _Tokens(config, features, classes)
+    if isinstance(config, Mlp):
+        return _MlpModule(config, features, classes)
+    return _Tokens(config, features, classes)
 
 
 class _MlpModule(nn.Module):

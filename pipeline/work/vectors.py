@@ -6,7 +6,8 @@ import math
 from typing import Any, Literal
 
 from pipeline.bilevel.hypergradient import FEW_STEPS
-from pipeline.config import BPTT, Distill, Evaluate, Mlp, OnVectors, RobustOnVectors, Transformer
+from pipeline.config import BPTT, Distill, Evaluate, OnVectors, RobustOnVectors
+from pipeline.config.students import VectorNetwork
 from pipeline.students.vector_flops import Forward
 
 Kinds = dict[str, float]
@@ -63,6 +64,6 @@ def of_scoring(config: Evaluate, manifest: dict[str, Any]) -> Kinds:
     return {"scoring": rows * forward(config.student, manifest).total}
 
 
-def forward(student: Mlp | Transformer, manifest: dict[str, Any]) -> Forward:
+def forward(student: VectorNetwork, manifest: dict[str, Any]) -> Forward:
     """One pass of a student of this task."""
     return Forward.of(student, manifest["vectors"]["width"], len(manifest["classes"]))

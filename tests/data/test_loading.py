@@ -289,7 +289,19 @@ REFUSED: dict[str, tuple[Callable[[Path], Task], list[str]]] = {
     ),
     "an empty file": (
         lambda folder: task(_broken(folder, "train.csv", b"")),
-        ["train.csv: not readable as csv", "mend the file"],
+        ["train.csv: not readable as csv", "files are UTF-8, separated by commas; save it so"],
+    ),
+    "not UTF-8": (
+        lambda folder: task(_broken(folder, "train.tsv", "text\tlabel\nécole\t0\n".encode("latin-1"))),
+        ["train.tsv: not readable as csv", "files are UTF-8, separated by tabs; save it so"],
+    ),
+    "separated by semicolons": (
+        lambda folder: task(_broken(folder, "train.csv", b"text;label\na;0\nb;1\n")),
+        ["train has no column 'text'", "it has: text;label; separate columns by commas"],
+    ),
+    "decimal labels": (
+        lambda folder: task(files(folder, ".csv", train=rows(labels=lambda row: row + 0.5))),
+        ["label column 'label' has decimal numbers", "0.5, 1.5, 2.5, …", "list the integers: labels: [0, 1]"],
     ),
     "a folder that save_to_disk did not write": (
         lambda folder: task({"kind": "saved", "folder": str(folder)}),

@@ -95,8 +95,12 @@ def test_test_is_the_same_whatever_dev_is() -> None:
     ("source", "asked", "words"),
     [
         (raw([9, 9]), {}, ["has no test split", "name one in the source", "prepare.test: 0.1"]),
-        (raw([9, 9, 9], test=4), {"dev": 2}, ["prepare.dev: 2 gives 2 rows for 3 classes", "give at least 3"]),
-        (raw([9, 9], test=4), {"dev": 0.05}, ["prepare.dev: 0.05 gives 1 rows for 2 classes", "give at least 2"]),
+        (
+            raw([9, 9, 9], test=4),
+            {"dev": 2},
+            ["dev: 2 gives 2 rows for the 3 classes of column 'label'", "at least 3"],
+        ),
+        (raw([9, 9], test=4), {"dev": 0.05}, ["prepare.dev: 0.05 gives 1 rows for the 2 classes", "give at least 2"]),
         (raw([9, 9], test=4), {"dev": 17}, ["prepare.dev: 17 takes 17 of 18 training rows", "give at most 16"]),
         (raw([9, 1], test=4), {"dev": 3}, ["class 'class1' has fewer than 2 training rows", "name a dev split"]),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,15 @@ def test_three_lines(distilled_file: Path, encoder_folder: Callable[[str], Path]
     answers = found.predict(trained, ["good word1", "word2 dull word3", "strong"])
     assert len(answers) == 3
     assert set(answers) <= {"0", "1"}
+
+
+def test_outputs_are_named_by_the_classes_unless_the_user_named_them(encoder_folder: Callable[[str], Path]) -> None:
+    made, recipe = replace(real_text(), about={"classes": ["bad", "good"]}), FineTune(name="finetune", steps=1)
+    load = AutoModelForSequenceClassification.from_pretrained
+    model = made.fine_tune(load(encoder_folder("bert"), num_labels=2), recipe=recipe)
+    assert (model.config.id2label, model.config.label2id) == ({0: "bad", 1: "good"}, {"bad": 0, "good": 1})
+    own = {0: "no", 1: "yes"}
+    assert made.fine_tune(load(encoder_folder("bert"), id2label=own), recipe=recipe).config.id2label == own
 
 
 def test_the_encoder_is_where_the_set_says(distilled_file: Path, encoder_folder: Callable[[str], Path]) -> None:
@@ -187,6 +197,13 @@ def test_predict_takes_a_list_of_one_kind(encoder_folder: Callable[[str], Path],
     model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
     with pytest.raises(InputError, match="list of texts, or a list of"):
         real_text().predict(model, texts)
+
+
+def test_predict_refuses_what_is_no_text(encoder_folder: Callable[[str], Path]) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(encoder_folder("bert"), num_labels=2)
+    for texts, words in ((["good", math.nan], "number 1 is nan"), ([("good", None)], r"number 0 is \('good', None\)")):
+        with pytest.raises(InputError, match=words):
+            real_text().predict(model, texts)  # type: ignore[arg-type]
 
 
 def test_predict_asks_for_what_the_task_has(distilled_file: Path, encoder_folder: Callable[[str], Path]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline import __main__
 from pipeline.bilevel import adjoint, check
+from pipeline.config import DDAL
 from tests.bilevel import problem
 
 Write = Callable[..., Path]
@@ -49,6 +50,15 @@ def test_once_per_encoder_with_something_to_distil(
     assert status == 1  # of the samples that are too long, which the check leaves to stage 2
     assert sorted(RIGHT.findall(said)) == ["fused", "unroll"]
     assert RIGHT.findall(run(experiment(method={"outer": {"steps": 1, "batch_size": 8}}))[1]) == []
+
+
+def test_a_method_that_no_check_is_written_for_is_not_held_up(
+    experiment: Write, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DDAL, "checked_as", None)
+    status, said = run(experiment(method={"outer": {"steps": 1, "batch_size": 8}}))
+    assert (status, RIGHT.findall(said)) == (0, [])
+    assert "gradient check: none is written for method 'ddal'" in said
 
 
 def test_a_wrong_hypergradient_distils_nothing(

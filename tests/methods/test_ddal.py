@@ -254,6 +254,26 @@ def test_a_warm_start_of_another_encoder_is_refused(
     assert "another embedding matrix" in next(iter(failed.values()))
 
 
+@pytest.mark.parametrize("good", [20, 26, 27])
+def test_a_set_that_teaches_nothing_is_said_to(
+    good: int, experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 40 rows of dev, 20 of each class, 26 right answers are within two standard errors of a half, 27 are not."""
+    path = experiment(method={"outer": {"steps": 2, "batch_size": 8}})
+    config, store = load_experiment(path), Store(tmp_path / "ck")
+    run_stage(stage_cells(config, store, "prepare"), "prepare", store)
+    prepared = Prepared(store.cell(config.cells[0].source.source).folder)
+    assert prepared.manifest["class_counts"]["dev"] == [20, 20]
+    right = torch.nn.functional.one_hot(prepared.split("dev").labels, 2).float()
+    answers = torch.cat([right[:good], 1 - right[good:]])
+    monkeypatch.setattr(ddal, "score", lambda student, trained, batches: answers)
+    ddal.distill(config.cells[0].source, prepared, tmp_path)
+    note = f"note: students of the set are right on {good / 40:.1%} of dev, whose largest class has 50.0%"
+    err = capsys.readouterr().err
+    assert (note in err) == (good < 27)
+    assert ("learn next to nothing" in err) == (good < 27)
+
+
 def test_nothing_is_selected_where_no_validation_is_finite(
     experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,7 @@ def distill(
     )
     checkpoint = Checkpoint(out, config.runtime.save_seconds, more=validate.columns)
     loop(run, validate, checkpoint, advice=ADVICE)
-    check_selected(run.best, method.validation, ADVICE)
+    check_selected(run, method.validation, prepared.manifest, ADVICE)
     run.learned.restore(run.best.tensors)
     encoders = {"encoders": list(config.encoders)} if others else {}
     return run.learned.text(about={"selection": run.best.describe(method.validation) | encoders})

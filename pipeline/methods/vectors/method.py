@@ -81,7 +81,7 @@ def distill(config: Distill, prepared: Prepared, out: Path) -> DistilledSet:
         advice=ADVICE,
     )
     best = run.best
-    check_selected(best, method.validation, ADVICE)
+    check_selected(run, method.validation, prepared.manifest, ADVICE)
     stages = [*run.selected, best]
     described = [
         {"shots": shots, **state.describe(method.validation)}

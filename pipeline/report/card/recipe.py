@@ -23,15 +23,15 @@ from pipeline.report.words.cells import LABELS, rule
 from pipeline.report.words.composed import composition
 from pipeline.report.words.language import writer
 from pipeline.report.words.text import STARTS, learned_for
-from pipeline.report.words.vectors import bptt_name
+from pipeline.report.words.vectors import bptt_name, network_words
 
 
 def recipe(distilled: DistilledSet, config: Distill) -> list[str]:
     """Sentences: how a student learns from the set, and how the set was made, with all that it goes back to."""
-    return [*_learning(distilled), *_making(distilled, config), *map(_started, config.chain[1:])]
+    return [*_learning(distilled, config), *_making(distilled, config), *map(_started, config.chain[1:])]
 
 
-def _learning(distilled: DistilledSet) -> list[str]:
+def _learning(distilled: DistilledSet, config: Distill) -> list[str]:
     """How a student learns from the set: by steps of its own, or by a recipe that its scores name."""
     learning = distilled.recipe
     if distilled.learning_rates is None or distilled.batch_order is None:
@@ -44,10 +44,11 @@ def _learning(distilled: DistilledSet) -> list[str]:
         name = f"Adam, betas {given.betas[0]:g} and {given.betas[1]:g}, eps {given.eps:g}"
     sizes = ", ".join(f"{rate:.4g}" for rate in distilled.learning_rates.tolist())
     has_attention = distilled.attention_labels is not None
+    learned = "learned " if any(isinstance(one.method, DDAL | Imported) for one in config.chain) else ""
     attention = f"; weight of the attention loss {learning.attention_weight:g}" if has_attention else ""
     return [
         f"A student takes {distilled.steps} step{s} of {name}, on {_sizes(distilled)} samples each ({learning.order} "
-        f"order), with the learned step size{s} {sizes}.",
+        f"order), with the {learned}step size{s} {sizes}.",
         f"Precision {learning.precision}; dropout {'on' if learning.dropout else 'off'}{attention}. All of it is in "
         f"the file's attribute `recipe`, and `fine_tune` does it.",
     ]
@@ -78,7 +79,7 @@ def _making(distilled: DistilledSet, config: Distill) -> list[str]:
             f"The tokens nearest ({method.measure}) to the input embeddings of a set that was distilled before, with "
             f"its labels; `about` has its config, the distances, and how many tokens text keeps."
         ]
-    return [f"Chosen by `{method.name}`: {_rule(config)}"]
+    return [f"{'Chosen' if method.of_rows else 'Made'} by `{method.name}`: {_rule(config)}"]
 
 
 def _ddal(method: DDAL) -> str:
@@ -117,11 +118,11 @@ def _text(method: Text) -> str:
 
 
 def _bptt(method: BPTT) -> str:
-    outer, student = method.outer, method.student
+    outer = method.outer
     stages = f", in stages of {', '.join(map(str, method.stages))} per class" if method.boost else ""
     return (
-        f"Distilled by {bptt_name(method)} (Feng, Vedantam and Kempe, ICLR 2024) for the student `{student.name}` of "
-        f"width {student.width}, dropout {student.dropout:g}{stages}: {outer.steps} outer steps of {outer.optimizer} "
+        f"Distilled by {bptt_name(method)} (Feng, Vedantam and Kempe, ICLR 2024) for the student "
+        f"{network_words(method.student)}{stages}: {outer.steps} outer steps of {outer.optimizer} "
         f"on {outer.batch_size} real vectors, step size {outer.lr:g}; inner steps by {method.inner_optimizer.name}, "
         f"step size {method.learning_rate:g}; vectors started from {method.initialise}; {method.labels} labels."
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet
 from pipeline.distilled.selection import IN_WORDS, selected_on
-from pipeline.distilled.shown import class_names, samples
+from pipeline.distilled.shown import samples
 from pipeline.report.card.facts import Evaluation
 from pipeline.report.card.overlap import Corpus
 from pipeline.report.shown_sets import Words, words
@@ -136,7 +136,7 @@ def _samples(
     written: list[tuple[str, ...]] = [()] * len(found)
     if found.token_ids is not None:
         written = [sample.texts for sample in samples(found.of_rows(rows), encoder)]
-    names, largest = class_names(found), max(found.labels.abs().max().item(), 1e-12)
+    names, largest = found.class_names, max(found.labels.abs().max().item(), 1e-12)
     shown = []
     for row in rows:
         own = int(found.label_ids[row])

@@ -35,6 +35,7 @@ from pipeline.config import (
 from pipeline.config.protocols import Recipe
 from pipeline.report.words.language import kept_state
 from pipeline.report.words.prompts import prompt_recipe
+from pipeline.report.words.vectors import network_words
 
 REAL = (
     *("random real", "herding", "k-centres", "k-centres (k-means)", "moderate"),
@@ -137,11 +138,10 @@ def recipe(cell: Evaluate) -> str:
 
 
 def _on_vectors(recipe: OnVectors, cell: Evaluate) -> str:
-    student, samples = cell.student, "all samples" if recipe.batch_size is None else f"{recipe.batch_size} at most"
-    assert student is not None
-    dropout = f", dropout {student.dropout:g}" if student.dropout else ""
-    size = f"{student.name}, width {student.width}{dropout}"
-    text = f"{size}; {_OPTIMIZERS[recipe.optimizer]}, step size {recipe.lr:g}, batches of {samples}, {recipe.amount}"
+    samples = "all samples" if recipe.batch_size is None else f"{recipe.batch_size} at most"
+    assert cell.student is not None
+    text = network_words(cell.student)
+    text += f"; {_OPTIMIZERS[recipe.optimizer]}, step size {recipe.lr:g}, batches of {samples}, {recipe.amount}"
     chosen = recipe.select
     return text if chosen is None else f"{text}, the best moment by {chosen.split} {chosen.by} is kept"
 
@@ -161,14 +161,20 @@ def _what_it_does(protocol: Recipe, method: Method) -> str:
             return "gradient steps as published"
         if isinstance(method, Composed):
             return "the gradient steps of its parts, those of a phase as one"
-        steps = method.steps if isinstance(method, DDAL) else len(sizes)
-        given = ", ".join(f"{size:g}" for size in dict.fromkeys(sizes))
-        how = f"of size {given} on all samples" if sizes else "with learned step sizes"
-        return f"{steps} gradient step{'' if steps == 1 else 's'} {how}"
+        if sizes:
+            given = ", ".join(f"{size:g}" for size in dict.fromkeys(sizes))
+            return f"{_gradient_steps(len(sizes))} of size {given} on all samples"
+        if isinstance(method, DDAL):
+            return f"{_gradient_steps(method.steps)} with learned step sizes"
+        return "the gradient steps that the set gives"
     if isinstance(protocol, AlwaysMajority):
         return "nothing is trained"
     options = protocol.model_dump(exclude={"name", "revision"})
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())
+
+
+def _gradient_steps(count: int) -> str:
+    return f"{count} gradient step{'' if count == 1 else 's'}"
 
 
 def rule(made: Distill) -> str | None:

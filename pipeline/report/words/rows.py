@@ -145,8 +145,9 @@ def _unnamed_row(cell: Evaluate) -> Row:
     """Of a method that no words were written for: it stands last of the small sets, under the name that YAML has."""
     by_steps = isinstance(cell.recipe, GradientSteps)
     name = cell.source.method.name.replace("_", " ") + (", gradient steps" if by_steps else "")
-    order = (2, len(ATTENTION) + 4, int(by_steps), cell.shots or 0)
-    return Row(order, name, "ddal", None, cell.shots, "", False, student_name(cell), network_name(cell))
+    on_test = is_on_test(cell.source)
+    order = (2, len(ATTENTION) + 4, int(by_steps), cell.shots or 0, int(on_test))
+    return Row(order, name, "ddal", None, cell.shots, "", on_test, student_name(cell), network_name(cell))
 
 
 def _bptt_row(method: BPTT, cell: Evaluate) -> Row:

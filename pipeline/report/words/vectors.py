@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from pipeline.config import BPTT, Evaluate, Mlp, OnVectors, PublishedMlp, PublishedTransformer, Transformer
+from pipeline.config import BPTT, Evaluate, OnVectors, PublishedMlp, PublishedTransformer
+from pipeline.config.students import VectorNetwork
 
-STUDENTS = {"mlp": "MLP", "transformer": "Transformer"}
+_TITLES = {"mlp": "MLP", "transformer": "Transformer"}
 _LABELS = {"hard": "", "soft": "soft labels", "unrestricted": "unrestricted labels"}
 _STARTS = ("random", "end", "forward")
 
 
 def network_name(cell: Evaluate) -> str:
     """Which network learns from vectors; empty where students learn from text."""
-    return "" if cell.student is None else STUDENTS[cell.student.name]
+    return "" if cell.student is None else _title(cell.student)
+
+
+def network_words(student: VectorNetwork) -> str:
+    """Such as ``transformer, width 256, dropout 0.1``: what is told of a network's options, where it has them."""
+    options = student.model_dump(include={"width", "dropout"})
+    return ", ".join([student.name, *(f"{name} {value:g}" for name, value in options.items() if value)])
+
+
+def _title(student: VectorNetwork) -> str:
+    """A network that no words were written for is called by the name that YAML has."""
+    return _TITLES.get(student.name, student.name)
 
 
 def student_name(cell: Evaluate) -> str:
@@ -36,15 +48,16 @@ def student_order(cell: Evaluate) -> tuple[int, ...]:
     recipe = cell.recipe
     assert isinstance(recipe, OnVectors)
     published = isinstance(cell.protocol, PublishedMlp | PublishedTransformer)
-    return (1 + list(STUDENTS).index(cell.student.name), int(published), recipe.epochs or 0, recipe.steps)
+    place = list(_TITLES).index(cell.student.name) if cell.student.name in _TITLES else len(_TITLES)
+    return (1 + place, int(published), recipe.epochs or 0, recipe.steps)
 
 
-def bptt_name(method: BPTT, student: Mlp | Transformer | None = None) -> str:
+def bptt_name(method: BPTT, student: VectorNetwork | None = None) -> str:
     """Such as ``RaT-BPTT (W 40, T 100) + Boost, β = 0.3``; says for whom it was made if not for ``student``."""
     kind = "Full-BPTT" if method.window is None else "RaT-BPTT" if method.start == "random" else "T-BPTT"
     forward = "forward" if method.window is not None and method.start == "forward" else ""
     window = "" if method.window is None else f"W {method.window}"
-    made_for = "" if student in (None, method.student) else f"made for {STUDENTS[method.student.name]}"
+    made_for = "" if student in (None, method.student) else f"made for {_title(method.student)}"
     parts = [window, f"T {method.steps}", forward, _LABELS[method.labels], made_for]
     boost = "" if method.boost is None else f" + Boost, β = {method.boost.beta:g}"
     return f"{kind} ({', '.join(filter(None, parts))}){boost}"

@@ -1,5 +1,9 @@
+from typing import Literal
+
 import pytest
 
+from pipeline.config import GradientSteps, Validation
+from pipeline.config.loops import Learned
 from pipeline.report.collect import collect
 from pipeline.report.layout import layout
 from pipeline.report.words.cells import REAL, recipe, rule, selection
@@ -33,6 +37,26 @@ def labels(experiment):
 def one(fabric, block):
     (cell,) = fabric.experiment(block).cells
     return cell
+
+
+class Mine(Learned):
+    """A learned method that no words were written for."""
+
+    name: Literal["mine"] = "mine"
+    validation: Validation = Validation()
+
+
+def test_a_method_without_words_is_told_apart_by_what_selected_it(fabric: Fabric):
+    (cell,) = fabric.experiment({}).cells
+    rows = {}
+    for split in ("dev", "test"):
+        made = cell.source.model_copy(update={"method": Mine(validation=Validation(split=split))})
+        own = cell.model_copy(update={"source": made})
+        rows[split] = row_of(own)
+        assert isinstance(own.recipe, GradientSteps)
+        assert recipe(own) == "ddal (revision 2: the gradient steps that the set gives)"
+    assert [rows[split].on_test for split in ("dev", "test")] == [False, True]
+    assert rows["dev"] < rows["test"]
 
 
 def test_coresets_stand_between_random_real_and_distilled_sets(fabric: Fabric):
