@@ -55,9 +55,11 @@ def check_selected(run: Run, validation: Validation, manifest: dict[str, Any], a
         return
     if math.isinf(run.best.score):
         raise StageError(f"no validation had a finite loss, so there is nothing to select; try {advice}")
+    if accuracy is None or validation.by not in ("loss", "accuracy"):
+        return  # a set that is to be right on every class alike may well be right on fewer rows
     rows = min(manifest["sizes"][split], validation.examples or math.inf)
     largest = max(manifest["class_counts"][split]) / manifest["sizes"][split]
-    if accuracy is not None and accuracy <= largest + 2 * math.sqrt(largest * (1 - largest) / rows):
+    if accuracy <= largest + 2 * math.sqrt(largest * (1 - largest) / rows):
         run.ranks.say(
             f"note: students of the set are right on {accuracy:.1%} of {split}, whose largest class has {largest:.1%}: "
             f"they learn next to nothing from it; try more outer.steps, another outer.lr, another seed"
