@@ -124,8 +124,9 @@ class Alternative:
 class Entry:
     """What stands where a row and a column meet.
 
-    ``axes`` are the dotted hyper-parameters that were searched; ``chosen`` is None while nothing is finished;
-    ``search`` names another experiment that settled the hyper-parameters.
+    ``axes`` are the dotted hyper-parameters that were searched; ``chosen`` is None while nothing is finished; ``tied``
+    is how many alternatives share the best score, of which the first is chosen; ``search`` names another experiment
+    that settled the hyper-parameters.
     """
 
     row: Row
@@ -134,6 +135,7 @@ class Entry:
     planned: int
     finished: int
     chosen: Alternative | None
+    tied: int
     problems: tuple[Problem, ...]
     search: str | None = None
 
@@ -271,18 +273,21 @@ def _entry(
     best = _best(finished, column, "test" if row.on_test else "dev")
     problems = tuple(each for group in found for each in group if isinstance(each, Problem))
     elsewhere = search if row.kind == "ddal" and not axes else None
-    return Entry(row, column, axes, len(groups), len(finished), best, problems, elsewhere)
+    return Entry(row, column, axes, len(groups), len(finished), *best, problems, elsewhere)
 
 
-def _best(finished: Sequence[Alternative], column: Column, split: str) -> Alternative | None:
-    """The best mean on the split that selects: dev, or test for the published protocol; the first of equals."""
+def _best(finished: Sequence[Alternative], column: Column, split: str) -> tuple[Alternative | None, int]:
+    """The best mean on the split that selects, the first of equals, and how many these are.
+
+    That is dev, or test for the published protocol.
+    """
     if len(finished) < 2:
-        return finished[0] if finished else None
+        return finished[0] if finished else None, len(finished)
     samples = [alternative.sample(column.metric, split) for alternative in finished]
     scores = [found.estimate.mean for found in samples if found is not None]
     if len(scores) < len(finished):
         raise InputError(f"{column.title}: finished alternatives have no {split} scores; evaluate them on {split} too")
-    return finished[scores.index(max(scores))]
+    return finished[scores.index(max(scores))], scores.count(max(scores))
 
 
 def pooled(cells: Sequence[Finished]) -> Alternative | None:

@@ -175,6 +175,7 @@ def _searched(collected: Collected) -> list[str]:
         if entry.planned > 1:
             counts = f"best of {entry.finished}"
             counts += f" finished of {entry.planned}" if entry.finished < entry.planned else ""
+            counts += f", the first of {entry.tied} that are equal" if entry.tied > 1 else ""
             outcome = f"{entry.choice(short=True)} ({counts})" if entry.chosen else "none finished"
             found.setdefault((row, entry.axes), []).append(f"{column.title} {outcome}")
     labels = collected.layout.labels

@@ -71,6 +71,15 @@ def test_the_search_and_its_outcome_are_named(fabric: Fabric):
     ) in notes(fabric, experiment).caption
 
 
+def test_that_the_best_are_equal_is_said(fabric: Fabric):
+    experiment = fabric.experiment({"distill.method.outer.lr": [0.01, 0.02, 0.1]})
+    fabric.fill(experiment, lambda c: {"dev": [0.4 if c.source.method.outer.lr == 0.01 else 0.6], "test": [0.5]})
+    found = [line for line in notes(fabric, experiment).caption if line.startswith("HL: searched")]
+    assert [line.rpartition("dev: ")[2] for line in found] == [
+        "sst2 lr=0.02 (best of 3, the first of 2 that are equal)."
+    ]
+
+
 def test_a_search_elsewhere_is_named(fabric: Fabric):
     experiment = fabric.experiment({"distill.method.labels": ["hard"]}, RANDOM)
     report = experiment.report.model_copy(update={"search": "search_minilm"})
