@@ -224,7 +224,7 @@ def test_a_sentence_and_a_status(error: Exception, status: int, capsys: pytest.C
     ("prepare", "words"),
     [
         ({"max_length": 41}, ["max_length: 41 is more than the 40 usable positions", "give at most 40"]),
-        ({"dev": 1}, ["prepare.dev: 1 gives 1 rows for 2 classes", "give at least 2"]),
+        ({"dev": 1}, ["prepare.dev: 1 gives 1 rows for the 2 classes", "give at least 2"]),
         ({"test": None}, ["has no test split", "prepare.test: 0.1"]),
     ],
     ids=["max_length", "dev", "test"],
