@@ -24,6 +24,7 @@ from pipeline.launch.doctor import examine
 from pipeline.launch.dry_run import described
 from pipeline.launch.here import run_here
 from pipeline.launch.known import remember
+from pipeline.launch.mistakes import refuse_mistakes
 from pipeline.launch.prune_command import prune as prune_superseded
 from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.stages import StageName, name_of
@@ -32,7 +33,6 @@ from pipeline.launch.status import rows as rows_of
 from pipeline.launch.submission import all_of, jobs_of, note_code
 from pipeline.launch.submitter import Executor, locally, tables, to_slurm
 from pipeline.report.files import OUT
-from pipeline.report.pairs import check_choices
 from pipeline.store import Store
 
 app = typer.Typer(
@@ -78,7 +78,7 @@ def run(
     """Run all four stages of an experiment; what is done already is not run again."""
     site = enter(cluster_file)
     experiment, store = _experiment(config, set_, only, root, cluster_file), Store(root_of(root, site))
-    check_choices(experiment)
+    refuse_mistakes(experiment)
     if dry_run:
         print(described(experiment, store, site, cluster))
         return
@@ -161,7 +161,7 @@ def retry(
     site = enter(cluster_file)
     store = Store(root_of(root, site))
     given = _experiment(config, set_, only, root, cluster_file)
-    check_choices(given)
+    refuse_mistakes(given)
     experiment = launch.pin(given, store)
     rows, _ = _looking(experiment, store, site)()
     failed = {row.name: row.cells for row in rows if row.state in ("failed", "partial")}
@@ -219,7 +219,7 @@ def array(
     try:
         site = enter(cluster_file)
         experiment, store = _experiment(config, set_, only, root, cluster_file), Store(root_of(root, site))
-        check_choices(experiment)
+        refuse_mistakes(experiment)
         scheduler = Scheduler.here()
         limit = None if scheduler is None else scheduler.max_array_size()
         experiment = launch.pin(experiment, store)
@@ -277,7 +277,7 @@ def estimate(
     site = enter(cluster_file)
     store = Store(root_of(root, site))
     experiment = launch.pin(_experiment(config, set_, only, root, cluster_file), store)
-    check_choices(experiment)
+    refuse_mistakes(experiment)
     lines = estimated(experiment, store, lambda text: print(text, file=sys.stderr, flush=True), again=again)
     print(table(lines, site.local.at_once))
 

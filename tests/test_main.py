@@ -121,6 +121,12 @@ def test_what_tables_could_not_show_is_refused_before_hours_are_spent(
     status, out, err = run(command[0], path, *command[1:], "--root", tmp_path / "root")
     assert (status, out) == (2, "nothing\n" if "array" in command else "")
     assert "report.compare: no row is called 'SLL'" in err
+    source = {"kind": "files", "train": str(tmp_path / "mine.csv")}
+    (tmp_path / "mine.csv").write_text("text,label\ngood,1\nbad,0\n")
+    path = experiment(prepare={"task": {"name": "mine", "source": source, "text": ["txt"]}})
+    status, _, err = run(command[0], path, *command[1:], "--root", tmp_path / "root")
+    assert status == 2
+    assert "train has no column 'txt' (did you mean 'text'?)" in err
     assert not (tmp_path / "root").exists()
 
 

@@ -12,13 +12,13 @@ from datasets.exceptions import DatasetsError
 
 from pipeline.config.data import FileSource, HubSource, JoinedSource, SavedSource, SplitNames, Task
 from pipeline.config.problems import nearest
+from pipeline.data.headers import SEPARATORS, check_columns
 from pipeline.data.hub import explained
 from pipeline.errors import InputError
 from pipeline.store import locate
 
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
+    **{suffix: ("csv", {"sep": separator}) for suffix, separator in SEPARATORS.items()},
     ".jsonl": ("json", {}),
     ".json": ("json", {}),
     ".parquet": ("parquet", {}),
@@ -53,7 +53,7 @@ def load_raw(task: Task) -> RawSplits:
     """
     found = _read(task)
     for split, rows in found.items():
-        _check_columns(task, split, rows)
+        check_columns(task, split, rows.column_names)
     found = {split: _keep(task, split, rows) for split, rows in found.items()}
     classes, codes = _classes(task, found)
     splits = {split: _coded(task, split, rows, codes) for split, rows in found.items()}
@@ -148,16 +148,6 @@ def _pick(task: Task, found: DatasetDict, names: SplitNames) -> dict[str, Datase
             )
         picked[split] = found[name]
     return picked
-
-
-def _check_columns(task: Task, split: str, rows: Dataset) -> None:
-    for column in (*task.text, task.label, *task.where):
-        if column not in rows.column_names:
-            glued = any(";" in name for name in rows.column_names)
-            raise InputError(
-                f"task {task.name}: {split} has no column '{column}'{nearest(column, rows.column_names)}; "
-                f"it has: {', '.join(rows.column_names)}{'; separate columns by commas' if glued else ''}"
-            )
 
 
 def _keep(task: Task, split: str, rows: Dataset) -> Dataset:

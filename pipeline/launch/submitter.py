@@ -25,6 +25,7 @@ from pipeline.launch.element import run_element
 from pipeline.launch.finish import aggregate, sweep
 from pipeline.launch.known import remember
 from pipeline.launch.local import Ended, supervise
+from pipeline.launch.mistakes import refuse_mistakes
 from pipeline.launch.plan import Live, Plan, plan
 from pipeline.launch.queue import adopt, below, live_of, orphans, settle_kills, startable, waited_for
 from pipeline.launch.refusals import short_slots
@@ -34,7 +35,6 @@ from pipeline.launch.slurm import Slurm
 from pipeline.launch.stages import MODULES, StageName, pin, stage_cells
 from pipeline.launch.submission import Queued, Submission, all_of, queued, submissions
 from pipeline.report.files import OUT, last
-from pipeline.report.pairs import check_choices
 from pipeline.store import Store
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def submit(
     site = load_cluster(file)
     store = Store(root_of(root, site))
     experiment = restricted(load(config, settings), only)
-    check_choices(experiment)
+    refuse_mistakes(experiment)
     places = {"root": None if root is None else str(root), "cluster_file": None if file is None else str(file)}
     experiment = experiment.model_copy(update={"typed": experiment.typed.model_copy(update=places)})
     experiment = pin(experiment, store)
