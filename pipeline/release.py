@@ -152,7 +152,7 @@ def _measured(
     values: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         protocol = evaluate_on_vectors if isinstance(cell.recipe, OnVectors) else evaluate
-        protocol(cell, prepared, found, Path(folder))
+        protocol(cell, prepared, found.prefix(claim.prefix), Path(folder))
         for run in read_runs(Path(folder) / "results.csv"):
             values.setdefault((run.split, run.metric), []).append(run.value)
     return values

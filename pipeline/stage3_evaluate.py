@@ -31,7 +31,7 @@ def run(config: Evaluate, out: Path) -> None:
 
     """
     store = Store.of(out)
-    distilled = load(store.cell(config.source).folder / "distilled.h5")
+    distilled = load(store.cell(config.source).folder / "distilled.h5").prefix(config.prefix)
     prepared = own = Prepared(store.cell(config.source.source).folder)
     if config.asks_part:
         assert config.data is not None

@@ -144,9 +144,14 @@ class Content:
             batch["token_type_ids"] = self.token_type_ids[rows].gather(1, columns)
         return batch
 
-    def prefix(self, shots: int) -> Self:
-        """The first ``shots`` samples of every class, in the set's order; its T steps, which see all, are left out."""
-        return self.of_rows(self.first_rows(shots))
+    def prefix(self, shots: int | None) -> Self:
+        """The first ``shots`` samples of every class, in the set's order; its T steps, which see all, are left out.
+
+        Args:
+            shots: ``None`` for the whole set, with its steps.
+
+        """
+        return self if shots is None else self.of_rows(self.first_rows(shots))
 
     def first_rows(self, shots: int | None, classes: Collection[int] | None = None) -> list[int]:
         """Rows of the first ``shots`` samples (``None``: all) of every class, or of these, in the set's order."""

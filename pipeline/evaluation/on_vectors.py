@@ -82,7 +82,6 @@ def samples_of(config: Evaluate, prepared: Prepared, distilled: DistilledSet) ->
         InputError: the set holds vectors of another encoder, or does not say which rows it is made of.
 
     """
-    distilled = distilled if config.prefix is None else distilled.prefix(config.prefix)
     if distilled.vectors is not None:
         about = prepared.manifest["vectors"]
         distilled.check_vectors(about["pooling"], about["encoder_hash"], centred=prepared.vector_mean() is not None)

@@ -49,12 +49,11 @@ def evaluate_by_prompting(config: Evaluate, prepared: Prepared, distilled: Disti
     assert isinstance(recipe, Prompting)
     splits = {name: asked(prepared.split(name), recipe, config.seed) for name in config.splits}
     record = Record(out, {name: split.labels for name, split in splits.items()}, len(prepared.classes))
-    examples = distilled if config.prefix is None else distilled.prefix(config.prefix)
-    runs = min(config.runs, math.factorial(len(examples)))
+    runs = min(config.runs, math.factorial(len(distilled)))
     missing = [index for index in range(runs) if index not in record.initialisations]
     if not missing:
         return
-    prompter = Prompter(config, recipe, prepared, examples)
+    prompter = Prompter(config, recipe, prepared, distilled)
     queries = {name: decoded(split) for name, split in splits.items()}
     seed = derive(config.seed, "evaluation", config.source.seed)
     accuracies: list[float] = []
@@ -62,7 +61,7 @@ def evaluate_by_prompting(config: Evaluate, prepared: Prepared, distilled: Disti
         per_order = sum(len(split) for split in splits.values())
         for index in missing:
             began = time.perf_counter()
-            order = order_of(seed, index, len(examples))
+            order = order_of(seed, index, len(distilled))
             answers = {
                 name: prompter.answers(found, order, lambda rows: shown.update(rows / per_order))
                 for name, found in queries.items()
@@ -75,7 +74,7 @@ def evaluate_by_prompting(config: Evaluate, prepared: Prepared, distilled: Disti
                     write_text(out / "prompt.txt", prompter.shown(next(iter(queries.values()))[0], order))
                 scores = record.write(index, logits, seconds, facts)
             stopping.check()
-            _tell(index, answers, len(examples))
+            _tell(index, answers, len(distilled))
             accuracies.append(scores[config.splits[-1]]["accuracy"])
             shown.set_postfix(accuracy=f"{sum(accuracies) / len(accuracies):.3f}", on=config.splits[-1], refresh=False)
             shown.update(len(record.initialisations) - shown.n)

@@ -96,7 +96,7 @@ def probe_evaluate(config: Evaluate, folder: Path, set_: Path, own: Path) -> Sli
         assert isinstance(config.recipe, OnVectors)
         found.pieces(evaluate_pieces(config, config.recipe, prepared))
         return found
-    distilled = load(set_)
+    distilled = load(set_).prefix(config.prefix)
     if isinstance(protocol, Prompted):
         found.pieces(prompt_pieces(config, prepared, written_out(distilled, Prepared(own), prepared)))
         return found

@@ -17,8 +17,7 @@ def prompt_pieces(config: Evaluate, prepared: Prepared, distilled: DistilledSet)
     """The examples, and some queries after them: those at even ranks by length, the longest one among them."""
     recipe = config.recipe
     assert isinstance(recipe, Prompting)
-    examples = distilled if config.prefix is None else distilled.prefix(config.prefix)
-    prompter, order = Prompter(config, recipe, prepared, examples), list(range(len(examples)))
+    prompter, order = Prompter(config, recipe, prepared, distilled), list(range(len(distilled)))
     split = asked(prepared.split(config.splits[-1]), recipe, 0)
     ranks = split.lengths.argsort(kind="stable")[::-1][:: max(1, len(split) // ROWS)][:ROWS]
     some = split.select(ranks)

@@ -118,17 +118,24 @@ def of_training(config: Evaluate, folder: Path) -> Work:
     if isinstance(protocol, GradientSteps):
         if isinstance(method, DDAL):
             return Work(inner=inner(config.source, method, folder))
-        lengths = samples_of(config.source, folder)
-        step = flops.training(sizes_of(folder), lengths, fused=fused)
+        step = flops.training(sizes_of(folder), _learned_from(config, folder), fused=fused)
         return Work(training=len(protocol.step_sizes or ()) * step)
     if not isinstance(protocol, FineTune):
         return Work()
-    work = _adamw(protocol, folder, samples_of(config.source, folder), text=not isinstance(method, DDAL))
+    work = _adamw(protocol, folder, _learned_from(config, folder), text=not isinstance(method, DDAL))
     if protocol.select is not None and protocol.epochs is not None:
         select, seed = protocol.select, derive(config.seed, "evaluation")
         dev = lengths_of_part(folder, select.split, select.examples, seed, "rows that select an epoch")
         work += Work(scoring=protocol.epochs * scored(folder, dev, fused=fused))
     return work
+
+
+def _learned_from(config: Evaluate, folder: Path) -> Lengths:
+    """Tokens of the samples of the set, or of its first ones."""
+    lengths = samples_of(config.source, folder)
+    if config.prefix is None:
+        return lengths
+    return _at_even_ranks(lengths, config.prefix * _classes(folder, config.source))
 
 
 def _of_parts(config: Evaluate, method: Composed, folder: Path) -> Work:
@@ -272,7 +279,10 @@ def samples_of(config: Distill, folder: Path) -> Lengths:
     C = _classes(folder, config)
     if isinstance(method, DDAL | Beginning):
         return [method.sequence_length] * (method.shots * C)
-    count = method.shots * C if isinstance(method, SmallSet) else 1
+    return _at_even_ranks(lengths, method.shots * C if isinstance(method, SmallSet) else 1)
+
+
+def _at_even_ranks(lengths: Lengths, count: int) -> Lengths:
     ranks = (np.arange(count) + 0.5) / count * len(lengths)
     return np.sort(np.asarray(lengths))[ranks.astype(np.int64)]
 

@@ -121,7 +121,7 @@ def test_full_data_and_prefixes_are_looked_up(ready: Callable[..., Any]) -> None
     assert torch.equal(samples.labels.argmax(dim=1), train.labels)
     cell, prepared, distilled, _ = ready({"name": "herding", "shots": 5}, prefix=2)
     assert cell.slug.endswith(".vectors-mlp.first2")
-    samples = samples_of(cell, prepared, distilled)
+    samples = samples_of(cell, prepared, distilled.prefix(cell.prefix))
     small, *_ = ready({"name": "herding", "shots": 2})
     _, _, of_two, _ = ready({"name": "herding", "shots": 2})
     assert len(samples) == 4

@@ -76,6 +76,25 @@ def test_students_learn_by_the_sets_own_optimiser(experiment: Write, tmp_path: P
     assert losses["gd"] != pytest.approx(losses["adam"], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"name": "finetune", "steps": 5},
+        {"name": "ddal", "step_sizes": [0.1]},
+        {"name": "robust", "own": {"name": "finetune", "steps": 5}, "steps": [2.0]},
+    ],
+    ids=lambda recipe: recipe["name"],
+)
+def test_of_a_prefix_no_other_sample_is_learned_from(experiment: Write, tmp_path: Path, recipe: dict[str, Any]) -> None:
+    """Herding takes one row after the other, so that two per class are the first two of five."""
+    both = []
+    for shots, prefix in ((5, 2), (2, None)):
+        method, evaluate = {"name": "herding", "shots": shots}, {"protocol": recipe, "prefix": prefix}
+        path = experiment(distill={"method": method}, evaluate=evaluate | {"initialisations": 2})
+        both.append(values(evaluated(path, tmp_path / "ck")[0]))
+    assert both[0] == both[1]
+
+
 @pytest.mark.parametrize("recipe", [{"name": "ddal"}, {"name": "finetune", "steps": 5}])
 def test_bfloat16_is_near(experiment: Write, tmp_path: Path, recipe: dict[str, Any]) -> None:
     """An address of its own, and other numbers that differ by rounding."""
