@@ -94,7 +94,8 @@ def import_(
     """Turn a set that others published into a distilled.h5."""
     store = Store(root_of(root, enter()))
     experiment = launch.pin(load(config, set_ or []), store)
-    cell = store.cell(experiment.cells[0].source.source)
+    source = experiment.cells[0].source.source
+    cell = store.cell(source)
     outcome = launch.run_stage([cell], "prepare", store)
     if outcome.failed:
         raise InputError(next(iter(outcome.failed.values())))
@@ -103,7 +104,7 @@ def import_(
     from pipeline.distilled.published import published as read
     from pipeline.store.provenance import provenance
 
-    found = read(published, Prepared(cell.folder))
+    found = read(published, Prepared(cell.folder), len(source.task.text))
     distilled.save(replace(found, about=found.about | {"provenance": provenance()}), out)
     print(f"{out}: {len(found)} samples of {', '.join(found.about['classes'])}")
 

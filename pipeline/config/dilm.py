@@ -188,7 +188,7 @@ class DiLM(GeneratorTraining, Making):
             token as published, or their ``mean``.
         temperature: τ.
         normalise: a text's loss is its sum over tokens divided by its own ``length``, or by the ``padded`` length of
-            the batch as published, which favours short texts.
+            the batch as published (the longest text's, rounded up to a multiple of 8), which favours short texts.
         gradients: that are matched: of the classifier (``head``, as published), of it and what follows the last but
             one layer (``last_layer``), or of ``all`` parameters.
         updates: of the generator along one student's training, after which there is a fresh student.
@@ -287,8 +287,8 @@ class Rank(Coreset):
     """DiLM's ``rank`` of real rows: those with the lowest loss of a generator, begun with the token of their class.
 
     Attributes:
-        normalise: the loss of a row is per token, or per token of the longest candidate as published, which favours
-            short rows.
+        normalise: the loss of a row is per token, or per token of the longest candidate (rounded up to a multiple of 8)
+            as published, which favours short rows.
 
     """
 

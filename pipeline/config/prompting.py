@@ -76,7 +76,8 @@ class DiLMPrompting(Frozen):
     Attributes:
         keys: what stands before the texts; ``null`` takes the names of the task's columns, as published (there
             ``sentence``, ``question1`` and ``question2``, ``premise`` and ``hypothesis``).
-        labels, max_tokens, examples, precision, batch_size: as of ``prompting``.
+        labels: as of ``prompting``; the published names of QQP are ``unequal`` and ``equal``, of which GLUE has others.
+        max_tokens, examples, precision, batch_size: as of ``prompting``.
 
     """
 

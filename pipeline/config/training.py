@@ -18,7 +18,9 @@ def amount(steps: int, epochs: int | None) -> str:
 
 
 class Training(Frozen):
-    """AdamW with warm-up; the defaults are those by which DiLM evaluates.
+    """AdamW with warm-up; the defaults are those by which DiLM evaluates, but for its dropout and its bf16.
+
+    (And but for weight decay, of which the published code exempts biases and layer norms, and this nothing.)
 
     ``epochs``, where given, replaces ``steps`` by passes over the samples. Another ``optimizer`` (``momentum`` is SGD
     with 0.9) has no weight decay. ``precision`` is of the training and, in stage 3, of scoring: ``fp32``, or autocast

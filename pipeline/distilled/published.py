@@ -46,12 +46,13 @@ def format_of(path: Path) -> Format:
     )
 
 
-def published(path: Path, prepared: Prepared) -> DistilledSet:
+def published(path: Path, prepared: Prepared, texts: int) -> DistilledSet:
     """A published set, as one of this task and encoder; ``about`` says what it is of and where it came from.
 
     Args:
         path: a folder of DDAL's, or a file of DiLM's, RaT-BPTT's or NYU's.
         prepared: the task and the encoder that it is for, which the file cannot be asked.
+        texts: how many the task's rows have, 1 or 2.
 
     Raises:
         InputError: not such a set, or not one of this task or encoder.
@@ -64,6 +65,9 @@ def published(path: Path, prepared: Prepared) -> DistilledSet:
         _check_encoder(path, found, facts)
     elif kind == "dilm":
         found = dilm_set(path, prepared)
+        given = len(found.about["texts"][0])
+        if given != texts:
+            raise InputError(f"{path}: its samples have {given} texts each, rows of the task {texts}; name its task")
     else:
         found = vector_set(path, C)
         if "vectors" not in facts:
@@ -130,6 +134,7 @@ def dilm_set(file: Path, prepared: Prepared) -> DistilledSet:
     """JSON lines with one or two texts, of whatever names, and ``labels`` (0 … C-1), as token ids of this encoder.
 
     As ``datasets.Dataset.to_json`` writes them. What is no text is left out: coresets come with GLUE's ``idx``.
+    ``about["texts"]`` has them as they are, which other encoders and language models are given.
 
     Raises:
         InputError: a line is no such row, or a label is none of the task's.
@@ -149,7 +154,8 @@ def dilm_set(file: Path, prepared: Prepared) -> DistilledSet:
     if labels.min() < 0 or labels.max() >= C:
         raise InputError(f"{file}: labels {int(labels.min())} … {int(labels.max())}, the task has 0 … {C - 1}")
     encoded = prepared.tokenizer(*texts, truncation=True, max_length=prepared.manifest["max_length"])
-    return DistilledSet(F.one_hot(labels, C).float(), labels, Recipe("finetune"), **token_tensors(encoded))
+    about = {"texts": [list(row) for row in zip(*texts, strict=True)]}
+    return DistilledSet(F.one_hot(labels, C).float(), labels, Recipe("finetune"), about=about, **token_tensors(encoded))
 
 
 def vector_set(file: Path, classes: int) -> DistilledSet:

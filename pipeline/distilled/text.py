@@ -40,6 +40,12 @@ def texts(distilled: DistilledSet, tokenizer: PreTrainedTokenizerBase) -> list[t
     return [(*parts, *[""] * (width - len(parts))) for parts in found]
 
 
+def as_one(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """A sample as one text, wherever marks that stand between texts may be in it."""
+    marks = _marks(tokenizer)
+    return str(tokenizer.decode([token for token in ids if token not in marks])).strip()
+
+
 def retokenised(
     distilled: DistilledSet,
     from_tokenizer: PreTrainedTokenizerBase,

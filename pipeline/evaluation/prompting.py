@@ -37,8 +37,8 @@ def evaluate_by_prompting(config: Evaluate, prepared: Prepared, distilled: Disti
     """Writes ``results.csv`` and ``predictions.h5``: the language model answers after every order of the examples.
 
     Beside the scores of each order and split: ``prompt_examples`` and ``prompt_dropped``, how many stood in a
-    prompt on average and how many did not fit, and ``prompt_cut``, the share of queries that lost text. ``prompt.txt``
-    has the first prompt as it is read.
+    prompt on average and how many did not fit, and ``prompt_cut``, the share of queries that lost text to fit; what
+    stage 1 cut at ``max_length`` is not in it. ``prompt.txt`` has the first prompt as it is read.
 
     Raises:
         InputError: labels, template or set do not fit the task, or a prompt does not fit the model.
@@ -55,6 +55,7 @@ def evaluate_by_prompting(config: Evaluate, prepared: Prepared, distilled: Disti
         return
     prompter = Prompter(config, recipe, prepared, distilled)
     queries = {name: decoded(split) for name, split in splits.items()}
+    _tell_cut_before(splits, prepared.manifest["max_length"])
     seed = derive(config.seed, "evaluation", config.source.seed)
     accuracies: list[float] = []
     with bar(runs, "evaluate", "order", runs - len(missing), fractions=True) as shown:
@@ -199,6 +200,18 @@ def calibrated(scores: Tensor, content_free: Tensor) -> Tensor:
 
     """
     return scores - content_free.softmax(dim=-1).mean(dim=0).log()
+
+
+def _tell_cut_before(splits: Mapping[Any, Split], max_length: int) -> None:
+    """Says how many queries stage 1 may have cut, which nothing here can give back."""
+    for name, split in splits.items():
+        full = int((split.lengths >= max_length).sum())
+        if full:
+            print(
+                f"note: {name}: {full} of {len(split)} queries have {max_length} tokens, where stage 1 cuts; for whole "
+                f"ones give evaluate.data a larger max_length",
+                file=sys.stderr,
+            )
 
 
 def _tell(index: int, answers: Mapping[Any, Answers], examples: int) -> None:

@@ -75,6 +75,16 @@ class Writer:
         begins = tokenizer("")["input_ids"][:1]
         self._start = begins if begins == [tokenizer.bos_token_id] else []
         self._start = self._start + self._ids(recipe.instruction)
+        self._said_nothing = [self._longest_input(recipe, shots) for shots in (0, 1)]
+        if len(self._start) + self._said_nothing[0] > self._room:
+            raise InputError(
+                f"calibration: its longest input takes {self._said_nothing[0]} tokens with the template, and "
+                f"{self._room - len(self._start)} fit; give shorter ones, or allow for more max_tokens"
+            )
+
+    def _longest_input(self, recipe: Prompting, shots: int) -> int:
+        """Tokens of the longest input without content, which stands where a query does; 0 where none is asked."""
+        return max((len(self.led([text] * len(self._columns), shots)) for text in recipe.calibration), default=0)
 
     def _check_names(self) -> None:
         for name, ids in zip(self._names, self.names, strict=True):
@@ -109,12 +119,15 @@ class Writer:
     def query(self, texts: Texts, shots: Shots) -> Query:
         """A query after as many of the examples as fit with it, the last ones; cut where it does not fit alone.
 
+        As many as also fit with what calibrates: both are read after the same examples.
+
         Raises:
             InputError: the template without any text does not fit.
 
         """
         led = self.led(texts, 1)
-        kept = next((m for m in range(shots.count, 0, -1) if len(shots.prefix(m)) + len(led) <= self._room), 0)
+        room = self._room - max(len(led), self._said_nothing[1])
+        kept = next((m for m in range(shots.count, 0, -1) if len(shots.prefix(m)) <= room), 0)
         if kept:
             return Query(led, kept, cut=False)
         alone = self.led(texts, 0)

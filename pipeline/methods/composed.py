@@ -15,6 +15,7 @@ from pipeline.config import Composed, Part
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, load
 from pipeline.distilled.selection import selected_on
+from pipeline.distilled.text import texts
 from pipeline.errors import InputError
 
 _PADDING = {"token_ids": -1, "token_type_ids": 0}
@@ -54,10 +55,21 @@ def compose(method: Composed, prepared: Prepared, folders: Sequence[Path]) -> Di
         label_ids=torch.cat([part.label_ids for part in parts]),
         recipe=first.recipe,
         phases=_phases(parts, phases) if max(phases) > 1 else None,
-        about={"composed": made_of, "selection": {"split": selected_on({"composed": made_of})}},
+        about={"composed": made_of, "selection": {"split": selected_on({"composed": made_of})}}
+        | _words(method, parts, prepared),
         **optional,
         **steps,
     )
+
+
+def _words(method: Composed, parts: Sequence[DistilledSet], prepared: Prepared) -> dict[str, Any]:
+    """What other encoders are given in place of decoded tokens: the parts' texts as written, or their training rows."""
+    if any("texts" in part.about for part in parts):
+        return {"texts": [list(text) for part in parts for text in texts(part, prepared.tokenizer)]}
+    sources = {part.of.source.model_dump_json(): part.of.source.task.name for part in method.parts}
+    if all("chosen" in part.about for part in parts) and list(sources.values()) == [prepared.manifest["task"]]:
+        return {"chosen": {"rows": [row for part in parts for row in part.about["chosen"]["rows"]]}}
+    return {}
 
 
 def _taken(found: DistilledSet, part: Part, prepared: Prepared, place: str) -> DistilledSet:

@@ -23,7 +23,7 @@ def read(config: Distill, prepared: Prepared) -> DistilledSet:
     path = locate(method.file.path)
     if path is None:
         raise InputError(f"{method.file.path}: no such file; give the published set's")
-    found = published(path, prepared)
+    found = published(path, prepared, len(config.source.task.text))
     held = {"text": found.token_ids, "embeddings": found.inputs_embeds, "vectors": found.vectors}
     kind = next(name for name, tensor in held.items() if tensor is not None)
     shots, C = len(found) / len(prepared.classes), len(prepared.classes)

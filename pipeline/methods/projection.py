@@ -18,14 +18,14 @@ from pipeline.config import DDAL, Distill, Project
 from pipeline.data.prepared import Prepared
 from pipeline.data.tokenised import shortened
 from pipeline.distilled import DistilledSet, Recipe, load
-from pipeline.distilled.text import token_tensors
+from pipeline.distilled.text import as_one, token_tensors
 from pipeline.methods.learned import real_tokens, sample_classes
 from pipeline.methods.text.set import numbered_from, segments
 from pipeline.methods.text.start import put_together
 from pipeline.store import Store
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Student
-from pipeline.students.vocabulary import Nearest, frame, nearest_tokens, special_ids, surviving, unwritable_ids
+from pipeline.students.vocabulary import Nearest, frame, nearest_tokens, read_back, special_ids, unwritable_ids
 
 # what a set's file says of a task of pairs
 WHERE_IT_STOOD = "the separator stands where it stood in the real pairs that the set began as"
@@ -61,6 +61,9 @@ def project(config: Distill, prepared: Prepared, parent: Path) -> DistilledSet:
     separator = None if ends is None else numbered_from(prepared)
     types = None if separator is None else [segments(torch.tensor([row]), separator)[0].tolist() for row in ids]
     said = {"pairs": ONE_TEXT if ends is None else WHERE_IT_STOOD} if pairs else {}
+    written = {}
+    if method.special == "kept" and not pairs:  # some may look like the end of a first text
+        written = {"texts": [[as_one(row, prepared.tokenizer)] for row in ids]}
     return DistilledSet(
         labels=found.labels,
         label_ids=found.label_ids,
@@ -69,7 +72,8 @@ def project(config: Distill, prepared: Prepared, parent: Path) -> DistilledSet:
         about={
             "selection": found.about["selection"],
             "projection": facts_of(nearest.distances, ids, prepared.tokenizer, method) | said,
-        },
+        }
+        | written,
     )
 
 
@@ -140,13 +144,9 @@ def facts_of(
     distances: Tensor, ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, method: Project
 ) -> dict[str, Any]:
     """What the projection cost; plain JSON values."""
-    counts = torch.tensor([surviving(tokenizer, row) for row in ids])
-    back, total, same = counts.sum(dim=0).tolist()
     return {
         "measure": method.measure,
         "distance": distances.mean().item(),
         "distance_per_sample": distances.mean(dim=1).tolist(),
-        "tokens": total,
-        "tokens_read_back": back,
-        "samples_read_back": same,
+        **read_back(tokenizer, ids),
     }

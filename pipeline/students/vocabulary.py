@@ -6,7 +6,7 @@ distances are taken in float64, equal ones go to the smaller token id.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import groupby
@@ -186,6 +186,22 @@ def _read_again(tokenizer: PreTrainedTokenizerBase, sequences: list[list[int]]) 
     texts = tokenizer.batch_decode(sequences)
     again = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     return list(zip(texts, again, strict=True))
+
+
+def read_back(tokenizer: PreTrainedTokenizerBase, samples: Sequence[list[int]]) -> dict[str, int]:
+    """What a set's ids are worth as text: how many of its tokens and of its samples are read back as they were.
+
+    Args:
+        tokenizer: of the encoder.
+        samples: token ids of each.
+
+    """
+    found = [surviving(tokenizer, ids) for ids in samples]
+    return {
+        "tokens": sum(total for _, total, _ in found),
+        "tokens_read_back": sum(back for back, _, _ in found),
+        "samples_read_back": sum(same for _, _, same in found),
+    }
 
 
 def surviving(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[int, int, bool]:

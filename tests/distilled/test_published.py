@@ -17,6 +17,7 @@ from pipeline.config import load as load_experiment
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import load, save
 from pipeline.distilled.published import ddal_set, dilm_set, published, vector_set
+from pipeline.distilled.text import texts
 from pipeline.errors import InputError
 from pipeline.launch import run_stage, stage_cells
 from pipeline.store import Store
@@ -140,6 +141,17 @@ def test_dilm(tmp_path: Path, prepared: Callable[..., Prepared]) -> None:
     assert found.token_ids[0].tolist() == [*expected, *[-1] * (8 - len(expected))]
 
 
+def test_dilms_text_is_kept_as_it_was_written(tmp_path: Path, prepared: Callable[..., Prepared]) -> None:
+    """Of unknown words and capitals the encoder's tokens keep nothing."""
+    file, here = tmp_path / "dataset_0.json", prepared()
+    file.write_text('{"sentence": "Good Word1, truly", "labels": 1}\n{"sentence": "weak", "labels": 0}\n')
+    found = published(file, here, 1)
+    assert texts(found, here.tokenizer) == [("Good Word1, truly",), ("weak",)]
+    assert texts(found.prefix(1), here.tokenizer) == [("Good Word1, truly",), ("weak",)]
+    with pytest.raises(InputError, match=r"dataset_0.json: its samples have 1 texts each, rows of the task 2"):
+        published(file, here, 2)
+
+
 @pytest.mark.parametrize("pairs", [False, True])
 def test_dilm_as_the_library_writes_it(tmp_path: Path, prepared: Callable[..., Prepared], pairs: bool) -> None:
     """``Dataset.to_json`` of GLUE's columns: a coreset keeps ``idx``, and texts any character."""
@@ -214,7 +226,7 @@ def test_an_imported_set_trains_a_student(tmp_path: Path, prepared: Callable[...
     """As a file of this project, too: the same student to the bit."""
     ddal_folder(tmp_path / "published")
     here = prepared()
-    found = published(tmp_path / "published", here)
+    found = published(tmp_path / "published", here, 1)
     assert found.about["imported"]["format"] == "ddal"
     assert found.about["selection"] == {"split": "unknown"}, "its file does not say"
     save(found, tmp_path / "distilled.h5")
@@ -229,10 +241,10 @@ def test_it_has_to_be_of_this_task_and_encoder(tmp_path: Path, prepared: Callabl
     here = prepared()
     ddal_folder(tmp_path / "wide", width=48)
     with pytest.raises(InputError, match=r"\[48, 2, 4\] are not those of .*\[32, 2, 4\]"):
-        published(tmp_path / "wide", here)
+        published(tmp_path / "wide", here, 1)
     with h5py.File(tmp_path / "set.h5", "w") as file:
         file["data"] = np.zeros((4, 32))
     with pytest.raises(InputError, match="add vectors: cls"):
-        published(tmp_path / "set.h5", here)
+        published(tmp_path / "set.h5", here, 1)
     with pytest.raises(InputError, match=r"no published set; allowed: a folder with config.json"):
-        published(tmp_path, here)
+        published(tmp_path, here, 1)

@@ -142,6 +142,22 @@ def test_two_examples_have_two_orders_and_no_example_one(prompting: Write, tmp_p
     assert (two / "prompt.txt").read_text().count("It is") == 3
 
 
+def test_queries_that_stage_1_may_have_cut_are_told(
+    prompting: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = prompting(initialisations=1)
+    cell, _ = evaluated(path, tmp_path / "ck")
+    assert "where stage 1 cuts" not in capsys.readouterr().err
+    assert cell.data is not None
+    lengths = Prepared(Store(tmp_path / "ck").cell(cell.data).folder).split("test").lengths
+    limit = int(sorted(lengths)[len(lengths) // 2])
+    data = {"model": cell.data.model.model_dump(), "max_length": limit}
+    evaluated(prompting(initialisations=1, data=data), tmp_path / "ck")
+    full = int((lengths >= limit).sum())
+    said = f"note: test: {full} of 12 queries have {limit} tokens, where stage 1 cuts; for whole ones"
+    assert said in capsys.readouterr().err
+
+
 def test_a_cell_that_was_stopped_ends_with_the_same_rows(prompting: Write, tmp_path: Path) -> None:
     few, folder = evaluated(prompting(initialisations=1), tmp_path / "a")
     cell, whole = evaluated(prompting(initialisations=3), tmp_path / "b")

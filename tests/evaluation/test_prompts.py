@@ -49,6 +49,22 @@ def test_braces_of_texts_and_odd_columns_are_text() -> None:
     assert found.text(("{x} {label}",), 1) == "{{x} {label}} is good"
 
 
+def test_what_calibrates_fits_after_the_same_examples() -> None:
+    """An input without content that is longer than the query takes the room that the query alone would leave."""
+    template, long = "T: {text}\nL: {label}", "no content at all"
+    for limit in range(30, 200):
+        found = writer(limit, template=template, calibration=("N/A", long))
+        shots = found.shots(TEXTS, LABELS)
+        query, names = found.query(("ok",), shots), max(map(len, found.names))
+        read = [len(shots.prefix(query.shots)) + len(found.led((text,), query.shots)) for text in ("ok", "N/A", long)]
+        assert max(read) + names <= limit
+        more = query.shots + 1
+        if more <= len(TEXTS):
+            assert len(shots.prefix(more)) + len(found.led((long,), more)) + names > limit
+    with pytest.raises(InputError, match=r"calibration: its longest input takes 23 tokens .* and 22 fit"):
+        writer(26, template=template, calibration=("N/A", long))
+
+
 def test_dilms_prompt_is_the_published_one() -> None:
     recipe = DiLMPrompting(name="dilm_prompting", keys=("sentence",)).recipe_for(("text",))
     found = Writer(recipe, ("text",), NAMES, byte_tokenizer(), 1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.bilevel import descend
 from pipeline.config import Composed, Distill
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, Recipe, load, save
+from pipeline.distilled.text import texts
 from pipeline.errors import InputError
 from pipeline.methods.composed import compose
 from pipeline.store.atomic import write_json
@@ -30,7 +32,7 @@ ABOUT = {"selection": {"split": "none"}}
 @pytest.fixture
 def prepared(tmp_path: Path) -> Prepared:
     """Two joined tasks, as far as composing looks at them."""
-    write_json(tmp_path / "prepared" / "manifest.json", {"classes": list("uvxyz"), "parts": PARTS})
+    write_json(tmp_path / "prepared" / "manifest.json", {"task": "both", "classes": list("uvxyz"), "parts": PARTS})
     return Prepared(tmp_path / "prepared")
 
 
@@ -206,6 +208,36 @@ def test_text_is_padded_repeated_and_cut(composed: Callable[..., DistilledSet]) 
     assert [size for size, _ in found.turns()] == [8, 2]
     _, second = found.turns()[1]
     assert second(torch.tensor([1]))["input_ids"].tolist() == b.token_ids[2:].tolist()
+
+
+def test_of_one_task_other_encoders_get_the_same_rows(tmp_path: Path) -> None:
+    """A part that is taken twice, or cut, or of which one class is taken, takes its rows with it."""
+    write_json(tmp_path / "one" / "manifest.json", {"task": "a", "classes": ["u", "v"]})
+    real, folders = {"name": "random", "shots": 3}, [tmp_path / "first", tmp_path / "second"]
+    rows = [list(range(6)), list(range(20, 26))]
+    for folder, its in zip(folders, rows, strict=True):
+        folder.mkdir()
+        made = text(2, 3, 4, 10)
+        save(replace(made, about=made.about | {"chosen": {"rows": its, "candidates": 40}}), folder / "distilled.h5")
+    parts = method(of(0, made=real, shots=1, repeat=2), of(0, made=real, classes=[1]))
+    found = compose(parts, Prepared(tmp_path / "one"), folders)
+    assert found.about["chosen"]["rows"] == [0, 1, 0, 1, 21, 23, 25]
+
+
+def test_texts_stay_as_they_were_written(tmp_path: Path, encoder_folder: Callable[[str], Path]) -> None:
+    """Beside sets that have none, which are decoded."""
+    write_json(tmp_path / "one" / "manifest.json", {"task": "a", "classes": ["u", "v"]})
+    prepared = Prepared(tmp_path / "one")
+    shutil.copytree(encoder_folder("bert"), prepared.model_folder)
+    folders, written = [tmp_path / "first", tmp_path / "second"], text(2, 1, 4, 10)
+    for folder, about in zip(folders, ({"texts": [["Good, truly"], ["So-so"]]}, {}), strict=True):
+        folder.mkdir()
+        save(replace(written, about=ABOUT | about), folder / "distilled.h5")
+    parts = method(*[of(0, made={"name": "random", "shots": 1})] * 2)
+    found = compose(parts, prepared, folders).about
+    assert found["texts"][:2] == [["Good, truly"], ["So-so"]]
+    assert found["texts"][2:] == [[each] for (each,) in texts(replace(written, about=ABOUT), prepared.tokenizer)]
+    assert "chosen" not in found
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from pipeline.config import Project
 from pipeline.config import load as load_experiment
@@ -119,6 +120,21 @@ def test_a_learned_set_becomes_text(chain: Path, tmp_path: Path) -> None:
     again, _, _ = made(chain, tmp_path / "b")
     assert torch.equal(found.token_ids, again.token_ids)
     assert again.about["projection"] == facts
+
+
+def test_kept_special_tokens_make_no_pairs_of_single_texts(chain: Path, tmp_path: Path) -> None:
+    """A separator inside says nothing of where a first text would end: there is one text."""
+    whole = yaml.safe_load(chain.read_text())
+    whole["base"]["distill"]["method"]["special"] = "kept"
+    parent = whole["base"]["distill"]["parent"]["method"]
+    parent["sequence_length"], parent["outer"]["lr"] = 24, 1e-6  # tokens stay what they began as, with their end
+    chain.write_text(yaml.safe_dump(whole))
+    found, _, folder = made(chain, tmp_path / "a")
+    assert found.token_ids is not None
+    assert found.token_ids.eq(SEP).any(dim=1).all()
+    tokenizer = Prepared(folder).tokenizer
+    words = [[token for token in row if token not in (-1, CLS, SEP, PAD)] for row in found.token_ids.tolist()]
+    assert texts(found, tokenizer) == [(tokenizer.decode(row).strip(),) for row in words]
 
 
 def test_pairs_keep_their_separator_by_hand(tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.data.tokenised import Split
 from pipeline.errors import InputError
@@ -46,6 +53,8 @@ class Generator:
         begin: [C] token ids that begin the classes.
         prompts: [C] token ids that stand before these; empty without prompts.
         separator: between the texts of a pair; ``end``: of a text; ``pad``: after it.
+        precision: of forward passes; ``bf16`` is autocast.
+        recomputes: layers compute their activations again in the backward pass, where the model was told to.
 
     """
 
@@ -60,6 +69,7 @@ class Generator:
         self.separator, self.pad, self.end = self._id(_SEPARATOR), self._id(_PAD), int(tokenizer.eos_token_id)
         self.prompts: list[list[int]] = getattr(model.config, _PROMPTS, [[]] * classes)
         self.precision: Literal["fp32", "bf16"] = "fp32"
+        self.recomputes = False
 
     @property
     def prompt_length(self) -> int:
@@ -205,8 +215,20 @@ class Generator:
         return torch.stack(columns, dim=1)
 
     def training(self, on: bool) -> None:
-        """Switches the model's dropout."""
+        """Switches the model's dropout.
+
+        Layers recompute their activations in training mode alone. Where nothing is to be dropped they are put into it
+        by themselves: what is inside them is not, and their own dropout is none.
+        """
         self.model.train(on)
+        if self.recomputes and not on:
+            for layer in self.model.modules():
+                if isinstance(layer, GradientCheckpointingLayer):
+                    layer.training = True
+                    rates = [
+                        name for name, rate in vars(layer).items() if "dropout" in name and isinstance(rate, float)
+                    ]
+                    vars(layer).update(dict.fromkeys(rates, 0.0))
 
     @contextlib.contextmanager
     def scoring(self) -> Iterator[None]:
@@ -216,7 +238,7 @@ class Generator:
         try:
             yield
         finally:
-            self.model.train(before)
+            self.training(before)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Of the model's forward passes."""
@@ -229,13 +251,16 @@ def normalised(losses: Tensor, lengths: Tensor, how: Literal["length", "padded"]
     Args:
         losses: [rows] sums over tokens.
         lengths: [rows] tokens, the begin token, which is given, among them.
-        how: divide by a sequence's own length, or, as the published code, by that of the longest.
+        how: divide by a sequence's own length, or, as the published code, by that of the padded batch: of the longest
+            sequence, rounded up to a multiple of 8.
 
     """
-    predicted = lengths - 1
-    return losses / (predicted if how == "length" else predicted.max())
+    return losses / ((lengths if how == "length" else -(-lengths.max() // 8) * 8) - 1)
 
 
 def _loaded(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    # how texts are drawn, the config says alone: what it leaves out would be taken from here
+    kept = {name: getattr(model.generation_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**kept)
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -36,6 +36,7 @@ class Optimisation:
             add_adapters(generator, config.lora, seed)
         if config.gradient_checkpointing:
             generator.model.gradient_checkpointing_enable({"use_reentrant": False})
+            generator.recomputes = True
         generator.training(config.dropout)
         self.trained = {name: each for name, each in generator.model.named_parameters() if each.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -97,6 +98,7 @@ class Optimisation:
             generator.model = generator.model.merge_and_unload()
         if self.config.gradient_checkpointing:
             generator.model.gradient_checkpointing_disable()
+            generator.recomputes = False
         generator.training(False)
         return generator
 

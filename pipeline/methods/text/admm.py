@@ -38,11 +38,12 @@ class LearnedADMM(LearnedText):
         return found
 
     @torch.no_grad()
-    def restrain(self) -> None:
-        """Adds ρ (x − z + u) to the gradient, and takes that of special tokens away."""
+    def restrain(self, scale: float) -> None:
+        """Adds ρ (x − z + u), times ``scale``, to the gradient, and takes that of special tokens away."""
         points = self.tensors["inputs_embeds"]
         assert points.grad is not None
-        points.grad += self.relaxation.rho * (points - self.embedded(self.token_ids) + self.multipliers)
+        apart = points - self.embedded(self.token_ids) + self.multipliers
+        points.grad += scale * self.relaxation.rho * apart
         points.grad *= self.free.to(points.device).unsqueeze(-1)
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ from pipeline.parallel import Ranks
 from pipeline.students.device import pick_device
 from pipeline.students.encoder import Parameters, Student
 from pipeline.students.finetune import finetune
-from pipeline.students.vocabulary import frame
+from pipeline.students.vocabulary import frame, read_back
 
 
 def check(method: Text, manifest: dict[str, Any]) -> None:
@@ -70,7 +70,8 @@ def distill(
         others: what stage 1 made for the encoders of ``config.others``, whose students learn beside the first one's.
 
     Returns:
-        The selected set of token ids; ``about["selection"]`` says how and with what score.
+        The selected set of token ids; ``about["selection"]`` says how and with what score, ``about["text"]`` how many
+        of its tokens come back when it is written and read again.
 
     Raises:
         InputError: see :func:`check`.
@@ -88,15 +89,14 @@ def distill(
     run.ranks.say(f"hypergradient by {run.estimator.name}: {run.estimator.why}")
     for one in run.others:
         run.ranks.say(f"{one.name}: hypergradient by {one.estimation.name}: {one.estimation.why}")
-    validate = _TextValidator(
-        method.validation, prepared, run.student, config.seed, run.ranks, run.others, config.encoders[0]
-    )
+    validate = _TextValidator(method, prepared, run.student, config.seed, run.ranks, run.others, config.encoders[0])
     checkpoint = Checkpoint(out, config.runtime.save_seconds, more=validate.columns)
     loop(run, validate, checkpoint, advice=ADVICE)
     check_selected(run, method.validation, prepared.manifest, ADVICE)
     run.learned.restore(run.best.tensors)
     encoders = {"encoders": list(config.encoders)} if others else {}
-    return run.learned.text(about={"selection": run.best.describe(method.validation) | encoders})
+    about = {"selection": run.best.describe(method.validation) | encoders}
+    return run.learned.text(about | {"text": read_back(prepared.tokenizer, run.learned.token_ids.tolist())})
 
 
 def begun(
@@ -155,6 +155,22 @@ def _learned(
     return kind(method, classes, token_ids, vocabulary)
 
 
+def _as_in_stage_3(method: Text, prepared: Prepared, student: Student) -> Student:
+    """The student for the recipe of validation; another one where the inner loop's has dropout or half precision."""
+    training = method.validation.training
+    precision = "tf32" if method.precision == "tf32" else "fp32"  # the recipe's own bf16 is autocast of the whole
+    if (method.dropout, method.precision) == (training.dropout, precision):
+        return student
+    return Student.load(
+        prepared.model_folder,
+        prepared.manifest["fresh_parameters"],
+        student.device,
+        dropout=training.dropout,
+        precision=precision,
+        outer_precision=method.outer_precision,
+    )
+
+
 class _TextValidator(Validator):
     """Scores the text by the recipe of stage 3, not by the inner loop that stands for it.
 
@@ -165,7 +181,7 @@ class _TextValidator(Validator):
 
     def __init__(
         self,
-        config: TextValidation,
+        method: Text,
         prepared: Prepared,
         student: Student,
         seed: int,
@@ -173,9 +189,9 @@ class _TextValidator(Validator):
         others: Sequence[Companion] = (),
         name: str = "",
     ) -> None:
-        super().__init__(config, prepared, student, seed, ranks)
+        super().__init__(method.validation, prepared, _as_in_stage_3(method, prepared, student), seed, ranks)
         self.name = name
-        self.others = [(one, _TextValidator(config, one.prepared, one.student, seed, ranks)) for one in others]
+        self.others = [(one, _TextValidator(method, one.prepared, one.student, seed, ranks)) for one in others]
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ class LearnedMixture(LearnedText):
         """The likeliest candidates are the tokens now; special ones stay."""
         self.token_ids = torch.where(self.free, self._at(self.tensors["logits"]), self.token_ids)
 
-    def restrain(self) -> None:
+    def restrain(self, scale: float) -> None:
         """Nothing: whatever their logits are, students see special tokens."""
 
     def state(self) -> dict[str, Tensor]:

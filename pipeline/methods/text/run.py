@@ -94,7 +94,7 @@ class TextState(OuterState):
         self.learned.weights.grad = None
         self.learned.begin(self.step, self.steps, self.seed)
         loss = super().gradient()
-        self.learned.restrain()
+        self.learned.restrain(self.scaler.get_scale())
         if isinstance(self.method.relaxation, Swaps) and loss.isfinite() and self.learned.is_finite():
             self._swap(self.method.relaxation, loss.item())
         return loss

@@ -225,12 +225,17 @@ class LearnedText:
             self.put(self.token_ids)
 
     @torch.no_grad()
-    def restrain(self) -> None:
-        """Adds the gradient of the penalty, and takes the gradient of special tokens away."""
+    def restrain(self, scale: float) -> None:
+        """Adds the gradient of the penalty, and takes the gradient of special tokens away.
+
+        Args:
+            scale: by which the gradients of this step are multiplied so far (fp16).
+
+        """
         points, relaxation = self.tensors["inputs_embeds"], self.method.relaxation
         assert points.grad is not None
         if isinstance(relaxation, Projected) and relaxation.penalty:
-            points.grad += relaxation.penalty * (points - self.embedded(self.nearest()))
+            points.grad += scale * relaxation.penalty * (points - self.embedded(self.nearest()))
         points.grad *= self.free.to(points.device).unsqueeze(-1)
 
     def is_finite(self) -> bool:

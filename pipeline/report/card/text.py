@@ -204,6 +204,13 @@ def _limits(distilled: DistilledSet, config: Distill, facts: Facts) -> list[str]
             "A language model wrote the texts: what it remembers of its own training data, which the audit does not "
             "see, may be among them, and a text may not mean what its label says."
         )
+    written = distilled.about.get("text") or distilled.about.get("projection")
+    if written and written["tokens_read_back"] < written["tokens"]:
+        lines.append(
+            f"{written['tokens'] - written['tokens_read_back']} of its {written['tokens']} tokens are not read back as "
+            f"themselves when it is written as text: students of other encoders, prompts and people get another set "
+            f"than the encoder's own students, who learn from token ids."
+        )
     if config.is_drawn:
         lines.append("One distillation: ± does not hold what another seed would give.")
     if facts.license == "unknown":

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 from pipeline.config import LM, DiLM, Distill, Evaluate, language_source
 from pipeline.errors import InputError
@@ -93,13 +94,29 @@ def test_adapters_without_their_package_are_refused_with_what_to_type(
         trained(config, store)
 
 
-def test_activations_computed_again_change_nothing(chain: Chain, tmp_path: Path) -> None:
-    found = []
+@pytest.mark.parametrize("dropout", [True, False])
+def test_activations_computed_again_change_nothing(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: bool
+) -> None:
+    """The same weights at the same address, by one more forward pass a step of a layer's attention."""
+    passes = 0
+
+    def counted(*args: Any, **named: Any) -> Any:
+        nonlocal passes
+        passes += torch.is_grad_enabled()
+        return attend(*args, **named)
+
+    attend = GPT2Attention.forward
+    monkeypatch.setattr(GPT2Attention, "forward", counted)
+    found, counts = [], []
     for again in (False, True):
-        store = Store(tmp_path / str(again))
-        config = lm_of(chain, gradient_checkpointing=again, steps=3)
+        store, passes = Store(tmp_path / str(again)), 0
+        validation = {"every": 2, "examples": 8}  # which scores, and goes on as before
+        config = lm_of(chain, gradient_checkpointing=again, steps=3, dropout=dropout, validation=validation)
         found.append((store.cell(config).digest, (trained(config, store) / "generator/model.safetensors").read_bytes()))
+        counts.append(passes)
     assert found[0] == found[1]
+    assert counts[1] - counts[0] == 3 * 2  # of two layers, in three steps
 
 
 def test_bfloat16_is_near(chain: Chain, store: Store, language_model: Path) -> None:

@@ -95,7 +95,7 @@ def test_losses_are_those_of_every_text_alone_whatever_stands_beside_it(language
     each = generator.mean_losses(sequences)
     assert each.tolist() == pytest.approx([expected[0] / 3, expected[1] / 6, expected[2] / 2], rel=1e-5)
     padded = generator.mean_losses(sequences, "padded")
-    assert padded.tolist() == pytest.approx([value / 6 for value in expected], rel=1e-5)
+    assert padded.tolist() == pytest.approx([value / 7 for value in expected], rel=1e-5)
 
 
 def test_long_texts_are_read_in_smaller_batches(language_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,9 +113,11 @@ def test_long_texts_are_read_in_smaller_batches(language_model: Path, monkeypatc
 
 
 def test_both_ways_to_normalise() -> None:
-    losses, lengths = torch.tensor([6.0, 6.0]), torch.tensor([3, 7])
-    assert normalised(losses, lengths, "length").tolist() == [3.0, 1.0]
-    assert normalised(losses, lengths, "padded").tolist() == [1.0, 1.0]
+    """As published: batches are padded to a multiple of 8 tokens, the first of which is given."""
+    losses, lengths = torch.tensor([30.0, 30.0]), torch.tensor([3, 11])
+    assert normalised(losses, lengths, "length").tolist() == [15.0, 3.0]
+    assert normalised(losses, lengths, "padded").tolist() == [2.0, 2.0]
+    assert normalised(losses[:1], torch.tensor([8]), "padded").tolist() == pytest.approx([30 / 7])
 
 
 def test_a_class_has_likelihoods_of_its_own_once_its_token_differs(language_model: Path) -> None:

@@ -27,7 +27,7 @@ def test_a_round_by_hand() -> None:
 
     def gradient(value: float) -> list[float]:
         points.grad = torch.full_like(points, value)
-        made.restrain()
+        made.restrain(1.0)
         found: list[float] = points.grad[0, :, 0].tolist()
         return found
 
@@ -48,6 +48,22 @@ def test_a_round_by_hand() -> None:
     assert made.multipliers[0, 1, 0].item() == pytest.approx(0.4)
 
 
+def test_in_a_scaled_gradient_the_penalty_is_scaled_too() -> None:
+    """fp16: the whole gradient is divided again, before the step."""
+    found = []
+    for scale in (1.0, 65536.0):
+        made = learned([2], rho=0.5, every=2)
+        points = made.tensors["inputs_embeds"]
+        with torch.no_grad():
+            points[:, 1] = 1.9
+        points.grad = torch.full_like(points, 2.0 * scale)
+        made.restrain(scale)
+        assert points.grad is not None
+        found.append(points.grad / scale)
+    assert torch.allclose(*found)
+    assert found[0][0, 1].item() == pytest.approx(2.0 + 0.5 * 0.9)
+
+
 def test_it_finds_the_tokens_that_a_loss_is_lowest_at() -> None:
     """(a + b − 3.9)² + (b − 0.4)² / 4 over two positions: lowest at (3, 1) of nine, far from where it begins."""
     made = learned([1, 3], rho=0.3, every=20)
@@ -62,7 +78,7 @@ def test_it_finds_the_tokens_that_a_loss_is_lowest_at() -> None:
     for step in range(1, 201):
         optimizer.zero_grad()
         loss(points[:, 1], points[:, 2]).sum().backward()
-        made.restrain()
+        made.restrain(1.0)
         optimizer.step()
         made.follow(step)
     assert made.token_ids.tolist() == [found[1]] * 2

@@ -267,6 +267,8 @@ def test_from_start_to_scores(path: Callable[..., Path], tmp_path: Path, relaxat
     assert found.token_ids.shape == (4, 6)
     assert found.recipe.name == "finetune"
     assert found.about["selection"]["split"] == "dev"
+    words = sum(token not in SPECIAL for row in found.token_ids.tolist() for token in row)
+    assert found.about["text"] == {"tokens": words, "tokens_read_back": words, "samples_read_back": 4}
     assert found.about["selection"]["step"] in (0, 2, 4, 6)
     again, _ = distilled(path(relaxation=relaxation), tmp_path / "b")
     assert torch.equal(found.token_ids, again.token_ids)
@@ -366,11 +368,26 @@ def test_other_starts(begun: Begun, initialise: str) -> None:
             assert {VOCABULARY[token] for token in tokens} & set(KEYWORDS[row % 2])
 
 
+@pytest.mark.parametrize("inner", [{"precision": "bf16"}, {"dropout": True}], ids=str)
+def test_a_checkpoint_is_scored_as_stage_3_trains_whatever_the_inner_loop_is(
+    begun: Begun, tmp_path: Path, inner: dict[str, Any]
+) -> None:
+    """The inner loop's precision and dropout are not the recipe's."""
+    options = {"outer": {"steps": 6, "batch_size": 16, "precision": "fp32"}}
+    scores = []
+    for more in ({}, inner):
+        run = begun(**options, **more)
+        (folder,) = (tmp_path / "ck" / "prepare").iterdir()
+        run.learned.put(run.start["token_ids"])
+        scores.append(text._TextValidator(run.method, Prepared(folder), run.student, 3, run.ranks)(run))
+    assert scores[0] == scores[1]
+
+
 def test_what_it_started_from_may_be_the_best(begun: Begun, tmp_path: Path) -> None:
     """Sentences of the other class in every sample's place are worse, and the run goes on with them."""
     run = begun(validation={"initialisations": 2, "training": {"steps": 30, "lr": 1e-2}})
     (folder,) = (tmp_path / "ck" / "prepare").iterdir()
-    validate = text._TextValidator(run.method.validation, Prepared(folder), run.student, 3, run.ranks)
+    validate = text._TextValidator(run.method, Prepared(folder), run.student, 3, run.ranks)
     first = run.learned.token_ids
     turned = first.roll(1, dims=0)
     run.learned.put(turned)
