@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config import Composed, Distill
+from pipeline.config import LM, Composed, Distill
 from pipeline.data.prepared import Prepared
 from pipeline.distilled import DistilledSet, save
 from pipeline.methods import make
@@ -53,7 +53,7 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
             else {}
         ),
         "seed": config.seed,
-        "selection": {"split": "none"},
+        "selection": {"split": _selected_on(config)},
         **(made.about if isinstance(made, DistilledSet) else {}),
         "provenance": provenance(),
     }
@@ -64,6 +64,12 @@ def run(config: Distill, out: Path, ranks: Ranks | None = None) -> None:
         made.save(out / "generator")
         write_json(out / "generator" / "about.json", about)
         (out / "progress.pt").unlink(missing_ok=True)  # three times as large as the model
+
+
+def _selected_on(config: Distill) -> str:
+    """The split that chose the state of the language model behind it; methods that choose one say so themselves."""
+    first = config.chain[-1].method
+    return "dev" if isinstance(first, LM) and first.validation.keep == "best" else "none"
 
 
 if __name__ == "__main__":

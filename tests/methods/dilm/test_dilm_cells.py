@@ -155,6 +155,7 @@ def test_killed_anywhere_it_ends_bit_for_bit_where_an_unbroken_run_ends(
             assert weights(here) == weights(there)
             assert log(here) == log(there)
     same(load(folder / "distilled.h5"), load(again.cell(config).folder / "distilled.h5"))
+    assert load(folder / "distilled.h5").about["selection"] == {"split": "dev"}, "by which the language model was kept"
 
 
 def dying(function: Callable[..., Any], count: int) -> Callable[..., Any]:
