@@ -25,7 +25,9 @@ from pipeline.launch.dry_run import described
 from pipeline.launch.here import run_here
 from pipeline.launch.known import remember
 from pipeline.launch.mistakes import refuse_mistakes
+from pipeline.launch.outputs import Outputs
 from pipeline.launch.prune_command import prune as prune_superseded
+from pipeline.launch.queue import settle_kills
 from pipeline.launch.scheduler import Scheduler
 from pipeline.launch.stages import StageName, name_of
 from pipeline.launch.status import Row
@@ -140,9 +142,11 @@ def _looking(experiment: Experiment, store: Store, site: Cluster) -> Callable[[]
     scheduler = Scheduler.here()
 
     def look() -> tuple[Sequence[Row], str | None]:
-        tables = jobs_of(all_of(site.logs_folder, experiment.name))
+        submitted = list(all_of(site.logs_folder, experiment.name, store.root))
+        tables = jobs_of(submitted)
         jobs = {} if scheduler is None else scheduler.jobs([job for ids in tables.values() for job in ids])
-        return rows_of(experiment, store, jobs, tables), None if scheduler is None else scheduler.trouble
+        found = rows_of(experiment, store, jobs, tables, Outputs.of(submitted))
+        return found, None if scheduler is None else scheduler.trouble
 
     return look
 
@@ -224,6 +228,7 @@ def array(
         limit = None if scheduler is None else scheduler.max_array_size()
         experiment = launch.pin(experiment, store)
         remember(experiment, store)
+        settle_kills(experiment, store, scheduler, Outputs.of(all_of(site.logs_folder, experiment.name, store.root)))
         found = scripts.array(experiment, store, stage, site, limit=limit)
         note_code(store.root, experiment.name)  # the jobs refuse to run any other
         positions = found

@@ -10,7 +10,8 @@ submission need no torch. In the order of a grid's way through it:
 ``submitter``   an experiment handed over: to ``slurm`` (through submitit) or ``local`` processes (``forks`` of one,
                 where they can be); ``cancel`` taken back
 ``element``     what a job runs; ``requeue`` how it puts itself back; ``finish`` the last two jobs
-``scheduler``   what SLURM knows of our jobs; ``status`` the truth about every cell; ``display`` how it is shown
+``scheduler``   what SLURM knows of our jobs, ``outputs`` what they printed; ``status`` the truth about every cell;
+                ``display`` how it is shown
 ``sbatch``      plain scripts; ``doctor`` is this node fit; ``prune`` what can be removed, ``known`` what is wanted
 """
 

@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.config import Distill, Experiment, inputs
+from pipeline.launch.outputs import Outputs, unbegun
 from pipeline.launch.plan import Earlier, Live, Place
 from pipeline.launch.scheduler import Scheduler, stuck
 from pipeline.launch.stages import MODULES, StageName, name_of, stage_cells
-from pipeline.launch.submission import Queued, Submission, submissions
+from pipeline.launch.submission import Queued, Submission, jobs_of, submissions
 from pipeline.store import Store
-from pipeline.store.attempts import Attempt, last_of, settle
+from pipeline.store.attempts import Attempt, last_of, note_unbegun, settle
 from pipeline.store.failures import OUT_OF_MEMORY
+
+_NOT_STARTED = (126, 127)  # of a shell: there is no such program, or it cannot be executed
 
 
 def startable(jobs: Iterable[Queued]) -> list[Queued]:
@@ -78,10 +81,17 @@ def orphans(experiment: Experiment, store: Store, live: Live) -> set[Place]:
     return set(found.values())
 
 
-def settle_kills(experiment: Experiment, store: Store, scheduler: Scheduler) -> None:
-    """Writes down which killed attempts were out of memory: the kernel tells SLURM so, not the process.
+def settle_kills(experiment: Experiment, store: Store, scheduler: Scheduler | None, outputs: Outputs) -> None:
+    """Writes down which killed attempts were out of memory: SLURM or the kernel knows that, not the process.
 
     What is submitted next asks for more then, and the reason stays known when SLURM has forgotten the job.
+
+    Args:
+        experiment: with hub revisions resolved.
+        store: of its artifacts.
+        scheduler: that may know how jobs ended.
+        outputs: what jobs of earlier submissions printed.
+
     """
     killed: dict[str, list[tuple[Path, Attempt]]] = {}
     for stage in MODULES:
@@ -89,7 +99,36 @@ def settle_kills(experiment: Experiment, store: Store, scheduler: Scheduler) -> 
             last = None if cell.state in ("done", "missing") else last_of(cell.folder)
             if last is not None and last.reason == "killed" and last.job is not None:
                 killed.setdefault(last.job, []).append((cell.folder, last))
-    for job, state in scheduler.jobs(list(killed)).items() if killed else ():
-        if state.end_reason == OUT_OF_MEMORY:
-            for folder, attempt in killed[job]:
+    states = scheduler.jobs(list(killed)) if scheduler is not None else {}
+    for job, attempts in killed.items():
+        end = states[job].end_reason if job in states else None
+        for folder, attempt in attempts:
+            if outputs.out_of_memory(attempt, end):
                 settle(folder, attempt, OUT_OF_MEMORY)
+
+
+def settle_unbegun(
+    experiment: Experiment, store: Store, scheduler: Scheduler, submitted: Iterable[Submission], outputs: Outputs
+) -> None:
+    """Writes down jobs whose interpreter could not be started as failed attempts at their cells.
+
+    The shell's exit statuses for that are the only early ends that count: other jobs may have waited for something.
+
+    Args:
+        experiment: with hub revisions resolved.
+        store: of its artifacts.
+        scheduler: that knows how jobs ended.
+        submitted: earlier submissions of the experiment, the oldest first.
+        outputs: what their jobs printed.
+
+    """
+    latest = {name: ids[-1] for name, ids in jobs_of(submitted).items()}
+    states = scheduler.jobs(latest.values())
+    for stage in MODULES if states else ():
+        for cell in stage_cells(experiment, store, stage):
+            job = states.get(latest.get(name_of(cell), ""))
+            if job is None or job.state != "FAILED" or job.code not in _NOT_STARTED:
+                continue
+            if cell.state in ("failed", "partial", "missing") and all(one.job != job.id for one in cell.attempts()):
+                said = outputs.last_words(job.id)
+                note_unbegun(cell.folder, job.id, job.node, unbegun(job, said), None if said is None else str(said[0]))

@@ -7,7 +7,6 @@ attempts. Nothing is computed, and nothing written but a cache: the digests of l
 from __future__ import annotations
 
 import os
-import re
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import Distill, Evaluate, Experiment
+from pipeline.launch.outputs import EXPLAINED, Outputs, tail, unbegun
 from pipeline.launch.scheduler import JobState, stuck
 from pipeline.launch.stages import MODULES, StageName, graph, name_of, stage_of
 from pipeline.store import Cell, Store
@@ -27,8 +27,6 @@ from pipeline.store.failures import NO_MEMORY, OUT_OF_MEMORY
 from pipeline.store.predictions import predictions
 
 State = Literal["done", "running", "pending", "failed", "partial", "missing"]
-_ENDINGS = frozenset(("cancelled", "deadline", "node failure", OUT_OF_MEMORY, "pre-empted", "time limit"))
-_NO_MEMORY = re.compile(r"oom.?kill|exceeded (job )?memory limit|out of memory", re.IGNORECASE)
 _WORST: tuple[State, ...] = ("failed", "missing", "partial", "pending", "running", "done")
 _SEEDS: dict[str, Any] = {"seed": True, "runtime": True}
 for _ in range(8):  # chains longer than that are told apart by the seeds of their beginnings, too
@@ -93,7 +91,11 @@ class _Found:
 
 
 def rows(
-    experiment: Experiment, store: Store, jobs: Mapping[str, JobState], tables: Mapping[str, Sequence[str]]
+    experiment: Experiment,
+    store: Store,
+    jobs: Mapping[str, JobState],
+    tables: Mapping[str, Sequence[str]],
+    outputs: Outputs | None = None,
 ) -> list[Row]:
     """Every artifact of the experiment once, stage by stage, in the order of the grid.
 
@@ -102,6 +104,7 @@ def rows(
         store: of the artifacts.
         jobs: what the scheduler knows of the jobs in ``tables``; may be empty.
         tables: name of an artifact -> ids of the jobs that were ever given it, the oldest first.
+        outputs: what these jobs printed.
 
     """
     nodes = graph(experiment, store)
@@ -121,7 +124,7 @@ def rows(
         row = Row(stage, name, tuple(cells), kind=f"{kind:08x}", predicted=expected.get(name), **what.facts)
         before = [made[one] for one in reversed(nodes[name].inputs)]
         source = min(before, key=lambda one: _WORST.index(one.state), default=None)
-        made[name] = _judged(row, what, jobs, tables.get(name, ()), source)
+        made[name] = _judged(row, what, _Known(jobs, tables.get(name, ()), outputs or Outputs()), source)
     return list(made.values())
 
 
@@ -180,15 +183,24 @@ class _Look:
         return self.sizes[folder.name]
 
 
-def _judged(row: Row, found: _Found, jobs: Mapping[str, JobState], ids: Sequence[str], source: Row | None) -> Row:
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a cell's jobs: by the scheduler, by the submissions (the ids), by what they printed."""
+
+    jobs: Mapping[str, JobState]
+    ids: Sequence[str]
+    outputs: Outputs
+
+
+def _judged(row: Row, found: _Found, known: _Known, source: Row | None) -> Row:
     """The row with its state: by the artifact, its lease, the scheduler, the records, in this order."""
-    last, known = found.last, [jobs[job] for job in ids if job in jobs]
+    last, jobs, ids = found.last, known.jobs, known.ids
     if found.done:
         return replace(row, state="done")
     if last is not None and last.outcome is None:
         at = jobs.get(last.job or "")
         return replace(row, state="running", slot_seconds=at.seconds_left if at else None)
-    live = next((job for job in reversed(known) if job.live), None)
+    live = next((jobs[job] for job in reversed(ids) if job in jobs and jobs[job].live), None)
     if live is not None:
         row = replace(row, job=live.id, node=live.node or row.node)
         ours = last is not None and (last.job, last.restarts) == (live.id, live.restarts)
@@ -198,10 +210,13 @@ def _judged(row: Row, found: _Found, jobs: Mapping[str, JobState], ids: Sequence
             return replace(row, state="pending", why=_waits(row.stage, live, source))
     latest = live or (jobs.get(ids[-1]) if ids else None)
     if last is None and latest is None and ids and jobs:
-        row = replace(row, why="its job left the queue before it began", job=ids[-1])
+        gone = "its job left the queue before it began"
+        row = replace(row, why=gone, job=ids[-1])
+        if (said := known.outputs.last_words(ids[-1])) is not None:
+            return replace(row, state="failed", reason="never began", why=f"{gone}; {said[1]}", log=str(said[0]))
     if latest is not None:
         row = replace(row, job=latest.id)
-    return _ended(row, found, latest, jobs, source, given=bool(ids))
+    return _ended(row, found, latest, known, source)
 
 
 def _waits(stage: StageName, job: JobState, source: Row | None) -> str:
@@ -214,21 +229,18 @@ def _said(stage: StageName, source: Row) -> str:
     return "its parent" if source.stage == stage else f"its {source.stage} cell"
 
 
-def _ended(
-    row: Row, found: _Found, latest: JobState | None, jobs: Mapping[str, JobState], source: Row | None, given: bool
-) -> Row:
+def _ended(row: Row, found: _Found, latest: JobState | None, known: _Known, source: Row | None) -> Row:
     """The row of a cell that nobody is at.
 
     Args:
         row: without its state.
         found: in the cell's folder.
         latest: the job that it was given to last, where that is known.
-        jobs: what the scheduler knows.
+        known: of all its jobs.
         source: the row of a cell that it reads: one that failed, else one that is not done, the set first.
-        given: whether any job ever had it.
 
     """
-    last = found.last
+    last, given = found.last, bool(known.ids)
     if last is not None and last.outcome == "failed":
         kind = last.reason if last.reason in NO_MEMORY else (last.exception or "exception").partition(":")[0]
         return replace(row, state="failed", reason=kind, why=last.failure or "")
@@ -239,21 +251,26 @@ def _ended(
     if never and latest is not None and latest.live:
         return replace(row, state="failed", reason="never starts", why=f"its job {latest.waits}")
     if never and latest is not None and latest.state != "COMPLETED":
-        how = latest.end_reason
-        return replace(row, state="failed", reason=how, why=f"its job ended before it began: {how}")
+        return _never_began(row, latest, known.outputs)
     if last is not None:
-        return _broken_off(row, last, jobs.get(last.job or ""))
+        return _broken_off(row, last, known.jobs.get(last.job or ""), known.outputs)
     return replace(row, state="partial", why="begun") if found.begun else row
 
 
-def _broken_off(row: Row, last: Attempt, job: JobState | None) -> Row:
+def _never_began(row: Row, job: JobState, outputs: Outputs) -> Row:
+    """The row of a cell whose job ended before it came to it; the job's own output may say why."""
+    said = outputs.last_words(job.id)
+    row = replace(row, state="failed", reason=job.end_reason, why=unbegun(job, said))
+    return row if said is None else replace(row, log=str(said[0]))
+
+
+def _broken_off(row: Row, last: Attempt, job: JobState | None, outputs: Outputs) -> Row:
     """The row of a cell whose last attempt was stopped or killed, and that no job will go on with."""
     reason = None if job is None or job.live or job.state == "COMPLETED" else job.end_reason
-    known = last.reason == OUT_OF_MEMORY or (reason not in _ENDINGS and _out_of_memory(last.log))
-    if last.outcome == "killed" and known:
+    if last.outcome == "killed" and outputs.out_of_memory(last, reason):
         reason = OUT_OF_MEMORY
     often = f", interrupted {row.interrupted} times" if row.interrupted > 1 else ""
-    if reason in _ENDINGS:
+    if reason in EXPLAINED:
         return replace(row, state="failed", reason=reason, why=f"{reason}{often}")
     if last.outcome == "killed" and reason is not None:
         hint = ", as it happens when memory runs out" if "SIGKILL" in reason else ""
@@ -273,17 +290,7 @@ def _moment(written: str) -> float:
     return datetime.fromisoformat(written).timestamp()
 
 
-def _tail(path: Path, size: int) -> str:
-    with open(path, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-        return file.read().decode(errors="replace")
-
-
 def _last_step(log: Path) -> int:
     """The step of the last whole line of a ``log.csv``, whose first column it is."""
-    step = _tail(log, 1000).rpartition("\n")[0].rpartition("\n")[2].partition(",")[0]
+    step = tail(log, 1000).rpartition("\n")[0].rpartition("\n")[2].partition(",")[0]
     return int(step) if step.isdigit() else 0
-
-
-def _out_of_memory(log: str | None) -> bool:
-    return log is not None and Path(log).exists() and _NO_MEMORY.search(_tail(Path(log), 4000)) is not None

@@ -193,10 +193,12 @@ def submissions(logs: Path, experiment: str) -> Path:
     return logs / experiment / "submissions"
 
 
-def all_of(logs: Path, experiment: str) -> Iterator[Submission]:
-    """Every submission of an experiment, the oldest first."""
+def all_of(logs: Path, experiment: str, root: Path | None = None) -> Iterator[Submission]:
+    """Every submission of an experiment, the oldest first; with ``root`` those whose artifacts are below it."""
     for table in sorted(submissions(logs, experiment).glob("*/submission.json")):
-        yield Submission.read(table.parent)
+        found = Submission.read(table.parent)
+        if root is None or found.root == root.resolve():
+            yield found
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from pipeline.launch.finish import aggregate, sweep
 from pipeline.launch.known import remember
 from pipeline.launch.local import Ended, supervise
 from pipeline.launch.mistakes import refuse_mistakes
+from pipeline.launch.outputs import Outputs
 from pipeline.launch.plan import Live, Plan, plan
-from pipeline.launch.queue import adopt, below, live_of, orphans, settle_kills, startable, waited_for
+from pipeline.launch.queue import adopt, below, live_of, orphans, settle_kills, settle_unbegun, startable, waited_for
 from pipeline.launch.refusals import short_slots
 from pipeline.launch.running import run_stage
 from pipeline.launch.scheduler import Scheduler
@@ -211,7 +212,10 @@ def to_slurm(experiment: Experiment, store: Store, cluster: Cluster, out: Path, 
             scheduler.cancel(one.job.id for one in jobs if one.place in lost)
             jobs = [one for one in jobs if one.place not in lost]
             live = live_of(cluster.logs_folder, store.root, jobs)
-        settle_kills(experiment, store, scheduler)
+        before = list(all_of(cluster.logs_folder, experiment.name, store.root))
+        outputs = Outputs.of(before)
+        settle_kills(experiment, store, scheduler, outputs)
+        settle_unbegun(experiment, store, scheduler, before, outputs)
         planned = plan(experiment, store, cluster, live, stages=stages, limit=scheduler.max_array_size())
         waited = waited_for(experiment, store, live)
         for one in mine:  # also what is no longer in the grid
@@ -249,15 +253,16 @@ def tables(
         out: their folder; by default the last submission's, or else where they are without one.
 
     """
-    found = list(all_of(cluster.logs_folder, experiment.name))
+    found = list(all_of(cluster.logs_folder, experiment.name, store.root))
     out = out or (found[-1].out if found else OUT)
     if not _outdated(experiment, store, out):
         return f"tables: {out / experiment.name}.*"
     mine: list[Queued] = []
     if found and scheduler is not None:
         with suppress(StageError):  # it does not answer, which `status` says by itself
-            mine = queued(cluster.logs_folder, scheduler.mine())
-    jobs = [one.job for one in mine if one.experiment == experiment.name and one.array == "aggregate"]
+            named = (one for one in queued(cluster.logs_folder, scheduler.mine()) if one.experiment == experiment.name)
+            mine = below(cluster.logs_folder, store.root, named)
+    jobs = [one.job for one in mine if one.array == "aggregate"]
     if jobs:
         return f"tables: job {jobs[-1].id} makes them ({jobs[-1].state.lower()})"
     logs = sorted(found[-1].folder.glob("jobs/aggregate/*.err")) if found else []

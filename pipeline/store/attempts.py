@@ -229,6 +229,24 @@ def settle(folder: Path, attempt: Attempt, reason: str) -> None:
     _write(folder, replace(attempt, outcome="killed", reason=reason))
 
 
+def note_unbegun(folder: Path, job: str, host: str, reason: str, log: str | None) -> None:
+    """Records that a job of SLURM's ended before it came to the cell in ``folder``, as an attempt that failed.
+
+    Args:
+        folder: the cell's.
+        job: its id.
+        host: where it ran.
+        reason: why, for people; what stands before the first semicolon is equal where another job would only repeat it.
+        log: file of what it printed.
+
+    """
+    files, now = _files(folder), _iso(time.time())
+    number = 1 + (int(files[-1].stem) if files else 0)
+    attempt = Attempt(number, host, 0, now, job, "slurm", log=log, rows=rows_of(folder), ended=now, seconds=0.0)
+    used = replace(attempt, cpu_seconds=0.0, gpu_seconds=0.0)  # nothing, which is not the same as unknown
+    _write(folder, replace(used, outcome="failed", reason=reason, exception=reason.partition(";")[0]))
+
+
 def job_id() -> str | None:
     """SLURM's id of this job, ``J`` or ``J_i``, or ``None`` outside SLURM."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")

@@ -1,4 +1,4 @@
-"""``cancel``: the jobs of one experiment, and what it says where these are another one's."""
+"""``cancel``: the jobs of one experiment, and what it says where these are another one's; likewise ``status``."""
 
 from __future__ import annotations
 
@@ -27,11 +27,16 @@ class Queue:
     """Stands for SLURM."""
 
     def __init__(self) -> None:
-        self.jobs: list[JobState] = []
+        self.queue: list[JobState] = []
         self.cancelled: list[str] = []
 
     def mine(self) -> list[JobState]:
-        return self.jobs
+        return self.queue
+
+    trouble = None
+
+    def jobs(self, ids: Iterable[str]) -> dict[str, JobState]:
+        return {one.id: one for one in self.queue if one.id in set(ids)}
 
     def cancel(self, ids: Iterable[str]) -> None:
         self.cancelled += ids
@@ -49,7 +54,7 @@ def queue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Queue:
 def submitted(experiment: Experiment, queue: Queue, tmp_path: Path, *ids: str, root: str = "root") -> Submission:
     store = Store(tmp_path / root)
     made = Submission.new(experiment, store, Path("logs"), plan(experiment, store, Cluster(), Live()), tmp_path)
-    queue.jobs += [JobState(job, "PENDING", name=made.job_name("distill-0")) for job in ids]
+    queue.queue += [JobState(job, "PENDING", name=made.job_name("distill-0")) for job in ids]
     return made
 
 
@@ -119,3 +124,19 @@ def test_jobs_below_another_root_are_others(
     assert said[2] == f"  tiny: 1 jobs; type: {command}"
     assert typed(command, monkeypatch, capsys) == "tiny: 1 jobs cancelled\n"
     assert queue.cancelled == ["13"]
+
+
+def test_the_status_of_another_root_knows_nothing_of_these_jobs(
+    experiment: Write,
+    queue: Queue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = experiment()
+    submitted(load(path), queue, tmp_path, "12").record("distill-0", "12")
+    states = {}
+    for root in ("root", "other"):
+        said = typed(f"pipeline status {path} --json --root {tmp_path / root}", monkeypatch, capsys)
+        states[root] = [row["state"] for row in json.loads(said)["cells"] if row["stage"] == "distill"]
+    assert states == {"root": ["pending"], "other": ["missing"]}

@@ -15,11 +15,12 @@ from pipeline.config import load
 from pipeline.config.cluster import Cluster
 from pipeline.errors import StageError
 from pipeline.launch import submission as module
+from pipeline.launch.outputs import Outputs
 from pipeline.launch.plan import Live, Place, plan
-from pipeline.launch.queue import live_of, settle_kills
+from pipeline.launch.queue import live_of, settle_kills, settle_unbegun
 from pipeline.launch.scheduler import JobState, Scheduler
 from pipeline.launch.stages import name_of, stage_cells
-from pipeline.launch.status import rows
+from pipeline.launch.status import Row, rows
 from pipeline.launch.submission import Submission, all_of, check_code, jobs_of, note_code, queued
 from pipeline.store import Store
 
@@ -116,11 +117,13 @@ def test_jobs_in_the_queue_are_known_by_their_names(made: Submission, tmp_path: 
 class Accounting:
     """A scheduler that knows how jobs ended."""
 
-    def __init__(self, **states: str) -> None:
-        self.states = states
+    def __init__(self, code: int = 0, **states: str) -> None:
+        self.code, self.states = code, states
 
     def jobs(self, ids: list[str]) -> dict[str, JobState]:
-        return {job: JobState(job, self.states[f"job{job}"]) for job in ids if f"job{job}" in self.states}
+        return {
+            job: JobState(job, self.states[f"job{job}"], code=self.code) for job in ids if f"job{job}" in self.states
+        }
 
 
 def test_a_kill_that_slurm_explains_asks_for_more_memory(
@@ -136,10 +139,92 @@ def test_a_kill_that_slurm_explains_asks_for_more_memory(
         record = cell.folder / "attempts" / "001.json"
         unwritten = dict.fromkeys(("ended", "outcome", "reason", "exception"))  # its process did not live to do so
         record.write_text(json.dumps(json.loads(record.read_text()) | unwritten))
-    settle_kills(whole, store, cast(Scheduler, Accounting(job1="OUT_OF_MEMORY", job2="TIMEOUT")))
+    settle_kills(whole, store, cast(Scheduler, Accounting(job1="OUT_OF_MEMORY", job2="TIMEOUT")), Outputs())
     assert [cell.failures()["out_of_memory"] for cell in cells] == [1, 0, 0]
     assert [cell.attempts()[-1].reason for cell in cells] == ["out of memory", "killed", "killed"]
     asked = plan(whole, store, Cluster(), Live()).of("distill")
     assert [[cell.config.seed for cell in array.cells] for array in asked] == [[1], [2, 3]]
     found = [row for row in rows(whole, store, {}, {}) if row.stage == "distill"]
     assert [(row.state, row.reason) for row in found] == [("failed", "out of memory"), *[("partial", None)] * 2]
+
+
+OVER_MEMORY = "slurmstepd: error: StepId=5.0 exceeded memory limit (1086734336 > 1073741824), being killed\n"
+NO_PYTHON = "sh: 1: exec: /nosuch/bin/python: not found\nsrun: error: n1: task 0: Exited with exit code 127\n"
+
+
+def printed(made: Submission, index: int, text: str) -> Path:
+    """What the job of an element prints itself; its array is job 5."""
+    made.record("distill-0", "5")
+    path = made.folder / "jobs" / "distill-0" / f"5_{index}_0_log.err"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_kill_that_the_jobs_own_output_explains_asks_for_more_memory(
+    made: Submission, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without control groups SLURM kills by sampling and says so there; for its state that is a failure."""
+    for index in range(2):
+        (cell,) = made.cells("distill-0", index)
+        monkeypatch.setenv("SLURM_JOB_ID", f"5_{index}")
+        with suppress(RuntimeError), cell.claim():
+            raise RuntimeError
+        record = cell.folder / "attempts" / "001.json"
+        unwritten = dict.fromkeys(("ended", "outcome", "reason", "exception"))
+        record.write_text(json.dumps(json.loads(record.read_text()) | unwritten))
+    printed(made, 0, OVER_MEMORY)
+    printed(made, 1, "srun: error: n1: task 0: Killed\n")
+    scheduler = cast(Scheduler, Accounting(code=9, job5_0="FAILED", job5_1="FAILED"))
+    outputs, tables = Outputs.of([made]), jobs_of([made])
+    states = scheduler.jobs(["5_0", "5_1"])
+    found = [row for row in rows(made.whole, store, states, tables, outputs) if row.stage == "distill"]
+    assert [row.reason for row in found] == ["out of memory", "exit 9", None]
+    settle_kills(made.whole, store, scheduler, outputs)
+    assert [made.cells("distill-0", index)[0].failures()["out_of_memory"] for index in range(3)] == [1, 0, 0]
+    cancelled = cast(Scheduler, Accounting(job5_0="CANCELLED"))
+    assert not outputs.out_of_memory(made.cells("distill-0", 1)[0].attempts()[0], "cancelled")
+    assert [row.reason for row in rows(made.whole, store, cancelled.jobs(["5_0"]), tables, outputs)][1:2] == [
+        "out of memory"
+    ], "what was written down stays known"
+
+
+def test_a_job_that_could_not_start_its_interpreter_counts_as_an_attempt_once(made: Submission, store: Store) -> None:
+    path = printed(made, 0, NO_PYTHON)
+    (cell,) = made.cells("distill-0", 0)
+    scheduler = cast(Scheduler, Accounting(code=127, job5_0="FAILED"))
+    outputs, tables = Outputs.of([made]), jobs_of([made])
+
+    def row() -> Row:
+        found = rows(made.whole, store, scheduler.jobs(["5_0"]), tables, outputs)
+        return next(one for one in found if one.name == name_of(cell))
+
+    why = "its job ended before it began: exit 127; sh: 1: exec: /nosuch/bin/python: not found"
+    assert (row().state, row().why, row().log, row().attempts) == ("failed", why, str(path), 0)
+    for _ in range(2):
+        settle_unbegun(made.whole, store, scheduler, [made], outputs)
+        assert (row().state, row().why, row().log, row().attempts) == ("failed", why, str(path), 1)
+    assert cell.exhausted(1)
+    assert not cell.exhausted(2)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_other_early_ends_do_not_count(made: Submission, store: Store, code: int) -> None:
+    """A job that found its set not there yet has tried nothing."""
+    printed(made, 0, "StageError: its set is held by another process\n")
+    state = {"job5_0": "FAILED" if code else "CANCELLED"}
+    settle_unbegun(made.whole, store, cast(Scheduler, Accounting(code=code, **state)), [made], Outputs.of([made]))
+    assert made.cells("distill-0", 0)[0].attempts() == []
+
+
+def test_a_job_that_nobody_remembers_is_explained_by_what_it_printed(made: Submission, store: Store) -> None:
+    path = printed(made, 0, NO_PYTHON)
+    others = {"99": JobState("99", "PENDING")}
+    found = [row for row in rows(made.whole, store, others, jobs_of([made]), Outputs.of([made])) if row.job == "5_0"]
+    assert [(row.state, row.log) for row in found] == [("failed", str(path))]
+    assert found[0].why.endswith("left the queue before it began; sh: 1: exec: /nosuch/bin/python: not found")
+
+
+def test_submissions_below_another_root_are_others(made: Submission, tmp_path: Path) -> None:
+    assert [one.folder for one in all_of(tmp_path / "logs", "tiny", tmp_path / "root")] == [made.folder]
+    assert list(all_of(tmp_path / "logs", "tiny", tmp_path / "other")) == []
