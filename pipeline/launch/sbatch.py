@@ -32,7 +32,7 @@ _HEAD = """\
 #
 #   @usage@
 #
-# in the folder of the repository. What is done already is not done again.@note@
+# in the folder of the repository@after@. What is done already is not done again.@note@
 @lines@
 
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
@@ -262,6 +262,8 @@ def compressed(positions: Sequence[int], at_once: int | None = None) -> str:
 def _script(cluster: Cluster, stage: JobName) -> str:
     request, resumes = cluster.request(None, stage), stage != "aggregate"
     options = "--array=$(python -m pipeline array CONFIG " + stage + ") " if stage in ("distill", "evaluate") else ""
+    before = dict(zip(JOBS[1:], JOBS, strict=False)).get(stage)
+    after = f", when {before} has ended, or with\n# --dependency=afterany:JOB (sbatch/README.md)" if before else ""
     note = "\n# Without --array, one job computes all cells in turn." if options else ""
     log = "%x-%A_%a.out" if options else "%x-%j.out"
     lines = request.sbatch_lines(f"textdd-{stage}", str(_outputs(cluster) / log), warned=resumes)
@@ -274,6 +276,7 @@ def _script(cluster: Cluster, stage: JobName) -> str:
     setup = "".join(f"{line}\n" for line in [*request.setup, *exports])
     return (
         _HEAD.replace("@usage@", f"sbatch {options}sbatch/{_SCRIPTS[stage]} CONFIG")
+        .replace("@after@", after)
         .replace("@note@", note)
         .replace("@lines@", "\n".join(lines))
         + (_TRAPS if resumes else "")

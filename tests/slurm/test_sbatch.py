@@ -191,6 +191,26 @@ def test_the_quickstarts_shape(make: Make, slurm: Slurm, tmp_path: Path) -> None
     assert clone.made() == clone.made("debug", "debug-results")
 
 
+def test_the_lines_of_the_readme_can_be_pasted_together(make: Make, slurm: Slurm, tmp_path: Path) -> None:
+    """Also where some of it is done: a stage of which nothing is left keeps the next one from nothing."""
+    clone = make(tmp_path, [{"distill.seed": [0, 1]}], distill={"at_once": 1})
+    text = (REPOSITORY / "sbatch" / "README.md").read_text()
+    (lines,) = re.findall(r"^```\n(prepare=.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "lines.sh").write_text(lines.replace("CONFIG", "tiny.yaml"))
+    job = clone.submit("bash -e lines.sh")
+    slurm.wait_gone()
+    jobs = [f"{int(job) - before}" for before in range(4)]  # the last stage's, and those before it
+    ended = [slurm.states(one) for one in jobs]
+    assert {state for states in ended for state in states.values()} == {"COMPLETED"}
+    assert [len(states) for states in ended] == [1, 2, 2, 1]
+    assert [cell.state for stage in ("distill", "evaluate") for cell in clone.cells(stage)] == ["done"] * 4
+    shutil.rmtree(clone.cells("evaluate")[1].folder)
+    job = clone.submit("bash lines.sh")
+    slurm.wait_gone()
+    assert slurm.state(job) == "COMPLETED"
+    assert clone.cells("evaluate")[1].state == "done"
+
+
 # what happens to jobs
 
 
