@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,14 +14,18 @@ from pipeline.config.typed import Typed
 from pipeline.errors import InputError, StageError
 from pipeline.launch.queue import below
 from pipeline.launch.scheduler import Scheduler, grouped
+from pipeline.launch.stages import MODULES, name_of, stage_cells
 from pipeline.launch.submission import Queued, Submission, queued, submissions
 from pipeline.launch.submitter import alone
 from pipeline.store import Store
 from pipeline.store.atomic import read_json
+from pipeline.store.attempts import last_of
 
 
 def cancel_ours(experiment: Experiment, store: Store, cluster: Cluster) -> str:
     """Cancels every job of the experiment that is not over; says how many, and where there are none, which others are.
+
+    Jobs of plain ``sbatch`` are nobody's submission: those that are at a cell are named, with what cancels them.
 
     Args:
         experiment: as it was submitted.
@@ -43,10 +47,26 @@ def cancel_ours(experiment: Experiment, store: Store, cluster: Cluster) -> str:
         trouble = scheduler.cancel([one.job.id for one in jobs])
     if trouble is not None:
         raise StageError(f"SLURM did not cancel the jobs ({trouble}); try again")
+    apart = _at_its_cells(experiment, store, {one.job.id for one in everything})
     others = [] if jobs else list(_variants(experiment, store.root.resolve(), cluster.logs_folder, everything))
     said = f"{len(jobs)} jobs cancelled"
     otherwise = "with other settings or another root there are jobs in the queue"
-    return "\n  ".join([f"{said}; {otherwise}:", *others]) if others else said
+    return "\n  ".join([f"{said}; {otherwise}:" if others else said, *others, *apart])
+
+
+def _at_its_cells(experiment: Experiment, store: Store, submitted: Collection[str]) -> list[str]:
+    """A line about jobs that compute a cell now and that no submission explains: by plain ``sbatch``, or ``srun``."""
+    found: dict[str, str] = {}
+    for stage in MODULES:
+        for cell in stage_cells(experiment, store, stage):
+            last = None if cell.state != "running" else last_of(cell.folder)
+            if last is not None and last.job is not None and last.job not in submitted:
+                found[last.job] = name_of(cell)
+    if not found:
+        return []
+    at = ", ".join(f"{job} at {name}" for job, name in found.items())
+    command = shlex.join(["scancel", *grouped(found)])
+    return [f"jobs that run did not submit are at its cells ({at}); type: {command}"]
 
 
 def _variants(experiment: Experiment, root: Path, logs: Path, jobs: Iterable[Queued]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pipeline.config.cluster import Cluster
 from pipeline.launch import cancel
 from pipeline.launch.plan import Live, plan
 from pipeline.launch.scheduler import JobState
+from pipeline.launch.stages import name_of, stage_cells
 from pipeline.launch.submission import Submission
 from pipeline.store import Store
 
@@ -140,3 +141,22 @@ def test_the_status_of_another_root_knows_nothing_of_these_jobs(
         said = typed(f"pipeline status {path} --json --root {tmp_path / root}", monkeypatch, capsys)
         states[root] = [row["state"] for row in json.loads(said)["cells"] if row["stage"] == "distill"]
     assert states == {"root": ["pending"], "other": ["missing"]}
+
+
+def test_a_plain_job_that_is_at_a_cell_is_named_with_what_cancels_it(
+    experiment: Write, queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No submission explains it; those that run and retry submitted are cancelled, or another experiment's."""
+    grid, store = load(experiment(grids=[{"distill.seed": [1, 2]}])), Store(tmp_path / "root")
+    submitted(grid, queue, tmp_path, "12_0")
+    first, second = stage_cells(grid, store, "distill")
+    monkeypatch.setenv("SLURM_JOB_ID", "12_0")
+    with first.claim():
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "96")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+        with second.claim():
+            said = cancel.cancel_ours(grid, store, Cluster())
+    where = f"96_1 at {name_of(second)}"
+    assert said == f"1 jobs cancelled\n  jobs that run did not submit are at its cells ({where}); type: scancel 96_1"
+    assert queue.cancelled == ["12_0"]
+    assert cancel.cancel_ours(grid, store, Cluster()) == "1 jobs cancelled", "they are over"
