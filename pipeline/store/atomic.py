@@ -24,11 +24,19 @@ def replacing(path: Path) -> Iterator[Path]:
     Until then, and when the block fails, whatever stood at ``path`` is untouched.
 
     Raises:
-        StageError: the disk is full or the quota used up.
+        StageError: the disk is full or the quota used up, or the folder is not this user's to write to.
 
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise StageError(
+            f"{path.parent} cannot be written from here ({error.strerror}); ask its owner for the group's permission "
+            f"(sbatch/README.md), or give another place: --root, or root and logs in the cluster's file"
+        ) from error
     os.close(handle)
     aside = Path(name)
     try:

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,3 +119,16 @@ def test_a_file_is_made_without_touching_the_umask(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
     write_text(tmp_path / "a", "b")
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+
+
+def test_a_folder_of_somebody_else_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root writes anywhere, so that the system's answer is given here."""
+
+    def refuses(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuses)
+    with pytest.raises(
+        StageError, match=r"theirs cannot be written from here \(Permission denied\); ask its owner .*--root"
+    ):
+        write_json(tmp_path / "theirs" / "b.json", {})
