@@ -14,7 +14,7 @@ import typer
 from pipeline import launch, release, samples, stopping
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster
-from pipeline.config.cluster_file import enter, root_of
+from pipeline.config.cluster_file import enter, note_defaults, root_of
 from pipeline.config.where import restricted
 from pipeline.errors import InputError
 from pipeline.launch import display
@@ -81,8 +81,13 @@ def run(
     site = enter(cluster_file)
     experiment, store = _experiment(config, set_, only, root, cluster_file), Store(root_of(root, site))
     refuse_mistakes(experiment)
+    if cluster != "debug":
+        note_defaults(cluster_file, store.root)
     if dry_run:
-        print(described(experiment, store, site, cluster))
+        found = described(experiment, store, site, cluster)
+        print(found.text)
+        if not found.sound:
+            raise typer.Exit(1)
         return
     _run(experiment, store, site, cluster, out, check=check)
     if cluster == "slurm":
@@ -121,6 +126,7 @@ def status(
     """Show every cell: done, running, pending (why), failed (why, and the log), partial (begun) or missing."""
     site = enter(cluster_file)
     experiment, store = _experiment(config, set_, only, root, cluster_file), Store(root_of(root, site))
+    note_defaults(cluster_file, store.root)
     look = _looking(experiment, store, site)
     if watch is not None:
         display.watch(look, watch)
@@ -166,6 +172,8 @@ def retry(
     store = Store(root_of(root, site))
     given = _experiment(config, set_, only, root, cluster_file)
     refuse_mistakes(given)
+    if cluster != "debug":
+        note_defaults(cluster_file, store.root)
     experiment = launch.pin(given, store)
     rows, _ = _looking(experiment, store, site)()
     failed = {row.name: row.cells for row in rows if row.state in ("failed", "partial")}
@@ -188,6 +196,7 @@ def cancel(config: Config, set_: Settings = None, root: Root = None, cluster_fil
     """Cancel the jobs of this experiment, and no others; what they had done is saved."""
     site = enter(cluster_file)
     experiment, store = _experiment(config, set_, None, root, cluster_file), Store(root_of(root, site))
+    note_defaults(cluster_file, store.root)
     print(f"{experiment.name}: {cancel_ours(experiment, store, site)}")
 
 
@@ -224,6 +233,7 @@ def array(
         site = enter(cluster_file)
         experiment, store = _experiment(config, set_, only, root, cluster_file), Store(root_of(root, site))
         refuse_mistakes(experiment)
+        note_defaults(cluster_file, store.root)
         scheduler = Scheduler.here()
         limit = None if scheduler is None else scheduler.max_array_size()
         experiment = launch.pin(experiment, store)

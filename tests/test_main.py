@@ -285,3 +285,22 @@ def test_the_root_may_come_from_the_environment(
     assert "prepare      1 done" in out
     _, out, _ = run("status", path, "--root", tmp_path / "nowhere")
     assert "prepare      1 missing" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("status",), ("cancel",), ("run", "--cluster", "slurm", "--dry-run"), ("array", "distill"), ("run", "--dry-run")],
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_command_about_a_cluster_says_where_no_file_of_one_is(
+    run: Run, experiment: Write, tmp_path: Path, words: tuple[str, ...], there: bool
+) -> None:
+    """In another folder it would be about another store, without a word."""
+    if there:
+        Path("configs").mkdir()
+        Path("configs/cluster.yaml").write_text("{}")
+    _, _, said = run(words[0], experiment(), *words[1:])
+    here = Path.cwd()
+    note = f"note: no configs/cluster.yaml in {here}; its defaults are taken, artifacts are in {here}/checkpoints\n"
+    assert (note in said) == (not there and words != ("run", "--dry-run")), "the last one has no cluster"
+    assert note not in run(words[0], experiment(), *words[1:], "--cluster-file", str(tmp_path / "site.yaml"))[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,21 @@ def enter(path: str | Path | None = None) -> Cluster:
         if name not in os.environ:
             os.environ[name] = str(expanded("root" if name == "TEXTDD_ROOT" else "hub_cache", value))
     return site
+
+
+def note_defaults(given: str | Path | None, root: Path) -> None:
+    """Says on standard error where a command about a cluster found no file of one, and so is about another store.
+
+    Args:
+        given: by ``--cluster-file``.
+        root: folder of the artifacts that the command is about.
+
+    """
+    if given is None and not DEFAULT_PATH.is_file():
+        print(
+            f"note: no {DEFAULT_PATH} in {Path.cwd()}; its defaults are taken, artifacts are in {root.absolute()}",
+            file=sys.stderr,
+        )
 
 
 def root_of(given: str | Path | None, cluster: Cluster) -> Path | None:

@@ -99,15 +99,17 @@ def _found(name: str, check: Callable[[], str]) -> Found:
 def cluster(file: str | None, root: str | None = None) -> str:
     """``cluster.yaml`` is valid here, and the scripts are what it says; ``root`` is what ``--root`` gave."""
     site = load_cluster(file)
+    absent = file is None and not DEFAULT_PATH.is_file()
+    valid = f"no {DEFAULT_PATH} in {Path.cwd()}, so its defaults" if absent else "valid"
     places = f"artifacts in {Store(root_of(root, site)).root}, logs in {site.logs_folder}"
     if site.python is not None and site.prefix is None and shutil.which(expanded("python", site.python)) is None:
         raise InputError(f"python: {site.python} is no program here; give the path of the compute nodes' interpreter")
     if not Path("sbatch").is_dir():
-        return f"valid: {places}; no sbatch/ is here"
+        return f"{valid}: {places}; no sbatch/ is here"
     if sbatch.stale(site):
         again = f"python -m pipeline sbatch{f' --cluster-file {file}' if file else ''}"
-        return f"valid: {places}; sbatch/*.sbatch, for plain sbatch alone, are of another file: {again}"
-    return f"valid: {places}; sbatch/ is what it says"
+        return f"{valid}: {places}; sbatch/*.sbatch, for plain sbatch alone, are of another file: {again}"
+    return f"{valid}: {places}; sbatch/ is what it says"
 
 
 def slurm(scheduler: Scheduler | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from pipeline.config.cluster_file import DEFAULT_PATH
@@ -29,16 +30,40 @@ def refused(asked: Mapping[str, Request]) -> list[str]:
 
 
 def mended(reason: str, file: str | None) -> str:
-    """What to do about a refusal: the file to correct and, where it is about them, the partitions that there are.
+    """What to do about a refusal: the file to correct and, where it is about them, what partitions or nodes there are.
+
+    A limit on jobs or on what is submitted is met by fewer of them.
 
     Args:
         reason: SLURM's words.
         file: of ``--cluster-file``.
 
     """
+    if re.search(r"SubmitJob|MaxJob|JobsLimit", reason):
+        return f"make fewer jobs of it (cells_per_job in {file or DEFAULT_PATH}, or run --only KEY=VALUE)"
+    if "node configuration" in reason and (nodes := _largest_nodes()):
+        return f"correct {file or DEFAULT_PATH} (cpus, memory_gb, gpus; the largest nodes here have {nodes})"
     partitions = said("sinfo", "--noheader", "--format=%R")[0].split() if "partition" in reason.lower() else []
     there = f" (account, partition; the partitions here are {', '.join(sorted(partitions))})" if partitions else ""
     return f"correct {file or DEFAULT_PATH}{there}"
+
+
+def _largest_nodes() -> str:
+    """CPUs, memory and GPUs of the nodes that have no less of any of them than another has, at most three kinds."""
+    kinds = set()
+    for line in said("sinfo", "--Node", "--noheader", "--format=%c %m %G")[0].splitlines():
+        cpus, memory, gpus = line.split(maxsplit=2)
+        counts = re.findall(r"gpu(?::[A-Za-z][\w.-]*)?:(\d+)", gpus)
+        kinds.add((int(cpus.rstrip("+")), int(memory.rstrip("+")), sum(map(int, counts))))
+    largest = [one for one in kinds if not any(_covers(other, one) for other in kinds - {one})]
+    return " or ".join(
+        f"{cpus} CPUs, {megabytes} MB (memory_gb: {megabytes // 1024}), {gpus} GPUs"
+        for cpus, megabytes, gpus in sorted(largest, reverse=True)[:3]
+    )
+
+
+def _covers(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return all(ours >= theirs for ours, theirs in zip(one, other, strict=True))
 
 
 def short_slots(asked: Mapping[str, Request]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.cluster import Cluster, Request, in_shell
@@ -31,12 +31,14 @@ class Slurm:
         submission: gives names, folders and the code that jobs run.
         cluster: gives the interpreter of the nodes.
         file: of the cluster, where that is not the usual one.
+        given: name of a job or an array -> its id, of all that SLURM took.
 
     """
 
     submission: Submission
     cluster: Cluster
     file: str | None = None
+    given: dict[str, str] = field(default_factory=dict)
 
     def array(self, array: Array, parent: str | None, after: Sequence[str], size: int = 1) -> list[Job[Any]]:
         """The jobs of an array's elements, in their order.
@@ -66,10 +68,11 @@ class Slurm:
         jobs: list[Job[Any]]
         if several:
             repeated = ([argument] * len(array.elements) for argument in call[1:])
-            jobs = self._submitted(lambda: executor.map_array(run_element, *repeated))
+            jobs = self._submitted(array.name, lambda: executor.map_array(run_element, *repeated))
         else:
-            jobs = [self._submitted(lambda: executor.submit(*call))]
-        self.submission.record(array.name, jobs[0].job_id.partition("_")[0])
+            jobs = [self._submitted(array.name, lambda: executor.submit(*call))]
+        self.given[array.name] = jobs[0].job_id.partition("_")[0]
+        self.submission.record(array.name, self.given[array.name])
         return jobs
 
     def single(self, name: str, function: Callable[[str], None], request: Request, after: Sequence[str]) -> Job[Any]:
@@ -77,10 +80,11 @@ class Slurm:
         conditions = ["afterany:" + ":".join(after)] if after else []
         call = (function, str(self.submission.folder))
         executor = self._executor(name, request, conditions, call)
-        job: Job[Any] = self._submitted(lambda: executor.submit(*call))
+        job: Job[Any] = self._submitted(name, lambda: executor.submit(*call))
+        self.given[name] = job.job_id
         return job
 
-    def _submitted(self, submit: Callable[[], Any]) -> Any:
+    def _submitted(self, name: str, submit: Callable[[], Any]) -> Any:
         from submitit.core.utils import FailedJobError
 
         try:
@@ -88,9 +92,17 @@ class Slurm:
         except FailedJobError as error:
             reason = "; ".join(line.removeprefix("sbatch: error: ").strip() for line in str(error).strip().splitlines())
             raise StageError(
-                f"SLURM refused the job: {reason}; {mended(reason, self.file)}, or wait for room in the queue, and "
-                f"run again: what was submitted is not submitted twice"
+                f"SLURM refused {name}: {reason}; {self._half()}{mended(reason, self.file)}, or wait for room in the "
+                f"queue, and run again: what was submitted is not submitted twice"
             ) from error
+
+    def _half(self) -> str:
+        """What became of the rest of a submission that was refused in the middle."""
+        if not self.given:
+            return ""
+        taken = ", ".join(f"{name} (job {job})" for name, job in self.given.items())
+        left = [name for name in (*self.submission.rows, "sweep", "aggregate") if name not in self.given]
+        return f"submitted and left to run: {taken}; not submitted: {', '.join(left)}; "
 
     def _executor(
         self,

@@ -55,6 +55,7 @@ class Row:
         job: id of the job that has it, or of the one that last had it.
         node: where it runs or last ran.
         log: file of the last attempt's output.
+        gpu: name of the GPU that the last attempt used.
         kind: equal for artifacts that differ in seeds only.
         predicted: seconds that ``python -m pipeline estimate`` expects of it in all.
 
@@ -76,6 +77,7 @@ class Row:
     job: str | None = None
     node: str | None = None
     log: str | None = None
+    gpu: str | None = None
     kind: str = ""
     predicted: float | None = None
 
@@ -144,7 +146,7 @@ class _Look:
         facts["interrupted"] = sum(attempt.outcome in ("stopped", "killed") for attempt in attempts)
         if attempts:
             last = attempts[-1]
-            facts |= {"node": last.host, "log": last.log, "job": last.job}
+            facts |= {"node": last.host, "log": last.log, "job": last.job, "gpu": last.gpu}
             running = time.time() - _moment(last.began) if last.outcome is None else 0.0
             facts["seconds"] = round(sum(attempt.seconds or 0.0 for attempt in attempts) + running, 3)
         if done is not None:
