@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import os
+import sys
 
 import torch
 
@@ -14,6 +17,8 @@ from pipeline.errors import InputError
 def pick_device(runtime: Runtime) -> torch.device:
     """The device that ``runtime`` asks for; sets the number of CPU threads, and how memory is kept on a CPU.
 
+    A job that was given GPUs and computes on the CPU nevertheless says so on standard error, once in every log.
+
     Raises:
         InputError: torch has no such device here.
 
@@ -22,13 +27,34 @@ def pick_device(runtime: Runtime) -> torch.device:
         torch.set_num_threads(runtime.threads)
     keep_freed_memory()
     if runtime.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if found.type == "cpu" and (given := _given_gpus()):
+            _say_unused(given, os.environ.get("TEXTDD_LOG"))
+        return found
     try:
         return torch.empty(0, device=runtime.device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
             f"runtime.device: '{runtime.device}' is not to be had here; allowed: auto, cpu, cuda, cuda:N"
         ) from error
+
+
+def _given_gpus() -> str:
+    """The variable by which SLURM, or a user, gave this process GPUs, with its value; empty where there is none."""
+    for name in ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES"):
+        if os.environ.get(name, "") not in ("", "-1", "NoDevFiles"):
+            return f"{name}={os.environ[name]}"
+    return ""
+
+
+@functools.cache
+def _say_unused(given: str, log: str | None) -> None:
+    print(
+        f"warning: GPUs were given ({given}), but torch {torch.__version__} sees none, so that this runs on the CPU; "
+        f"python -m pipeline doctor in such a job says why",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def keep_freed_memory() -> None:
