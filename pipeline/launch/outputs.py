@@ -76,6 +76,14 @@ def unbegun(job: JobState, said: tuple[Path, str] | None) -> str:
     return f"its job ended before it began: {job.end_reason}" + (f"; {said[1]}" if said is not None else "")
 
 
+def says(log: str | None, words: str) -> bool:
+    """Whether the first lines of a cell's log, before it computes anything, have some words."""
+    if log is None or not Path(log).is_file():
+        return False
+    with open(log, "rb") as file:
+        return words.encode() in file.read(8000)
+
+
 def tail(path: Path, size: int) -> str:
     """The last ``size`` bytes of a file."""
     with open(path, "rb") as file:

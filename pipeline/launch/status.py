@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import Distill, Evaluate, Experiment
-from pipeline.launch.outputs import EXPLAINED, Outputs, tail, unbegun
+from pipeline.launch.outputs import EXPLAINED, Outputs, says, tail, unbegun
 from pipeline.launch.scheduler import JobState, stuck
 from pipeline.launch.stages import MODULES, StageName, graph, name_of, stage_of
 from pipeline.store import Cell, Store
@@ -25,6 +25,7 @@ from pipeline.store.atomic import read_json
 from pipeline.store.attempts import Attempt, attempts_of
 from pipeline.store.failures import NO_MEMORY, OUT_OF_MEMORY
 from pipeline.store.predictions import predictions
+from pipeline.store.usage import UNUSED_GPUS
 
 State = Literal["done", "running", "pending", "failed", "partial", "missing"]
 _WORST: tuple[State, ...] = ("failed", "missing", "partial", "pending", "running", "done")
@@ -148,6 +149,8 @@ class _Look:
             last = attempts[-1]
             facts |= {"node": last.host, "log": last.log, "job": last.job, "gpu": last.gpu}
             running = time.time() - _moment(last.began) if last.outcome is None else 0.0
+            if last.outcome is None and last.gpu is None and says(last.log, UNUSED_GPUS):
+                facts["why"] = "on the CPU: torch sees none of its GPUs"
             facts["seconds"] = round(sum(attempt.seconds or 0.0 for attempt in attempts) + running, 3)
         if done is not None:
             facts |= {"seconds": float(done["seconds"]), "node": done["host"]}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 BEAT_SECONDS = 15.0  # between two readings that are written down
+UNUSED_GPUS = "warning: GPUs were given"  # how a log says so that torch sees none of them; `status` looks for it
 _MIB = 2**20
 
 

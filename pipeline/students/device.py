@@ -12,6 +12,7 @@ import torch
 
 from pipeline.config import Runtime
 from pipeline.errors import InputError
+from pipeline.store.usage import UNUSED_GPUS
 
 
 def pick_device(runtime: Runtime) -> torch.device:
@@ -50,7 +51,7 @@ def _given_gpus() -> str:
 @functools.cache
 def _say_unused(given: str, log: str | None) -> None:
     print(
-        f"warning: GPUs were given ({given}), but torch {torch.__version__} sees none, so that this runs on the CPU; "
+        f"{UNUSED_GPUS} ({given}), but torch {torch.__version__} sees none, so that this runs on the CPU; "
         f"python -m pipeline doctor in such a job says why",
         file=sys.stderr,
         flush=True,

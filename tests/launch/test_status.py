@@ -138,6 +138,19 @@ def test_the_lease_is_believed_before_the_scheduler(grid: Grid, store: Store, kn
     assert row.seconds == pytest.approx(600, abs=5)
 
 
+@pytest.mark.parametrize("gpu", [None, "A100"])
+def test_a_cell_on_the_cpu_of_a_job_with_gpus(grid: Grid, store: Store, tmp_path: Path, gpu: str | None) -> None:
+    """Its log says so; the log of a job that was put back has what it said on another node, too."""
+    log = tmp_path / "a.log"
+    log.write_text("distill 1/1\nwarning: GPUs were given (SLURM_JOB_GPUS=0), but torch sees none\n")
+    experiment = grid()
+    (cell,) = cells(experiment, store, "distill")
+    attempt(cell, job="12_3", log=str(log), gpu=gpu)
+    beats(cell)
+    row = row_of(experiment, store, cell)
+    assert (row.state, row.why) == ("running", "" if gpu else "on the CPU: torch sees none of its GPUs")
+
+
 @pytest.mark.parametrize(
     ("known", "why"),
     [
