@@ -37,6 +37,7 @@ from pipeline.launch.stages import MODULES, StageName, pin, stage_cells
 from pipeline.launch.submission import Queued, Submission, all_of, queued, submissions
 from pipeline.report.files import OUT, last
 from pipeline.store import Store
+from pipeline.store.atomic import forbidden, is_forbidden
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -303,16 +304,20 @@ def alone(logs: Path, experiment: str) -> Iterator[None]:
     """Holds the right to submit jobs of an experiment.
 
     Raises:
-        StageError: another process has held it for a minute.
+        StageError: another process has held it for a minute, or the logs are somebody else's.
 
     """
     folder = submissions(logs, experiment)
-    folder.mkdir(parents=True, exist_ok=True)
     lock = SoftFileLease(folder / "lock", lease_duration=120.0)  # holds on a shared file system
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=60)
     except Timeout:
         raise StageError(f"another process has been submitting {experiment} for a minute; wait for it") from None
+    except OSError as error:
+        if is_forbidden(error):
+            raise forbidden(folder, error) from error
+        raise
     try:
         yield
     finally:

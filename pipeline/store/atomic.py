@@ -31,12 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if not is_forbidden(error):
             raise
-        raise StageError(
-            f"{path.parent} cannot be written from here ({error.strerror}); ask its owner for the group's permission "
-            f"(sbatch/README.md), or give another place: --root, or root and logs in the cluster's file"
-        ) from error
+        raise forbidden(path.parent, error) from error
     os.close(handle)
     aside = Path(name)
     try:
@@ -55,6 +52,19 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def is_forbidden(error: OSError) -> bool:
+    """Whether a place is somebody else's, or can only be read."""
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def forbidden(folder: Path, error: OSError) -> StageError:
+    """The sentence for the user who may not write to ``folder``."""
+    return StageError(
+        f"{folder} cannot be written from here ({error.strerror}); ask its owner to let the group write "
+        f"(sbatch/README.md), or give another place: --root, or root and logs in the cluster's file"
+    )
 
 
 def is_full(error: OSError) -> bool:

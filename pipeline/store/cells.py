@@ -30,7 +30,7 @@ from pipeline.errors import HeldError, InputError, StageError
 from pipeline.store import attempts as records
 from pipeline.store import history
 from pipeline.store.aides import aides_of
-from pipeline.store.atomic import is_full, read_json, write_json
+from pipeline.store.atomic import forbidden, is_forbidden, is_full, read_json, write_json
 from pipeline.store.cost import Cost, cost_of
 from pipeline.store.places import Places
 from pipeline.store.provenance import provenance
@@ -188,6 +188,8 @@ class Cell:
                     attempt = None  # it has ended: nothing that happens from here on is its failure
         except OSError as error:
             self._give_up(attempt, error)
+            if attempt is None and is_forbidden(error):
+                raise forbidden(self.folder, error) from error
             if is_full(error):
                 raise StageError(f"{self.folder}: no space left on the disk; free some and run again") from error
             raise

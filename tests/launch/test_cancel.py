@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import sys
@@ -9,10 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLease
 
 from pipeline import __main__
 from pipeline.config import Experiment, load
 from pipeline.config.cluster import Cluster
+from pipeline.errors import StageError
 from pipeline.launch import cancel
 from pipeline.launch.plan import Live, plan
 from pipeline.launch.scheduler import JobState
@@ -160,3 +163,18 @@ def test_a_plain_job_that_is_at_a_cell_is_named_with_what_cancels_it(
     assert said == f"1 jobs cancelled\n  jobs that run did not submit are at its cells ({where}); type: scancel 96_1"
     assert queue.cancelled == ["12_0"]
     assert cancel.cancel_ours(grid, store, Cluster()) == "1 jobs cancelled", "they are over"
+
+
+def test_logs_of_somebody_else_are_one_sentence(
+    experiment: Write, queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(SoftFileLease, "acquire", refuses)
+    grid, store = load(experiment()), Store(tmp_path / "root")
+    with pytest.raises(StageError, match=r"tiny/submissions cannot be written from here \(Permission denied\); ask"):
+        cancel.cancel_ours(grid, store, Cluster())
+    (cell,) = stage_cells(grid, store, "distill")
+    with pytest.raises(StageError, match=rf"{cell.folder.name} cannot be written from here"), cell.claim():
+        pass

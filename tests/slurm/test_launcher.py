@@ -358,8 +358,10 @@ def test_a_queue_with_limits(write: Write, slurm: Slurm, undisturbed: Path) -> N
             said = process.communicate()[1].splitlines()
             assert process.returncode == 2
             assert said[-1].startswith(
-                "error: SLURM refused the job: AssocMaxSubmitJobLimit; Batch job submission failed"
+                "error: SLURM refused evaluate-1: AssocMaxSubmitJobLimit; Batch job submission failed"
             )
+            assert "; submitted and left to run: distill-0 (job " in said[-1]
+            assert "; not submitted: evaluate-1, sweep, aggregate; make fewer jobs of it (cells_per_job" in said[-1]
             assert said[-1].endswith("run again: what was submitted is not submitted twice")
             other.wait_gone()
         run(case)
