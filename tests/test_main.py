@@ -61,7 +61,7 @@ def test_a_folder_of_the_cluster_with_an_unset_variable_is_named_by_its_key(
     file.write_text(f"{key}: $SCRATCH_OF_NOBODY/a\n")
     status, _, err = run("status", experiment(), "--cluster-file", file)
     assert status == 2
-    assert f"{key}: $SCRATCH_OF_NOBODY/a" in err
+    assert f"error: {file}: {key}: $SCRATCH_OF_NOBODY/a" in err
     assert "$SCRATCH_OF_NOBODY is not set here" in err
 
 

@@ -219,8 +219,13 @@ class Cluster(Frozen):
         return request.model_copy(update=more)
 
 
-def expanded(name: str, written: str) -> Path:
+def expanded(name: str, written: str, file: object = "the cluster's file") -> Path:
     """A path of a cluster's file with ``~`` and variables replaced.
+
+    Args:
+        name: its key.
+        written: as it stands there.
+        file: the path of the file, for people.
 
     Raises:
         InputError: a variable is not set.
@@ -228,9 +233,7 @@ def expanded(name: str, written: str) -> Path:
     """
     path = os.path.expanduser(os.path.expandvars(written))
     if unset := re.search(r"\$\{?\w+\}?", path):
-        raise InputError(
-            f"the cluster's file: {name}: {written}: {unset[0]} is not set here; set it, or write the path out"
-        )
+        raise InputError(f"{file}: {name}: {written}: {unset[0]} is not set here; set it, or write the path out")
     return Path(path)
 
 

@@ -63,7 +63,8 @@ def enter(path: str | Path | None = None) -> Cluster:
     site = load_cluster(path)
     for name, value in site.environment().items():
         if name not in os.environ:
-            os.environ[name] = str(expanded("root" if name == "TEXTDD_ROOT" else "hub_cache", value))
+            key = "root" if name == "TEXTDD_ROOT" else "hub_cache"
+            os.environ[name] = str(expanded(key, value, path or DEFAULT_PATH))
     return site
 
 

@@ -19,8 +19,8 @@ from pipeline.store.failures import OUT_OF_MEMORY
 
 # Ends that SLURM itself explains; of the others it has no more than an exit status or a signal.
 EXPLAINED = frozenset(("cancelled", "deadline", "node failure", OUT_OF_MEMORY, "pre-empted", "time limit"))
+_ECHO = "srun: "  # says that a task ended, not why
 _NO_MEMORY = re.compile(r"oom.?kill|exceeded (job )?memory limit|out of memory", re.IGNORECASE)
-_ECHO = re.compile(r"(srun|slurmstepd)\b.*: (error|STEP|Exited)|srun: ")  # that it ended, not why
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Outputs:
         for path in self.errors(job):
             lines = [line.strip() for line in tail(path, 4000).splitlines() if line.strip()]
             if lines:
-                return path, next((line for line in reversed(lines) if not _ECHO.match(line)), lines[-1])
+                return path, next((one for one in reversed(lines) if not one.startswith(_ECHO)), lines[-1])
         return None
 
 

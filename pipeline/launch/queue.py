@@ -15,6 +15,7 @@ from pipeline.store import Store
 from pipeline.store.attempts import Attempt, last_of, note_unbegun, settle
 from pipeline.store.failures import OUT_OF_MEMORY
 
+_NOT_DONE = ("failed", "partial", "missing")
 _NOT_STARTED = (126, 127)  # of a shell: there is no such program, or it cannot be executed
 
 
@@ -123,12 +124,13 @@ def settle_unbegun(
 
     """
     latest = {name: ids[-1] for name, ids in jobs_of(submitted).items()}
-    states = scheduler.jobs(latest.values())
-    for stage in MODULES if states else ():
-        for cell in stage_cells(experiment, store, stage):
-            job = states.get(latest.get(name_of(cell), ""))
-            if job is None or job.state != "FAILED" or job.code not in _NOT_STARTED:
-                continue
-            if cell.state in ("failed", "partial", "missing") and all(one.job != job.id for one in cell.attempts()):
-                said = outputs.last_words(job.id)
-                note_unbegun(cell.folder, job.id, job.node, unbegun(job, said), None if said is None else str(said[0]))
+    cells = (cell for stage in MODULES if latest for cell in stage_cells(experiment, store, stage))
+    waiting = [(cell, latest[name_of(cell)]) for cell in cells if name_of(cell) in latest and cell.state in _NOT_DONE]
+    states = scheduler.jobs([job for _, job in waiting])
+    for cell, job in waiting:
+        state = states.get(job)
+        if state is None or state.state != "FAILED" or state.code not in _NOT_STARTED:
+            continue
+        if all(attempt.job != job for attempt in cell.attempts()):
+            said = outputs.last_words(job)
+            note_unbegun(cell.folder, job, state.node, unbegun(state, said), None if said is None else str(said[0]))

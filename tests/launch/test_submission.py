@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from typer.testing import CliRunner
 
 import pipeline
+from pipeline.__main__ import app
 from pipeline.config import load
 from pipeline.config.cluster import Cluster
 from pipeline.errors import StageError
@@ -187,6 +189,24 @@ def test_a_kill_that_the_jobs_own_output_explains_asks_for_more_memory(
     assert [row.reason for row in rows(made.whole, store, cancelled.jobs(["5_0"]), tables, outputs)][1:2] == [
         "out of memory"
     ], "what was written down stays known"
+
+
+def test_plain_sbatch_asks_for_more_after_a_kill_that_its_log_explains(
+    experiment: Write, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, log = experiment(), tmp_path / "a.log"
+    log.write_text(OVER_MEMORY)
+    (cell,) = stage_cells(load(path), store, "distill")
+    monkeypatch.setenv("TEXTDD_LOG", str(log))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with suppress(RuntimeError), cell.claim():
+        raise RuntimeError
+    record = cell.folder / "attempts" / "001.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | dict.fromkeys(("ended", "outcome", "reason"))))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    done = CliRunner().invoke(app, ["array", str(path), "distill", "--root", str(store.root)])
+    assert "asks for more than the script gives: sbatch --array=0%64 --mem=64G" in str(done.exception), done.output
 
 
 def test_a_job_that_could_not_start_its_interpreter_counts_as_an_attempt_once(made: Submission, store: Store) -> None:

@@ -200,3 +200,10 @@ def test_missing_packages_are_a_sentence(slurm: Slurm, monkeypatch: pytest.Monke
     monkeypatch.setattr(shutil, "which", lambda program, path: None if program == "slurmd" else program)
     with pytest.raises(RuntimeError, match=r"need slurmd; install them with tests/slurm/slurm-up --install"), running():
         pass
+
+
+def test_help_is_its_first_comment_and_starts_nothing(slurm: Slurm, tmp_path: Path) -> None:
+    done = subprocess.run([rig.HERE / "slurm-up", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("slurm-up [ROOT] -- start a private, real SLURM")
+    assert "SLURM_TEST_UNTIL=PID" in done.stdout.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
