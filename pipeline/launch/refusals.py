@@ -41,7 +41,7 @@ def mended(reason: str, file: str | None) -> str:
     """
     if re.search(r"SubmitJob|MaxJob|JobsLimit", reason):
         return f"make fewer jobs of it (cells_per_job in {file or DEFAULT_PATH}, or run --only KEY=VALUE)"
-    if "node configuration" in reason and (nodes := _largest_nodes()):
+    if re.search(r"node configuration|can ?not be satisfied", reason) and (nodes := _largest_nodes()):
         return f"correct {file or DEFAULT_PATH} (cpus, memory_gb, gpus; the largest nodes here have {nodes})"
     partitions = said("sinfo", "--noheader", "--format=%R")[0].split() if "partition" in reason.lower() else []
     there = f" (account, partition; the partitions here are {', '.join(sorted(partitions))})" if partitions else ""
@@ -50,15 +50,16 @@ def mended(reason: str, file: str | None) -> str:
 
 def _largest_nodes() -> str:
     """CPUs, memory and GPUs of the nodes that have no less of any of them than another has, at most three kinds."""
-    kinds = set()
+    kinds: dict[tuple[int, int, int], str] = {}
     for line in said("sinfo", "--Node", "--noheader", "--format=%c %m %G")[0].splitlines():
-        cpus, memory, gpus = line.split(maxsplit=2)
-        counts = re.findall(r"gpu(?::[A-Za-z][\w.-]*)?:(\d+)", gpus)
-        kinds.add((int(cpus.rstrip("+")), int(memory.rstrip("+")), sum(map(int, counts))))
-    largest = [one for one in kinds if not any(_covers(other, one) for other in kinds - {one})]
+        cpus, memory, resources = line.split(maxsplit=2)
+        gpus = re.findall(r"gpu(?::[A-Za-z][\w.-]*)?:(\d+)", resources)
+        known = re.sub(r"\([^)]*\)", "", resources).strip()  # without the cores that they are near to, and "(null)"
+        kinds[int(cpus.rstrip("+")), int(memory.rstrip("+")), sum(map(int, gpus))] = known if gpus else "no GPU"
+    largest = [one for one in kinds if not any(_covers(other, one) for other in kinds if other != one)]
     return " or ".join(
-        f"{cpus} CPUs, {megabytes} MB (memory_gb: {megabytes // 1024}), {gpus} GPUs"
-        for cpus, megabytes, gpus in sorted(largest, reverse=True)[:3]
+        f"{one[0]} CPUs, {one[1]} MB (memory_gb: {one[1] // 1024}), {kinds[one]}"
+        for one in sorted(largest, reverse=True)[:3]
     )
 
 

@@ -161,9 +161,10 @@ def test_a_request_that_no_node_has_names_the_largest(programs: Path) -> None:
     """By the nodes that have no less of anything than another one has."""
     nodes = "128 515000 (null)\\n64 1030000+ gpu:a100:4(S:0-1)\\n64 515000 gpu:a100:4\\n32 250000 gpu:2,gpu:h100:2\\n"
     (programs / "sinfo").write_text(f"#!/bin/sh\nprintf '{nodes}'\n")
+    assert mended("Memory specification can not be satisfied", None).endswith("(memory_gb: 1005), gpu:a100:4)")
     assert mended("Requested node configuration is not available", None) == (
         "correct configs/cluster.yaml (cpus, memory_gb, gpus; the largest nodes here have 128 CPUs, 515000 MB "
-        "(memory_gb: 502), 0 GPUs or 64 CPUs, 1030000 MB (memory_gb: 1005), 4 GPUs)"
+        "(memory_gb: 502), no GPU or 64 CPUs, 1030000 MB (memory_gb: 1005), gpu:a100:4)"
     )
     (programs / "sinfo").write_text("#!/bin/sh\nexit 1\n")
     assert mended("Requested node configuration is not available", None) == "correct configs/cluster.yaml"
