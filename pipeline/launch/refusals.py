@@ -51,11 +51,11 @@ def mended(reason: str, file: str | None) -> str:
 def _largest_nodes() -> str:
     """CPUs, memory and GPUs of the nodes that have no less of any of them than another has, at most three kinds."""
     kinds: dict[tuple[int, int, int], str] = {}
-    for line in said("sinfo", "--Node", "--noheader", "--format=%c %m %G")[0].splitlines():
-        cpus, memory, resources = line.split(maxsplit=2)
+    nodes = said("sinfo", "--Node", "--noheader", "--format=%c %m %G")[0]
+    for cpus, memory, resources in re.findall(r"^(\d+)\+? (\d+)\+? (.+)$", nodes, re.MULTILINE):
         gpus = re.findall(r"gpu(?::[A-Za-z][\w.-]*)?:(\d+)", resources)
         known = re.sub(r"\([^)]*\)", "", resources).strip()  # without the cores that they are near to, and "(null)"
-        kinds[int(cpus.rstrip("+")), int(memory.rstrip("+")), sum(map(int, gpus))] = known if gpus else "no GPU"
+        kinds[int(cpus), int(memory), sum(map(int, gpus))] = known if gpus else "no GPU"
     largest = [one for one in kinds if not any(_covers(other, one) for other in kinds if other != one)]
     return " or ".join(
         f"{one[0]} CPUs, {one[1]} MB (memory_gb: {one[1] // 1024}), {kinds[one]}"
