@@ -211,6 +211,28 @@ def test_the_lines_of_the_readme_can_be_pasted_together(make: Make, slurm: Slurm
     assert clone.cells("evaluate")[1].state == "done"
 
 
+def test_cancel_names_a_job_at_a_cell_which_says_that_its_gpus_are_unused(
+    make: Make, prepared: Path, slurm: Slurm, tmp_path: Path
+) -> None:
+    """The pretended GPUs are none that torch sees."""
+    clone = make(tmp_path, [{}])
+    shutil.copytree(prepared, tmp_path / "checkpoints")
+    (tmp_path / "gate" / "waits").mkdir(parents=True)
+    (tmp_path / "gate" / "sitecustomize.py").write_text(GATE)
+    (tmp_path / "gate" / "waits" / "distill.0.1").touch()
+    with open(tmp_path / "sbatch" / "env.sh", "a") as env:
+        print("export PYTHONPATH=$PWD/gate", file=env)
+    job = f"{clone.array('distill')}_0"
+    slurm.wait_for((tmp_path / "gate" / "waits" / "distill.0.1").read_text, what="the first save")
+    assert "warning: GPUs were given (SLURM_JOB_GPUS=" in clone.log(job)
+    assert "on the CPU: torch sees none of its GPUs" in clone.type("python -m pipeline status tiny.yaml")
+    said = clone.type("python -m pipeline cancel tiny.yaml").strip()
+    assert said.startswith("tiny: 0 jobs cancelled\n  jobs that run did not submit are at its cells")
+    assert said.endswith(f"; type: scancel {job}")
+    clone.type(said.rpartition("type: ")[2])
+    slurm.wait_state(job, "CANCELLED")
+
+
 # what happens to jobs
 
 
