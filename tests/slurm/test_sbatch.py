@@ -225,7 +225,7 @@ def test_cancel_names_a_job_at_a_cell_which_says_that_its_gpus_are_unused(
     job = f"{clone.array('distill')}_0"
     slurm.wait_for((tmp_path / "gate" / "waits" / "distill.0.1").read_text, what="the first save")
     assert "warning: GPUs were given (SLURM_JOB_GPUS=" in clone.log(job)
-    assert "on the CPU: torch sees none of its GPUs" in clone.type("python -m pipeline status tiny.yaml")
+    assert "on the CPU: torch sees none of its GPUs" in clone.type("COLUMNS=250 python -m pipeline status tiny.yaml")
     said = clone.type("python -m pipeline cancel tiny.yaml").strip()
     assert said.startswith("tiny: 0 jobs cancelled\n  jobs that run did not submit are at its cells")
     assert said.endswith(f"; type: scancel {job}")
